@@ -1,0 +1,260 @@
+"""The command line. torch, pydantic and yaml are imported inside the command that needs them."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+import warnings
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+import gankit
+from gankit.core.plugins import ENV_STRICT, registry
+from gankit.errors import GankitError
+
+app = typer.Typer(
+    help="Train and sample image generators conditioned on text prompts, tags, classes or nothing.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+Strict = Annotated[bool, typer.Option("--strict-plugins", help="A plugin that cannot be loaded is an error.")]
+
+
+def main() -> None:
+    """Run the command line; a user's mistake is one sentence on stderr and exit code 2."""
+    warnings.showwarning = _one_line_warning
+    try:
+        if "--strict-plugins" in sys.argv:
+            os.environ[ENV_STRICT] = "1"
+        _add_plugin_commands()
+        app(standalone_mode=True)
+    except GankitError as error:
+        print(f"gankit: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+
+
+def _one_line_warning(message: Any, category: Any, *_: Any, **__: Any) -> None:
+    print(f"gankit: warning: {message}", file=sys.stderr)
+
+
+def _add_plugin_commands() -> None:
+    """Commands of plugins are imported only when they are called or listed by name."""
+    known = {command.name for command in app.registered_commands} | {g.name for g in app.registered_groups}
+    for name in registry().names("command"):
+        if name in known or name not in sys.argv[1:2]:
+            continue
+        target = registry().load("command", name)
+        if isinstance(target, typer.Typer):
+            app.add_typer(target, name=name)
+        else:
+            app.command(name)(target)
+
+
+@app.callback(invoke_without_command=True)
+def _root(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+    strict_plugins: Strict = False,
+) -> None:
+    if version:
+        print(f"gankit {gankit.__version__}")
+        raise typer.Exit
+
+
+@app.command()
+def train(
+    recipe: Annotated[
+        str | None, typer.Argument(help="A recipe's name (see `gankit recipes`) or a YAML file.")
+    ] = None,
+    data: Annotated[
+        str | None, typer.Option(help="Folder, zip or shards of images; or 'source:' of a plugin.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of the run; an existing run continues.")] = None,
+    resume: Annotated[Path | None, typer.Option(help="Continue this run with its own recipe.")] = None,
+    size: Annotated[str | None, typer.Option(help="Height x width, such as 128x64, or 64.")] = None,
+    channels: Annotated[int | None, typer.Option(help="1 grey, 3 RGB, 4 RGBA.")] = None,
+    fit: Annotated[str | None, typer.Option(help="crop, top-crop, pad or stretch.")] = None,
+    mirror: Annotated[bool | None, typer.Option(help="Mirror images with probability 1/2.")] = None,
+    images: Annotated[str | None, typer.Option(help="Length: 200000, 200k, 8Mi.")] = None,
+    kimg: Annotated[float | None, typer.Option(help="The same in thousand images.")] = None,
+    minutes: Annotated[float | None, typer.Option(help="Stop after this long.")] = None,
+    batch: Annotated[int | None, typer.Option(help="Images a step, over all processes.")] = None,
+    micro_batch: Annotated[int | None, typer.Option(help="Images in memory at once.")] = None,
+    workers: Annotated[int | None, typer.Option(help="Processes that decode images.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of everything random.")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
+    init: Annotated[str | None, typer.Option(help="Model or run to take weights from.")] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="Override: generator.channel_base=4096.")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the recipe and networks; no training.")
+    ] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing.")] = False,
+    strict_plugins: Strict = False,
+) -> None:
+    """Train a recipe on images. The same command, or --resume RUN, continues a stopped run exactly."""
+    from gankit.core import recipe as recipes
+
+    overrides: dict[str, Any] = {}
+    direct = {
+        "data.path": data,
+        "data.size": size,
+        "data.channels": channels,
+        "data.fit": fit,
+        "data.mirror": mirror,
+        "train.images": images if kimg is None else round(kimg * 1000),
+        "train.batch": batch,
+        "train.micro_batch": micro_batch,
+        "train.workers": workers,
+        "train.seed": seed,
+    }
+    overrides.update({key: value for key, value in direct.items() if value is not None})
+    overrides.update(recipes.parse_set(set_ or []))
+    if images is not None and kimg is not None:
+        raise GankitError("--images and --kimg say the same; give one of them")
+    if resume is not None:
+        if recipe is not None or out is not None:
+            raise GankitError(
+                "--resume RUN takes the recipe and the folder from the run; leave RECIPE and --out away"
+            )
+        if not (resume / "recipe.yaml").is_file():
+            raise GankitError(f"--resume {resume}: no run there (recipe.yaml is missing)")
+        recipe, out = str(resume / "recipe.yaml"), resume
+    if recipe is None:
+        raise GankitError("name a recipe (see `gankit recipes`), or continue a run with --resume RUN")
+    resolved = recipes.read(recipe, overrides)
+    if dry_run:
+        from gankit.core.summary import summarize
+
+        print(summarize(resolved))
+        return
+    out = out if out is not None else Path("runs") / resolved.name
+    from gankit.core.trainer import Trainer
+
+    with Trainer(resolved, out, device=device, init=init, minutes=minutes, quiet=quiet) as trainer:
+        last = trainer.run()
+        trainer.progress.say(f"saved {last}; sample it with: gankit sample {out}")
+        code = 128 + trainer.stop_signal if trainer.stop_signal else 0
+    raise typer.Exit(code)
+
+
+@app.command()
+def sample(
+    model: Annotated[str, typer.Argument(help="Model folder, run, checkpoint, installed name or hub id.")],
+    prompt: Annotated[list[str] | None, typer.Option(help="Text; may be given several times.")] = None,
+    tags: Annotated[list[str] | None, typer.Option(help="Tags a,b or a:0.5,b; may be repeated.")] = None,
+    cls: Annotated[
+        list[str] | None, typer.Option("--class", help="Class; may be given several times.")
+    ] = None,
+    seeds: Annotated[str, typer.Option(help="0-15, or 1,5,7-9.")] = "0-7",
+    psi: Annotated[float, typer.Option(help="Truncation; 1 is full variety, 0 the mean image.")] = 0.7,
+    center: Annotated[
+        str, typer.Option(help="Truncate towards the 'condition' or the 'global' mean.")
+    ] = "condition",
+    noise: Annotated[str, typer.Option(help="Per-pixel noise: const, random or none.")] = "const",
+    out: Annotated[Path, typer.Option(help="Folder for the PNG files and sheet.png.")] = Path("samples"),
+    batch_size: Annotated[int, typer.Option(help="Images at a time.")] = 8,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
+    strict_plugins: Strict = False,
+) -> None:
+    """Draw pictures: one PNG for each wish and seed, and a contact sheet."""
+    from gankit.core.sampling import run_sampling
+
+    written = run_sampling(
+        model,
+        prompts=prompt or [],
+        tags=tags or [],
+        classes=cls or [],
+        seeds=seeds,
+        psi=psi,
+        center=center,
+        noise=noise,
+        out=out,
+        batch_size=batch_size,
+        device=device,
+    )
+    print(f"{len(written) - 1} images and {written[-1]}")
+
+
+@app.command()
+def export(
+    model: Annotated[str, typer.Argument(help="Run, checkpoint or model.")],
+    out: Annotated[Path, typer.Argument(help="New model folder.")],
+    dtype: Annotated[str, typer.Option(help="Store weights as fp32, fp16 or bf16.")] = "fp32",
+) -> None:
+    """Write a slim model folder: generator, conditioner and recipe, without what only training needs."""
+    from gankit.core.sampling import export_model
+
+    export_model(model, out, dtype)
+    print(f"wrote {out}")
+
+
+@app.command()
+def recipes(strict_plugins: Strict = False) -> None:
+    """List recipes."""
+    from gankit.core.recipe import read_page
+
+    rows = []
+    for name in sorted(registry().names("recipe")):
+        page, _ = read_page(name)
+        description = " ".join(str(page.get("description", "")).split())
+        rows.append((name, registry().get("recipe", name).package, description))
+    _table(("recipe", "package", "what it is"), rows)
+
+
+plugins_app = typer.Typer(help="List plugins, or show the options of one.", rich_markup_mode=None)
+app.add_typer(plugins_app, name="plugins")
+
+
+@plugins_app.callback(invoke_without_command=True)
+def plugins(
+    context: typer.Context,
+    kind: Annotated[str | None, typer.Option(help="Only this kind.")] = None,
+    strict_plugins: Strict = False,
+) -> None:
+    """List plugins with their packages, and say why a package failed to load."""
+    if context.invoked_subcommand is not None:
+        return
+    from gankit.errors import unknown
+    from gankit.hookspecs import KINDS
+
+    if kind is not None and kind not in KINDS:
+        raise GankitError(unknown("plugin kind", kind, KINDS))
+    found = sorted(registry().plugins.values(), key=lambda p: (list(KINDS).index(p.kind), p.name))
+    _table(
+        ("name", "kind", "package", "version"),
+        [(p.name, p.kind, p.package, p.version) for p in found if kind in (None, p.kind)],
+    )
+    for failure in registry().failures:
+        print(f"\n{failure.summary}")
+        if failure.traceback:
+            print("  " + failure.traceback.rstrip().replace("\n", "\n  "))
+
+
+@plugins_app.command()
+def show(name: Annotated[str, typer.Argument(help="A plugin's name, or kind/name.")]) -> None:
+    """Print the options of a plugin: types, defaults, help."""
+    from gankit.core.describe import describe
+
+    print(describe(name))
+
+
+def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
+    widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
+    for row in [head, *rows]:
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip())
+
+
+if __name__ == "__main__":
+    importlib.import_module("gankit.__main__")

@@ -1,0 +1,58 @@
+"""Where and in which precision to compute, and what to say when memory runs out."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+import torch
+
+from gankit.errors import GankitError, unknown
+
+
+def pick_device(name: str, local_rank: int = 0) -> torch.device:
+    """'auto' | 'cpu' | 'cuda' | 'mps' (or 'cuda:1') -> a device that works here."""
+    kind = name.partition(":")[0]
+    if kind not in ("auto", "cpu", "cuda", "mps"):
+        raise GankitError(unknown("device", name, ["auto", "cpu", "cuda", "mps"]))
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise GankitError(
+            "--device cuda: torch sees no CUDA device here; use --device cpu, or install a CUDA build of torch"
+        )
+    if kind == "mps" and not torch.backends.mps.is_available():
+        raise GankitError("--device mps: this torch or machine has no MPS; use --device cpu")
+    if kind == "auto":
+        kind = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+        name = kind
+    if name == "cuda":
+        name = f"cuda:{local_rank}"
+    device = torch.device(name)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+        torch.backends.cudnn.benchmark = True
+    return device
+
+
+def has_fast_bf16(device: torch.device) -> bool:
+    """Whether bf16 pays: tensor cores on a GPU, AMX on a CPU (without it, emulation is slower than fp32)."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type == "cpu":
+        supported = getattr(torch.cpu, "_is_amx_tile_supported", None)
+        return bool(supported and supported())
+    return False
+
+
+@contextlib.contextmanager
+def memory_advice(advice: str) -> Iterator[None]:
+    """Turn an out-of-memory error of any device into one sentence ending in `advice`."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        text = str(error)
+        oom = isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(
+            phrase in text for phrase in ("can't allocate memory", "not enough memory", "out of memory")
+        )
+        if not oom:
+            raise
+        raise GankitError(f"out of memory: {advice}") from error

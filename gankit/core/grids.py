@@ -1,0 +1,41 @@
+"""Contact sheets."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from gankit.errors import GankitError
+
+
+def sheet(images: Sequence[np.ndarray], columns: int, gap: int = 2) -> Image.Image:
+    """Images uint8 [H, W, C] of one shape, row by row on a white ground."""
+    height, width, channels = images[0].shape
+    rows = -(-len(images) // columns)
+    shape = (rows * (height + gap) + gap, columns * (width + gap) + gap, channels)
+    canvas = np.full(shape, 255, np.uint8)
+    for i, image in enumerate(images):
+        y, x = gap + (i // columns) * (height + gap), gap + (i % columns) * (width + gap)
+        canvas[y : y + height, x : x + width] = image
+    return to_pil(canvas)
+
+
+def to_pil(image: np.ndarray) -> Image.Image:
+    """uint8 [H, W, C] with C = 1, 3 or 4."""
+    return Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image)
+
+
+def save_png(image: Image.Image, path: Path, **kwargs: object) -> None:
+    """Write aside and rename."""
+    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        image.save(aside, format="PNG", **kwargs)
+        os.replace(aside, path)
+    except OSError as error:
+        aside.unlink(missing_ok=True)
+        raise GankitError(f"cannot write {path}: {error.strerror or error}; choose another folder") from None

@@ -1,0 +1,391 @@
+"""The contracts that plugins implement.
+
+Keyword-only constructor parameters of an implementation are its options (see `gankit.hookspecs`); positional ones are
+given by gankit. Images are NCHW float tensors in [-1, 1]; at the edges (files, sources) they are uint8 arrays HWC.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from gankit.core.labels import Label, Vocabulary
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+__all__ = [
+    "AdversarialLoss",
+    "Augmentation",
+    "CondSpec",
+    "Condition",
+    "Conditioner",
+    "Discriminator",
+    "FeatureNetwork",
+    "Generator",
+    "Guidance",
+    "Label",
+    "Regularizer",
+    "Source",
+    "Tap",
+    "Tracker",
+    "Vocabulary",
+    "WeightSource",
+]
+
+ImageShape = tuple[int, int, int]  # (C, H, W)
+
+
+# ---------------------------------------------------------------------------------------------- conditions
+
+
+@dataclass(frozen=True)
+class CondSpec:
+    """Sizes of a `Condition`, known before any network is built; 0 means absent."""
+
+    c_dim: int = 0
+    token_dim: int = 0
+
+
+@dataclass
+class Condition:
+    """What a batch of images is conditioned on.
+
+    Args:
+        embedding: [B, c_dim], one vector an image, or None.
+        tokens: [B, T, token_dim], a sequence an image, or None.
+        mask: [B, T] bool, True where `tokens` holds a token.
+    """
+
+    embedding: Tensor | None = None
+    tokens: Tensor | None = None
+    mask: Tensor | None = None
+
+    def map(self, fn: Any) -> Condition:
+        """A new condition with `fn` applied to each tensor that is present."""
+        return Condition(*(None if t is None else fn(t) for t in (self.embedding, self.tokens, self.mask)))
+
+    def __getitem__(self, rows: Any) -> Condition:
+        """Rows of the batch; a slice, an index tensor or a boolean mask."""
+        return self.map(lambda t: t[rows])
+
+    def to(self, device: torch.device | str) -> Condition:
+        return self.map(lambda t: t.to(device))
+
+    def detach(self) -> Condition:
+        return self.map(torch.Tensor.detach)
+
+    @staticmethod
+    def cat(parts: Sequence[Condition]) -> Condition:
+        """Concatenate along the batch."""
+
+        def join(name: str) -> Tensor | None:
+            tensors = [getattr(part, name) for part in parts]
+            return None if tensors[0] is None else torch.cat(tensors)
+
+        return Condition(join("embedding"), join("tokens"), join("mask"))
+
+
+Cond = Condition | Tensor | None
+
+
+def embedding_of(cond: Cond) -> Tensor | None:
+    """The embedding [B, c_dim] of a condition given in any accepted form."""
+    return cond.embedding if isinstance(cond, Condition) else cond
+
+
+class Conditioner(nn.Module, ABC):
+    """Turns labels into conditions. Emits one-hot, multi-hot or encoder features; learned projections live in G and D.
+
+    Life: constructed with its options, then `set_vocabulary` once (from the data set, or from `conditioner.json`),
+    after which `spec` is valid. Parameters with `requires_grad` are trained together with G.
+    """
+
+    spec: CondSpec
+
+    @abstractmethod
+    def set_vocabulary(self, vocabulary: Vocabulary) -> None:
+        """Take the classes and tags that exist. Raises GankitError when a needed one is missing from the data."""
+
+    @abstractmethod
+    def vocabulary(self) -> Vocabulary:
+        """What `set_vocabulary` needs to rebuild this conditioner; saved as `conditioner.json`."""
+
+    @abstractmethod
+    def encode(self, labels: Sequence[Label]) -> Condition:
+        """Labels -> condition on the module's device, without dropout or noise.
+
+        A field that a label lacks is encoded as "not given". Unknown tags or classes raise GankitError with near
+        matches."""
+
+    def augment(self, cond: Condition) -> Condition:
+        """Dropout and noise of training mode; draws from `gankit.core.random`. Identity by default."""
+        return cond
+
+    @property
+    def accepts(self) -> frozenset[str]:
+        """Which of 'cls', 'tags', 'text' this conditioner reads."""
+        raise NotImplementedError
+
+    def prepare(self, cache_dir: Path | None, device: torch.device) -> None:
+        """Called once before training: a place to open an on-disk cache of embeddings."""
+
+
+# ------------------------------------------------------------------------------------------------ networks
+
+
+class Generator(nn.Module, ABC):
+    """`__init__(self, image_shape: (C, H, W), cond: CondSpec, *, options)`."""
+
+    z_dim: int
+    w_dim: int
+    num_ws: int
+    image_shape: ImageShape
+
+    @abstractmethod
+    def mapping(
+        self,
+        z: Tensor,
+        cond: Cond = None,
+        *,
+        truncation_psi: float = 1,
+        truncation_cutoff: int | None = None,
+        update_emas: bool = False,
+    ) -> Tensor:
+        """z [B, z_dim] -> ws [B, num_ws, w_dim]. Truncation follows the network's family."""
+
+    @abstractmethod
+    def synthesis(self, ws: Tensor, cond: Cond = None, *, noise_mode: str = "random") -> Tensor:
+        """ws [B, num_ws, w_dim] -> images [B, C, H, W] in [-1, 1]; noise_mode is 'random', 'const' or 'none'."""
+
+    def forward(
+        self,
+        z: Tensor,
+        cond: Cond = None,
+        *,
+        truncation_psi: float = 1,
+        truncation_cutoff: int | None = None,
+        update_emas: bool = False,
+        noise_mode: str = "random",
+    ) -> Tensor:
+        ws = self.mapping(
+            z,
+            cond,
+            truncation_psi=truncation_psi,
+            truncation_cutoff=truncation_cutoff,
+            update_emas=update_emas,
+        )
+        return self.synthesis(ws, cond, noise_mode=noise_mode)
+
+
+class Discriminator(nn.Module, ABC):
+    """`__init__(self, image_shape: (C, H, W), cond: CondSpec, *, options)`.
+
+    Pretrained frozen networks inside are `FeatureNetwork`s; gankit leaves their tensors out of checkpoints.
+    """
+
+    batch_statistics: ClassVar[str] = (
+        ""  # names the layers that look across the batch, e.g. "minibatch stddev"
+    )
+
+    def forward(self, images: Tensor, cond: Cond = None) -> list[Tensor]:
+        """Logits, one tensor [B, N_i] for each feature network (a single one for a plain discriminator)."""
+        return self.score(self.features(images), cond)
+
+    @abstractmethod
+    def features(self, images: Tensor) -> Any:
+        """The part that does not see the condition, so that several conditions can be scored at its cost once."""
+
+    @abstractmethod
+    def score(self, features: Any, cond: Cond = None) -> list[Tensor]:
+        """Logits [B, N_i] of what `features` returned, under a condition."""
+
+
+@dataclass(frozen=True)
+class Tap:
+    """A feature map of a `FeatureNetwork`: [B, channels, H/stride, W/stride]."""
+
+    channels: int
+    stride: int
+
+
+class FeatureNetwork(nn.Module, ABC):
+    """A frozen network: always in eval mode, no gradients on its weights, gradients to its input.
+
+    `forward` takes RGB images in [-1, 1] *already at the size* at which they shall enter, and applies its own mean and
+    std. It is referenced by `identity()` in checkpoints, never stored.
+    """
+
+    taps: list[Tap]
+    num_pooled: int  # width of `pooled`
+    num_logits: int  # width of `logits`; 0 where the network has no classifier
+    input_multiple: int = 1  # sides of the input must be multiples of this
+
+    @abstractmethod
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """Feature maps, one for each of `taps`, fine to coarse (a ViT's are all of one size)."""
+
+    @abstractmethod
+    def pooled(self, images: Tensor) -> Tensor:
+        """[B, num_pooled] descriptor."""
+
+    def logits(self, images: Tensor) -> Tensor:
+        """[B, num_logits] classifier output."""
+        raise NotImplementedError(f"{type(self).__name__} has no classifier")
+
+    def identity(self) -> dict[str, str]:
+        """{'name': ..., 'sha256': ...} over the fp32 bytes of the tensors in name order."""
+        from gankit.core.weights import sha256_of
+
+        return {"name": self.name, "sha256": sha256_of(self.state_dict())}
+
+    name: str
+
+    def train(self, mode: bool = True) -> FeatureNetwork:
+        return super().train(False)
+
+
+# ------------------------------------------------------------------------------------------------- training
+
+
+class AdversarialLoss(ABC):
+    """Logits are lists as `Discriminator.forward` returns them; results are per image, [B]."""
+
+    g_needs_real: ClassVar[bool] = False  # relativistic losses compare with real logits in G's step too
+
+    @abstractmethod
+    def d_loss(self, real: list[Tensor], fake: list[Tensor]) -> Tensor: ...
+
+    @abstractmethod
+    def g_loss(self, fake: list[Tensor], real: list[Tensor] | None = None) -> Tensor: ...
+
+
+@dataclass
+class StepContext:
+    """What a regularizer may use: one micro-batch of the running step.
+
+    `real` is the batch before augmentation, [B, C, H, W]; `augment` is the pipeline in front of D; `sample_z()` draws
+    fresh latents; `batch_scale` is B / total batch. Networks are unwrapped modules.
+    """
+
+    G: Generator
+    D: Discriminator
+    real: Tensor
+    cond: Condition
+    augment: Any
+    sample_z: Any
+    nimg: int
+    features: dict[str, Any] = field(default_factory=dict)
+
+
+class Regularizer(nn.Module, ABC):
+    """A penalty on one network, computed every `interval` steps and multiplied by it (lazy regularisation, StyleGAN2
+    section 3.2). With interval 1 it joins the main loss; otherwise it is a step of its own and the optimiser of its
+    side gets lr * k/(k+1) and beta ** (k/(k+1))."""
+
+    side: ClassVar[str]  # 'D' or 'G'
+    interval: int = 1
+    batch_statistics: ClassVar[str] = ""
+
+    @abstractmethod
+    def penalty(self, step: StepContext) -> Tensor:
+        """Weighted penalty of each image, [B]; state that it keeps belongs in buffers."""
+
+
+class Guidance(nn.Module, ABC):
+    """A loss on generated images; its frozen networks are not stored."""
+
+    weight: float
+
+    @abstractmethod
+    def loss(self, images: Tensor, cond: Condition, labels: Sequence[Label]) -> Tensor:
+        """Unweighted loss of each image, [B]; images [B, C, H, W] in [-1, 1], before augmentation."""
+
+
+class Augmentation(nn.Module, ABC):
+    """`__init__(self, image_shape: (C, H, W), *, options)`; twice differentiable with respect to the images."""
+
+    channels: ClassVar[tuple[int, ...]] = (
+        1,
+        3,
+        4,
+    )  # channel counts that it accepts; others are refused early
+
+    @abstractmethod
+    def forward(self, images: Tensor) -> Tensor: ...
+
+    def update(self, real_signs: float, nimg: int, batch: int) -> None:
+        """Adapt to the mean sign of D's real logits since the last call; called every 4 steps."""
+
+
+class Tracker(ABC):
+    """`__init__(self, run_dir: Path, *, options)`; called on the main process only, a few times a minute at most."""
+
+    def on_tick(self, nimg: int, scalars: Mapping[str, float]) -> None:
+        """Scalars averaged since the last tick."""
+
+    def on_images(self, nimg: int, name: str, path: Path) -> None:
+        """A sample grid was written to `path` (PNG)."""
+
+    def close(self) -> None: ...
+
+
+# --------------------------------------------------------------------------------------------- data, weights
+
+
+class Source(ABC):
+    """An indexable set of images. `__init__(self, path: str, *, options)`, picklable (it travels to worker processes).
+
+    Raise GankitError in the constructor for a missing or empty path. `image` may raise `gankit.core.images.BadImage`:
+    the sample is skipped and its name reported.
+    """
+
+    @classmethod
+    def matches(cls, path: Path) -> bool:
+        """Whether `--data PATH` without a source's name means this one."""
+        return False
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def image(self, index: int) -> Image.Image:
+        """The decoded image at its own size, in any mode that PIL knows."""
+
+    @abstractmethod
+    def label(self, index: int) -> Label:
+        """Class, tags, texts; cheap, decodes no image."""
+
+    @abstractmethod
+    def name(self, index: int) -> str:
+        """A name that lets the user find the image."""
+
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """Changes when the content does; keys caches and guards resume."""
+
+    def vocabulary(self) -> Vocabulary:
+        """Classes and tags that occur; the default reads every label."""
+        return Vocabulary.collect(self.label(i) for i in range(len(self)))
+
+
+class WeightSource(ABC):
+    """Offline origin of pretrained weights, asked before the hub and the local cache. Both return None if unknown."""
+
+    def folder(self, hub_id: str) -> Path | None:
+        """A folder in the hub's own layout (config.json, tokenizer, model.safetensors)."""
+        return None
+
+    def state_dict(self, hub_id: str) -> dict[str, Tensor] | None:
+        """Tensors under the names that the library which knows `hub_id` expects."""
+        return None
+
+    @abstractmethod
+    def ids(self) -> Iterable[str]:
+        """The hub ids on offer."""

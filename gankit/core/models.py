@@ -1,0 +1,158 @@
+"""From a recipe to networks, and from networks to model folders."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import gankit
+from gankit.core import checkpoint, options
+from gankit.core import recipe as recipes
+from gankit.core.interfaces import Conditioner, Discriminator, Generator
+from gankit.core.labels import Vocabulary
+from gankit.core.plugins import registry
+from gankit.core.recipe import Recipe
+from gankit.errors import GankitError
+
+
+def build_conditioner(recipe: Recipe, vocabulary: Vocabulary) -> Conditioner:
+    conditioner: Conditioner = options.build("conditioner", recipe.conditioner)
+    conditioner.set_vocabulary(vocabulary)
+    return conditioner
+
+
+def build_generator(recipe: Recipe, conditioner: Conditioner) -> Generator:
+    return _seeded(
+        recipe, 1, lambda: options.build("generator", recipe.generator, recipe.image_shape, conditioner.spec)
+    )
+
+
+def build_discriminator(recipe: Recipe, conditioner: Conditioner) -> Discriminator:
+    return _seeded(
+        recipe,
+        2,
+        lambda: options.build("discriminator", recipe.discriminator, recipe.image_shape, conditioner.spec),
+    )
+
+
+def _seeded(recipe: Recipe, offset: int, make: Any) -> Any:
+    """Initial weights depend on the recipe's seed only, not on what ran before."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(recipe.train.seed * 1000 + offset)
+        return make()
+
+
+def channels_last(module: nn.Module, device: torch.device) -> nn.Module:
+    """Move a network; convolution weights go channels-last, which is twice as fast on CPUs and on tensor cores."""
+    return module.to(device) if device.type == "mps" else module.to(device, memory_format=torch.channels_last)
+
+
+# --------------------------------------------------------------------------------------------- model folders
+
+
+@dataclass
+class Model:
+    """What sampling needs."""
+
+    recipe: Recipe
+    conditioner: Conditioner
+    generator: Generator
+    nimg: int = 0
+
+
+def save_model(
+    folder: Path,
+    recipe: Recipe,
+    conditioner: Conditioner,
+    generator_state: dict[str, Tensor],
+    *,
+    nimg: int,
+    dtype: torch.dtype | None = None,
+) -> None:
+    """Write a model into an existing folder; `dtype` stores floating-point weights narrower."""
+
+    def narrow(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        if dtype is None:
+            return tensors
+        return {k: t.to(dtype) if t.is_floating_point() else t for k, t in tensors.items()}
+
+    plugin = registry().get("generator", recipe.generator["name"])
+    metadata = {
+        "gankit": {
+            "version": gankit.__version__,
+            "generator": recipe.generator,
+            "image_shape": recipe.image_shape,
+            "cond": {"c_dim": conditioner.spec.c_dim, "token_dim": conditioner.spec.token_dim},
+            "package": plugin.package,
+            "package_version": plugin.version,
+            "images": nimg,
+        }
+    }
+    checkpoint.write_text(folder / "recipe.yaml", recipe.to_yaml())
+    checkpoint.save_tensors(folder / "generator.safetensors", narrow(generator_state), metadata)
+    trained = checkpoint.stored_state(conditioner)
+    page = {"format": 1, "vocabulary": conditioner.vocabulary().to_json(), "trained": bool(trained)}
+    checkpoint.write_text(folder / "conditioner.json", json.dumps(page, indent=1, ensure_ascii=False))
+    if trained:
+        checkpoint.save_tensors(folder / "conditioner.safetensors", narrow(trained))
+
+
+def load_model(folder: Path) -> Model:
+    """Read a model folder (or checkpoint). Raises GankitError for a damaged one or one of another version."""
+    page, origin = recipes.read_page(str(folder / "recipe.yaml"))
+    recipe = recipes.parse(page, origin)
+    conditioner_page = checkpoint.read_json(folder / "conditioner.json")
+    if not isinstance(conditioner_page, dict) or conditioner_page.get("format") != 1:
+        raise GankitError(
+            f"{folder / 'conditioner.json'} is of another format; use the gankit that wrote this model"
+        )
+    conditioner = build_conditioner(recipe, Vocabulary.from_json(conditioner_page["vocabulary"]))
+    if conditioner_page["trained"]:
+        path = folder / "conditioner.safetensors"
+        checkpoint.load_stored(conditioner, checkpoint.load_tensors(path)[0], path)
+    path = folder / "generator.safetensors"
+    tensors, metadata = checkpoint.load_tensors(path)
+    generator = build_generator(recipe, conditioner)
+    checkpoint.load_stored(generator, tensors, path)
+    return Model(recipe, conditioner, generator, int(metadata.get("gankit", {}).get("images", 0)))
+
+
+# ------------------------------------------------------------------------------------- starting from a model
+
+
+@dataclass
+class Transfer:
+    """What `--init` did with each tensor of the new network."""
+
+    copied: list[str]
+    resized: list[str]
+    fresh: list[str]
+
+    def __str__(self) -> str:
+        lines = [f"{len(self.copied)} tensors copied, {len(self.resized)} resized, {len(self.fresh)} fresh"]
+        lines += [f"  resized {name}" for name in self.resized]
+        lines += [f"  fresh   {name}" for name in self.fresh]
+        return "\n".join(lines)
+
+
+def transfer(module: nn.Module, tensors: dict[str, Tensor]) -> Transfer:
+    """Copy what fits by name; where only sizes differ, copy the common part and keep the fresh rest."""
+    done = Transfer([], [], [])
+    with torch.no_grad():
+        for name, target in checkpoint.stored_state(module).items():
+            source = tensors.get(name)
+            if source is None or source.dim() != target.dim():
+                done.fresh.append(f"{name} {list(target.shape)}")
+            elif source.shape == target.shape:
+                target.copy_(source)
+                done.copied.append(name)
+            else:
+                common = tuple(slice(0, min(a, b)) for a, b in zip(source.shape, target.shape))
+                target[common] = source[common].to(target)
+                done.resized.append(f"{name} {list(source.shape)} -> {list(target.shape)}")
+    return done

@@ -1,0 +1,156 @@
+"""Discovers plugins, resolves (kind, name) to a class, and explains what went wrong.
+
+Every installed distribution may declare entry points in the group ``gankit``. They are loaded one by one and guarded:
+a broken one is reported and skipped. Nothing here imports torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import os
+import traceback
+import warnings
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any
+
+import pluggy
+
+from gankit import hookspecs
+from gankit.errors import GankitError, unknown
+
+GROUP = "gankit"
+ENV_SELECT = (
+    "GANKIT_PLUGINS"  # comma list of distributions to load besides the built-ins; empty: built-ins only
+)
+ENV_STRICT = "GANKIT_STRICT_PLUGINS"  # set by --strict-plugins: a broken plugin is an error
+
+
+@dataclass(frozen=True)
+class Plugin:
+    """A registered plugin; `target` is 'module:attribute', imported by `Registry.load`."""
+
+    kind: str
+    name: str
+    target: str
+    package: str
+    version: str
+
+
+@dataclass(frozen=True)
+class Failure:
+    """An entry point or a registration that could not be taken."""
+
+    package: str
+    summary: str
+    traceback: str = ""
+
+
+@dataclass
+class Registry:
+    """All plugins of this process. Get it with `registry()`."""
+
+    plugins: dict[tuple[str, str], Plugin] = field(default_factory=dict)
+    failures: list[Failure] = field(default_factory=list)
+
+    def names(self, kind: str) -> list[str]:
+        """Names of a kind, third-party packages first, in the order in which they were registered."""
+        found = [p for p in self.plugins.values() if p.kind == kind]
+        return [p.name for p in sorted(found, key=lambda p: p.package == "gankit")]
+
+    def get(self, kind: str, name: str) -> Plugin:
+        """The registration of a name. Raises GankitError with near matches for an unknown one."""
+        if (kind, name) in self.plugins:
+            return self.plugins[kind, name]
+        hint = ""
+        if self.failures:
+            hint = f"{len(self.failures)} plugin package(s) failed to load, see `gankit plugins`"
+        raise GankitError(unknown(kind, name, self.names(kind), hint=hint))
+
+    def load(self, kind: str, name: str) -> Any:
+        """Import and return the class behind a name."""
+        plugin = self.get(kind, name)
+        module_name, _, attribute = plugin.target.partition(":")
+        try:
+            return getattr(importlib.import_module(module_name), attribute)
+        except Exception as error:
+            raise GankitError(
+                f"{kind} {name!r} of package {plugin.package!r} cannot be imported from {plugin.target} "
+                f"({type(error).__name__}: {error}); reinstall or remove that package"
+            ) from error
+
+    def register(self, kind: str, name: str, target: str, *, package: str, version: str) -> None:
+        if kind not in hookspecs.KINDS:
+            raise GankitError(
+                unknown("plugin kind", kind, hookspecs.KINDS, hint=f"registered by {package!r}")
+            )
+        plugin = Plugin(kind, name, target, package, version)
+        other = self.plugins.setdefault((kind, name), plugin)
+        if other is not plugin:
+            self.failures.append(
+                Failure(
+                    package,
+                    f"{kind} {name!r} of package {package!r} is ignored: package {other.package!r} "
+                    "has registered that name already; rename it or uninstall one of the two",
+                )
+            )
+
+
+@lru_cache(maxsize=1)
+def registry() -> Registry:
+    """The registry, discovered at the first call. `registry.cache_clear()` discovers anew."""
+    found = Registry()
+    manager = pluggy.PluginManager(GROUP)
+    manager.add_hookspecs(hookspecs)
+    selected = os.environ.get(ENV_SELECT)
+    wanted = None if selected is None else {_canonical(n) for n in selected.split(",") if n.strip()}
+    seen: set[tuple[str, str]] = set()
+    for entry_point in sorted(importlib.metadata.entry_points(group=GROUP), key=_builtin_first):
+        if entry_point.dist is None:
+            continue
+        package, version = entry_point.dist.name, entry_point.dist.version
+        if wanted is not None and package != "gankit" and _canonical(package) not in wanted:
+            continue
+        if (package, entry_point.name) not in seen:  # a distribution may lie twice on sys.path
+            seen.add((package, entry_point.name))
+            _load(found, manager, entry_point, package, version)
+    if not any(plugin.package == "gankit" for plugin in found.plugins.values()):
+        raise GankitError(
+            "gankit is not installed as a package, so it has no plugins; run `pip install -e .` in its folder"
+        )
+    for failure in found.failures:
+        if os.environ.get(ENV_STRICT):
+            raise GankitError(f"{failure.summary} (--strict-plugins)")
+        warnings.warn(f"{failure.summary}; see `gankit plugins`", stacklevel=2)
+    return found
+
+
+def _load(
+    found: Registry, manager: pluggy.PluginManager, entry_point: Any, package: str, version: str
+) -> None:
+    def register(kind: str, name: str, target: str) -> None:
+        found.register(kind, name, target, package=package, version=version)
+
+    module = None
+    try:
+        module = entry_point.load()
+        manager.register(module, name=f"{package}:{entry_point.name}")
+        manager.check_pending()
+        others = [p for p in manager.get_plugins() if p is not module]
+        manager.subset_hook_caller("gankit_register", remove_plugins=others)(register=register)
+    except Exception as error:  # a stranger's code: anything may come out of it
+        if module is not None and manager.is_registered(module):
+            manager.unregister(module)
+        reason = (str(error).splitlines() or [""])[0]
+        summary = f"plugin package {package!r} is skipped ({type(error).__name__}: {reason})"
+        found.failures.append(Failure(package, summary, traceback.format_exc()))
+
+
+def _canonical(name: str) -> str:
+    return name.strip().lower().replace("_", "-").replace(".", "-")
+
+
+def _builtin_first(entry_point: importlib.metadata.EntryPoint) -> tuple[bool, str, str]:
+    package = entry_point.dist.name if entry_point.dist else ""
+    return (package != "gankit", package, entry_point.name)

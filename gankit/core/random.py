@@ -1,0 +1,83 @@
+"""Random numbers keyed by the position of a sample in the run, not by who computes it.
+
+Inside `batch_random(...)` every draw is made for the whole batch from a generator seeded by (seed, images seen, phase),
+and the rows of the current micro-batch are returned. So one process or eight, one micro-batch or four, give each image
+the same latents, noise and augmentation, and a resumed run continues with the numbers of the uninterrupted one.
+Outside of it, the functions are torch's own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from collections.abc import Iterator
+from contextvars import ContextVar
+
+import torch
+from torch import Tensor
+
+
+class _BatchRandom:
+    def __init__(self, key: tuple[int | str, ...], total: int, start: int, count: int) -> None:
+        digest = hashlib.blake2b(repr(key).encode(), digest_size=8).digest()
+        self.seed = int.from_bytes(digest, "little") >> 1
+        self.total, self.start, self.count = total, start, count
+        self.generators: dict[torch.device, torch.Generator] = {}
+
+    def generator(self, device: torch.device) -> torch.Generator:
+        if device not in self.generators:
+            self.generators[device] = torch.Generator(device).manual_seed(self.seed)
+        return self.generators[device]
+
+
+_current: ContextVar[_BatchRandom | None] = ContextVar("gankit_batch_random", default=None)
+
+
+@contextlib.contextmanager
+def batch_random(*key: int | str, total: int, start: int = 0, count: int | None = None) -> Iterator[None]:
+    """Key the draws inside by `key`; the code inside handles rows [start, start + count) of a batch of `total`."""
+    count = total - start if count is None else count
+    if not 0 <= start <= start + count <= total:
+        raise ValueError(f"rows {start}..{start + count} are not within a batch of {total}")
+    token = _current.set(_BatchRandom(key, total, start, count))
+    try:
+        yield
+    finally:
+        _current.reset(token)
+
+
+def _draw(fn, shape: tuple[int, ...], device: torch.device | str | None, **kwargs) -> Tensor:
+    device = torch.device(device or "cpu")
+    if device.type == "cuda" and device.index is None:
+        device = torch.device("cuda", torch.cuda.current_device())
+    state = _current.get()
+    if state is None:
+        return fn(shape, device=device, **kwargs)
+    generator = state.generator(device)
+    if shape[0] == state.count:  # per-sample draw
+        full = fn((state.total, *shape[1:]), device=device, generator=generator, **kwargs)
+        return full[state.start : state.start + state.count]
+    return fn(shape, device=device, generator=generator, **kwargs)
+
+
+def randn(*shape: int, device: torch.device | str | None = None) -> Tensor:
+    """N(0, 1), float32. The first axis is the batch."""
+    return _draw(torch.randn, shape, device, dtype=torch.float32)
+
+
+def rand(*shape: int, device: torch.device | str | None = None) -> Tensor:
+    """U[0, 1), float32. The first axis is the batch."""
+    return _draw(torch.rand, shape, device, dtype=torch.float32)
+
+
+def randint(low: int, high: int, shape: tuple[int, ...], device: torch.device | str | None = None) -> Tensor:
+    """Integers in [low, high). The first axis is the batch."""
+    return _draw(lambda s, **kw: torch.randint(low, high, s, **kw), tuple(shape), device)
+
+
+def shared_rand(*shape: int, device: torch.device | str | None = None) -> Tensor:
+    """U[0, 1) that is the same for every row and every process: one coin for the whole batch."""
+    state = _current.get()
+    if state is None:
+        return torch.rand(shape, device=device)
+    return torch.rand(shape, generator=state.generator(torch.device("cpu"))).to(device or "cpu")

@@ -1,0 +1,283 @@
+"""A recipe: one YAML page that names plugins and their options, checked against the plugins' own signatures."""
+
+from __future__ import annotations
+
+import importlib.resources
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
+
+from gankit.core import options
+from gankit.core.plugins import registry
+from gankit.errors import GankitError, unknown
+
+VERSION = 1
+
+
+def parse_count(value: Any) -> Any:
+    """A number of images: 200000, '200k', '1.5M', '8Mi' (powers of 1024)."""
+    if not isinstance(value, str):
+        return value
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(k|m|g|ki|mi|gi)?\s*", value, re.IGNORECASE)
+    if not match:
+        raise ValueError(f"{value!r} is not a number of images such as 200000, 200k or 8Mi")
+    unit = (match.group(2) or "").lower()
+    base = 1024 if unit.endswith("i") else 1000
+    return round(float(match.group(1)) * base ** (" kmg".index(unit[0]) if unit else 0))
+
+
+def parse_size(value: Any) -> Any:
+    """'128x64' (height x width) or '64' -> (H, W)."""
+    if isinstance(value, int):
+        return (value, value)
+    if isinstance(value, str):
+        match = re.fullmatch(r"\s*(\d+)(?:\s*[xX]\s*(\d+))?\s*", value)
+        if not match:
+            raise ValueError(f"{value!r} is not a size such as 64 or 128x64 (height x width)")
+        return (int(match.group(1)), int(match.group(2) or match.group(1)))
+    return value
+
+
+Count = Annotated[int, BeforeValidator(parse_count)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", validate_default=True)
+
+
+class DataOptions(_Section):
+    path: str | None = Field(
+        None, description="folder, zip, shards, or 'source:' with a source plugin's name"
+    )
+    size: Annotated[tuple[int, int], BeforeValidator(parse_size)] = Field(
+        (64, 64), description="height, width"
+    )
+    channels: Literal[1, 3, 4] = Field(3, description="1 grey, 3 RGB, 4 RGBA")
+    fit: Literal["crop", "top-crop", "pad", "stretch"] = Field(
+        "crop", description="how images are brought to size"
+    )
+    mirror: bool = Field(False, description="mirror each image with probability 1/2")
+    options: dict[str, Any] = Field({}, description="options of the source plugin")
+
+
+class TrainOptions(_Section):
+    images: Count = Field(
+        200_000, ge=1, description="length of the run in images shown to D, such as 200k or 8Mi"
+    )
+    batch: int = Field(32, ge=1, description="images a step, over all processes")
+    micro_batch: int | None = Field(
+        None, ge=1, description="images in memory at once; splits the batch of a process"
+    )
+    order: Literal["dg", "gd"] = Field("dg", description="whether a step trains D or G first")
+    lr_g: float = Field(2e-3, gt=0, description="Adam learning rate of G")
+    lr_d: float = Field(2e-3, gt=0, description="Adam learning rate of D")
+    lr_conditioner: float = Field(3e-6, gt=0, description="Adam learning rate of a trainable conditioner")
+    betas: tuple[float, float] = Field((0.0, 0.99), description="Adam betas")
+    eps: float = Field(1e-8, gt=0, description="Adam epsilon")
+    ema_kimg: float = Field(
+        10.0, gt=0, description="half-life of the moving average of G, in thousand images"
+    )
+    ema_rampup: float | None = Field(0.05, description="half-life is at most this share of the images so far")
+    style_mixing: float = Field(
+        0.0, ge=0, le=1, description="probability of mixing two latents in a training batch"
+    )
+    precision: Literal["auto", "fp32", "bf16"] = Field(
+        "auto", description="auto: bf16 autocast where hardware has it"
+    )
+    seed: int = Field(0, ge=0, description="seed of everything that is random")
+    max_bad_steps: int = Field(
+        20, ge=1, description="stop after this many steps in a row with non-finite gradients"
+    )
+    tick: Count = Field(1000, ge=1, description="images between log lines")
+    samples_every: Count = Field(10_000, ge=1, description="images between sample grids")
+    checkpoint_every: Count = Field(10_000, ge=1, description="images between checkpoints")
+    keep: int = Field(2, ge=1, description="checkpoints that are kept")
+    workers: int | None = Field(
+        None, ge=0, description="processes that decode images; default by number of cores"
+    )
+
+
+# Changing these does not change what the run computes, so a resumed run may differ in them.
+FREE_TO_CHANGE = frozenset(
+    "train." + name
+    for name in (["images", "micro_batch", "max_bad_steps", "tick", "samples_every", "checkpoint_every", "keep", "workers"])
+) | {"trackers", "name", "description", "data.path"}
+
+
+class Recipe(_Section):
+    """The resolved recipe: plugin sections hold a name and every option of that plugin."""
+
+    gankit: Literal[1] = VERSION
+    name: str = "custom"
+    description: str = ""
+    data: DataOptions = DataOptions()
+    conditioner: Any = "none"
+    generator: Any = "stylegan2"
+    discriminator: Any = "stylegan2"
+    loss: Any = "non-saturating"
+    regularizers: dict[str, Any] = {}
+    guidance: dict[str, Any] = {}
+    augmentation: Any = None
+    trackers: dict[str, Any] = {}
+    train: TrainOptions = TrainOptions()
+
+    @field_validator("regularizers", "guidance", "trackers", mode="before")
+    @classmethod
+    def _no_none(cls, value: Any) -> Any:
+        return {} if value is None else {k: v or {} for k, v in value.items() if v is not False}
+
+    def to_yaml(self) -> str:
+        """The page as text; `parse` of it gives an equal recipe."""
+        data = self.model_dump(mode="json")
+        return yaml.safe_dump(data, sort_keys=False, allow_unicode=True, width=110)
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        return (self.data.channels, *self.data.size)
+
+    def differences(self, other: Recipe) -> list[str]:
+        """Lines 'key: mine -> other' for everything that decides what a run computes."""
+        mine, theirs = _flatten(self.model_dump(mode="json")), _flatten(other.model_dump(mode="json"))
+        lines = []
+        for key in sorted(mine.keys() | theirs.keys()):
+            free = any(key == f or key.startswith(f + ".") for f in FREE_TO_CHANGE)
+            if not free and mine.get(key) != theirs.get(key):
+                lines.append(f"{key}: {mine.get(key)!r} -> {theirs.get(key)!r}")
+        return lines
+
+
+PLUGIN_SECTIONS = ("conditioner", "generator", "discriminator", "loss", "augmentation")
+PLUGIN_MAPS = {"regularizers": "regularizer", "guidance": "guidance", "trackers": "tracker"}
+
+
+def parse(data: Any, origin: str) -> Recipe:
+    """Check a recipe given as nested dicts and fill in every default.
+
+    Raises GankitError naming `origin`, the key at fault and the nearest valid one.
+    """
+    if not isinstance(data, dict):
+        raise GankitError(
+            f"{origin} is not a recipe: expected a mapping with keys such as generator, data, train"
+        )
+    if data.get("gankit", VERSION) != VERSION:
+        raise GankitError(
+            f"{origin} is a recipe of format {data['gankit']!r}, this gankit reads {VERSION}; "
+            "use the gankit that wrote it, or bring the page up to date by the docs"
+        )
+    try:
+        recipe = Recipe.model_validate(data)
+    except ValidationError as error:
+        raise GankitError(f"{origin}: {_explain(error)}") from None
+    for section in PLUGIN_SECTIONS:
+        spec = getattr(recipe, section)
+        if spec is not None:
+            setattr(recipe, section, options.check(section, spec, section))
+    for section, kind in PLUGIN_MAPS.items():
+        checked = {}
+        for name, given in getattr(recipe, section).items():
+            spec = options.check(kind, {**given, "name": name}, f"{section}.{name}")
+            checked[name] = {key: value for key, value in spec.items() if key != "name"}
+        setattr(recipe, section, checked)
+    return recipe
+
+
+def _explain(error: ValidationError) -> str:
+    first = error.errors()[0]
+    place = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        section: Any = Recipe
+        for part in first["loc"][:-1]:
+            section = section.model_fields[part].annotation
+        return unknown("key", place, [_join(first["loc"][:-1], name) for name in section.model_fields])
+    return f"{place} = {first['input']!r}: {first['msg'].removeprefix('Value error, ').lower()}"
+
+
+def _join(parts: Any, name: str) -> str:
+    return ".".join([*map(str, parts), name])
+
+
+def read(name_or_path: str, overrides: dict[str, Any] | None = None) -> Recipe:
+    """A recipe by registered name or YAML file, with overrides {'generator.channel_base': 4096}."""
+    data, origin = read_page(name_or_path)
+    for key, value in (overrides or {}).items():
+        override(data, key, value)
+    return parse(data, origin)
+
+
+def read_page(name_or_path: str) -> tuple[dict[str, Any], str]:
+    """The raw page behind a recipe's name or path, and how to call it in messages."""
+    path = Path(name_or_path)
+    if path.is_dir() and (path / "recipe.yaml").is_file():
+        path = path / "recipe.yaml"
+    if path.suffix in (".yaml", ".yml") or path.is_file():
+        origin = str(path)
+        try:
+            text = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise GankitError(f"cannot read the recipe {path}: {error}") from None
+    else:
+        origin = f"recipe {name_or_path!r}"
+        package, _, inner = registry().get("recipe", name_or_path).target.partition(":")
+        text = importlib.resources.files(package).joinpath(inner).read_text(encoding="utf-8")
+    try:
+        data = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise GankitError(f"{origin} is not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(data, dict):
+        raise GankitError(
+            f"{origin} is not a recipe: expected a mapping with keys such as generator, data, train"
+        )
+    return data, origin
+
+
+def override(data: dict[str, Any], dotted: str, value: Any) -> None:
+    """Set a value in a raw page: a name given as text is opened into {'name': ...} when an option of it is set."""
+    keys = dotted.split(".")
+    node = data
+    for depth, key in enumerate(keys[:-1]):
+        child = node.get(key)
+        if isinstance(child, str) and key not in ("name", "description"):
+            child = {"name": child}
+        elif child is None:
+            child = {}
+        elif not isinstance(child, dict):
+            raise GankitError(
+                f"--set {dotted}: {'.'.join(keys[: depth + 1])} is a value, it has no {keys[depth + 1]!r}"
+            )
+        node[key] = child
+        node = child
+    if isinstance(value, str) and isinstance(node.get(keys[-1]), dict) and "name" in node[keys[-1]]:
+        value = {"name": value}  # another plugin: the options of the old one do not apply to it
+    node[keys[-1]] = value
+
+
+def parse_set(items: list[str]) -> dict[str, Any]:
+    """'--set key=value' arguments; values are YAML: 4096, 0.5, true, null, [1, 3, 3, 1], text."""
+    overrides = {}
+    for item in items:
+        key, equals, value = item.partition("=")
+        if not equals or not key.strip():
+            raise GankitError(
+                f"--set {item!r} must look like key=value, for example generator.channel_base=4096"
+            )
+        try:
+            overrides[key.strip()] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            overrides[key.strip()] = value
+        if isinstance(overrides[key.strip()], str) and re.fullmatch(
+            r"[+-]?\d+(\.\d*)?[eE][+-]?\d+", value.strip()
+        ):
+            overrides[key.strip()] = float(value)  # YAML 1.1 reads 2e-3 as text
+    return overrides
+
+
+def _flatten(data: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(data, dict) or not data:
+        return {prefix: data}
+    flat: dict[str, Any] = {}
+    for key, value in data.items():
+        flat.update(_flatten(value, f"{prefix}.{key}" if prefix else str(key)))
+    return flat

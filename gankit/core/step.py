@@ -1,0 +1,293 @@
+"""One training step: D, G, lazy regularisers, moving average.
+
+Every phase accumulates gradients over micro-batches and processes so that the sum equals the gradient of the mean over
+the whole batch; random draws are keyed by the images' positions (`gankit.core.random`), so that neither the split nor
+the number of processes changes them.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from gankit.core import distributed
+from gankit.core.interfaces import (
+    AdversarialLoss,
+    Augmentation,
+    Condition,
+    Conditioner,
+    Discriminator,
+    Generator,
+    Guidance,
+    Regularizer,
+    StepContext,
+)
+from gankit.core.labels import Label
+from gankit.core.random import batch_random, randn, shared_rand
+from gankit.core.recipe import TrainOptions
+from gankit.core.timing import Meter
+
+ADAPT_EVERY = 4  # steps between updates of an adaptive augmentation (StyleGAN2-ADA)
+
+
+@dataclass
+class Parts:
+    """Everything a step works on, built from a recipe."""
+
+    G: Generator
+    D: Discriminator
+    conditioner: Conditioner
+    loss: AdversarialLoss
+    regularizers: dict[str, Regularizer]
+    guidance: dict[str, Guidance]
+    augmentation: Augmentation | None
+
+    def stateful(self) -> dict[str, nn.Module]:
+        """Modules besides the networks whose buffers a checkpoint keeps."""
+        modules: dict[str, nn.Module] = {f"regularizer.{k}": v for k, v in self.regularizers.items()}
+        if self.augmentation is not None:
+            modules["augmentation"] = self.augmentation
+        return modules
+
+
+class Stepper:
+    """Runs steps and owns what changes in them: networks, moving average, optimisers, counters."""
+
+    def __init__(
+        self, parts: Parts, train: TrainOptions, device: torch.device, world: distributed.World, bf16: bool
+    ) -> None:
+        self.parts, self.train, self.device, self.world, self.bf16 = parts, train, device, world, bf16
+        self.G_ema = copy.deepcopy(parts.G).eval().requires_grad_(False)
+        self.conditioner_params = [p for p in parts.conditioner.parameters() if p.requires_grad]
+        self.conditioner_ema = (
+            copy.deepcopy(parts.conditioner) if self.conditioner_params else parts.conditioner
+        )
+        self.g_params = [p for p in parts.G.parameters() if p.requires_grad]
+        self.d_params = [p for p in parts.D.parameters() if p.requires_grad]
+        self.opt_g = self._adam("G", self.g_params, train.lr_g)
+        if self.conditioner_params:
+            self.opt_g.add_param_group({"params": self.conditioner_params, "lr": train.lr_conditioner})
+        self.opt_d = self._adam("D", self.d_params, train.lr_d)
+        self.nimg = self.step = self.bad_in_a_row = self.bad_total = 0
+        self.signs = torch.zeros(
+            2, dtype=torch.float64
+        )  # sum and number of signs of D(real) since the last update
+        self.meter = Meter()
+        self.meter.watch_frozen(parts.D)
+        for guidance in parts.guidance.values():
+            self.meter.watch_frozen(guidance)
+        self.micro = min(train.micro_batch or train.batch, train.batch // world.size)
+
+    def _adam(self, side: str, params: list[nn.Parameter], lr: float) -> torch.optim.Adam:
+        """Adam with the correction for a lazy regulariser of this side (StyleGAN2 appendix B)."""
+        intervals = [
+            r.interval for r in self.parts.regularizers.values() if r.side == side and r.interval > 1
+        ]
+        c = 1.0
+        if intervals:
+            c = max(intervals) / (max(intervals) + 1)
+        beta1, beta2 = self.train.betas
+        fused = self.device.type in ("cpu", "cuda") or None
+        return torch.optim.Adam(
+            params, lr=lr * c, betas=(beta1**c, beta2**c), eps=self.train.eps, fused=fused
+        )
+
+    # ------------------------------------------------------------------------------------------------- a step
+
+    def run(self, images: Tensor, labels: Sequence[Label], *, want_stop: bool = False) -> bool:
+        """One step on this process's rows of the batch; True if any process wants to stop.
+
+        `images` is [b, C, H, W] in [-1, 1] on the device, in the order of `labels`.
+        """
+        parts = self.parts
+        torch.manual_seed((self.train.seed << 20) ^ self.nimg)  # for plugins that draw from torch directly
+        with self.meter.timed("condition"), torch.set_grad_enabled(bool(self.conditioner_params)):
+            cond = parts.conditioner.encode(labels) if not self.conditioner_params else None
+        self._votes = torch.tensor([0.0, 0.0, float(want_stop)], dtype=torch.float64)
+        for side in self.train.order.upper():
+            phase = self._d_main if side == "D" else self._g_main
+            self._phase(side, "main", images, labels, cond, phase)
+            for name, regularizer in parts.regularizers.items():
+                if (
+                    regularizer.side == side
+                    and regularizer.interval > 1
+                    and self.step % regularizer.interval == 0
+                ):
+                    self._phase(side, name, images, labels, cond, self._lazy(name, regularizer))
+        self.nimg += self.train.batch
+        self.step += 1
+        self._update_ema()
+        distributed.all_sum(self._votes)
+        self.signs += self._votes[:2]
+        if parts.augmentation is not None and self.step % ADAPT_EVERY == 0 and self.signs[1] > 0:
+            parts.augmentation.update(
+                (self.signs[0] / self.signs[1]).item(), self.nimg, self.train.batch * ADAPT_EVERY
+            )
+            self.signs.zero_()
+        return bool(self._votes[2] > 0)
+
+    def _phase(
+        self,
+        side: str,
+        name: str,
+        images: Tensor,
+        labels: Sequence[Label],
+        cond: Condition | None,
+        compute: Callable[[StepContext, Sequence[Label]], Tensor],
+    ) -> None:
+        """Accumulate one phase over its micro-batches and step the optimiser of its side."""
+        params = self.d_params if side == "D" else [*self.g_params, *self.conditioner_params]
+        optimizer = self.opt_d if side == "D" else self.opt_g
+        total, local = self.train.batch, len(labels)
+        optimizer.zero_grad(set_to_none=True)
+        for p in self.g_params:
+            p.requires_grad_(side == "G")
+        for p in self.d_params:
+            p.requires_grad_(side == "D")
+        with self.meter.timed(side if name == "main" else name):
+            for start in range(0, local, self.micro):
+                rows = slice(start, min(start + self.micro, local))
+                count = rows.stop - rows.start
+                key = (self.train.seed, self.nimg, side, name)
+                with batch_random(*key, total=total, start=self.world.rank * local + start, count=count):
+                    micro_cond = self._condition(cond, labels, rows, side)
+                    context = StepContext(
+                        G=self.parts.G,
+                        D=self.parts.D,
+                        real=images[rows],
+                        cond=micro_cond,
+                        augment=self._augment,
+                        sample_z=self._sample_z,
+                        nimg=self.nimg,
+                    )
+                    value = compute(context, labels[rows])
+                    (value * (count / total)).backward()
+                self.meter.add(
+                    f"loss/{side}" if name == "main" else f"loss/{name}", value.item() * count, count
+                )
+            distributed.sum_gradients(params)
+            self._apply(side, params, optimizer)
+
+    def _apply(self, side: str, params: list[nn.Parameter], optimizer: torch.optim.Optimizer) -> None:
+        grads = [p.grad for p in params if p.grad is not None]
+        norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(grads))) if grads else torch.zeros(())
+        if bool(norm.isfinite()):
+            optimizer.step()
+            self.bad_in_a_row = 0
+            self.meter.add(f"grad_norm/{side}", norm.item())
+        else:
+            self.bad_in_a_row += 1
+            self.bad_total += 1
+        optimizer.zero_grad(set_to_none=True)
+
+    # ------------------------------------------------------------------------------------------------- phases
+
+    def _condition(
+        self, cond: Condition | None, labels: Sequence[Label], rows: slice, side: str
+    ) -> Condition:
+        """The condition of a micro-batch, with dropout and noise; differentiable in G's phases if it is trained."""
+        if cond is None:
+            with torch.set_grad_enabled(side == "G"):
+                return self.parts.conditioner.augment(self.parts.conditioner.encode(labels[rows]))
+        with torch.no_grad():
+            return self.parts.conditioner.augment(cond[rows])
+
+    def _sample_z(self, count: int) -> Tensor:
+        return randn(count, self.parts.G.z_dim, device=self.device)
+
+    def _augment(self, images: Tensor) -> Tensor:
+        return images if self.parts.augmentation is None else self.parts.augmentation(images)
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16)
+
+    def _fake(self, context: StepContext, *, update_emas: bool) -> Tensor:
+        count, G = len(context.real), context.G
+        ws = G.mapping(self._sample_z(count), context.cond, update_emas=update_emas)
+        if self.train.style_mixing > 0:
+            # One coin and one cutoff for the batch; as in the originals the second latent keeps the condition.
+            mixed = bool(shared_rand(1).item() < self.train.style_mixing)
+            cutoff = 1 + int(shared_rand(1).item() * (G.num_ws - 1))
+            if mixed and G.num_ws > 1:
+                other = G.mapping(self._sample_z(count), context.cond)
+                ws = torch.cat([ws[:, :cutoff], other[:, cutoff:]], dim=1)
+        return G.synthesis(ws, context.cond)
+
+    def _d_main(self, context: StepContext, labels: Sequence[Label]) -> Tensor:
+        D = context.D
+        with self._autocast():
+            with torch.no_grad():
+                fake = self._fake(context, update_emas=True)
+            fake_logits = D(self._augment(fake), context.cond)
+            context.features["real"] = D.features(self._augment(context.real))
+            real_logits = D.score(context.features["real"], context.cond)
+        loss = self.parts.loss.d_loss(_floats(real_logits), _floats(fake_logits)).mean()
+        loss = loss + self._eager_penalties("D", context)
+        with torch.no_grad():
+            signs = torch.cat([logits.float().flatten() for logits in real_logits]).sign()
+            self._votes += torch.tensor([signs.sum().item(), signs.numel(), 0.0], dtype=torch.float64)
+            for name, logits in (("real", real_logits), ("fake", fake_logits)):
+                flat = torch.cat([x.float().flatten() for x in logits])
+                self.meter.add(f"sign/{name}", flat.sign().mean().item())
+                self.meter.add(f"score/{name}", flat.mean().item())
+        return loss
+
+    def _g_main(self, context: StepContext, labels: Sequence[Label]) -> Tensor:
+        D = context.D
+        with self._autocast():
+            fake = self._fake(context, update_emas=False)
+            judged = context.cond.detach()
+            fake_logits = D(self._augment(fake), judged)
+            real_logits = None
+            if self.parts.loss.g_needs_real:
+                with torch.no_grad():
+                    real_logits = _floats(D(self._augment(context.real), judged))
+            loss = self.parts.loss.g_loss(_floats(fake_logits), real_logits).mean()
+            for name, guidance in self.parts.guidance.items():
+                if guidance.weight:
+                    value = guidance.loss(fake.float(), judged, labels).mean()
+                    self.meter.add(f"guidance/{name}", value.item())
+                    loss = loss + guidance.weight * value
+        return loss + self._eager_penalties("G", context)
+
+    def _eager_penalties(self, side: str, context: StepContext) -> Tensor:
+        total = torch.zeros((), device=self.device)
+        for name, regularizer in self.parts.regularizers.items():
+            if regularizer.side == side and regularizer.interval == 1:
+                value = regularizer.penalty(context).mean()
+                self.meter.add(f"loss/{name}", value.item())
+                total = total + value
+        return total
+
+    def _lazy(self, name: str, regularizer: Regularizer) -> Callable[[StepContext, Sequence[Label]], Tensor]:
+        """A regulariser as a phase of its own; it runs in fp32, since second derivatives are delicate in bf16."""
+
+        def compute(context: StepContext, labels: Sequence[Label]) -> Tensor:
+            return regularizer.penalty(context).mean() * regularizer.interval
+
+        return compute
+
+    # ------------------------------------------------------------------------------------------ moving average
+
+    @torch.no_grad()
+    def _update_ema(self) -> None:
+        """Half-life in images, at most `ema_rampup` of the images so far (StyleGAN2-ADA)."""
+        half_life = self.train.ema_kimg * 1000
+        if self.train.ema_rampup is not None:
+            half_life = min(half_life, self.train.ema_rampup * self.nimg)
+        beta = 0.5 ** (self.train.batch / max(half_life, 1e-8))
+        pairs: list[tuple[nn.Module, nn.Module]] = [(self.G_ema, self.parts.G)]
+        if self.conditioner_params:
+            pairs.append((self.conditioner_ema, self.parts.conditioner))
+        for average, module in pairs:
+            torch._foreach_lerp_(list(average.parameters()), list(module.parameters()), 1 - beta)
+            for mine, theirs in zip(average.buffers(), module.buffers()):
+                mine.copy_(theirs)
+
+
+def _floats(logits: list[Tensor]) -> list[Tensor]:
+    return [x.float() for x in logits]

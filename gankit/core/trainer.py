@@ -1,0 +1,389 @@
+"""The training loop: batch -> condition -> D step -> G step -> moving average -> log, samples, checkpoints."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import signal
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from gankit.core import checkpoint, devices, distributed, models, options, run
+from gankit.core import recipe as recipes
+from gankit.core.data import Batches, open_source
+from gankit.core.grids import save_png, sheet
+from gankit.core.images import from_uint8, to_uint8
+from gankit.core.interfaces import Condition, Source, Tracker
+from gankit.core.labels import Label
+from gankit.core.progress import Progress
+from gankit.core.recipe import Recipe
+from gankit.core.step import Parts, Stepper
+from gankit.errors import GankitError
+
+SAMPLE_IMAGES = 32  # on a grid of samples
+
+
+def train(
+    recipe: str | Recipe,
+    out: str | Path,
+    *,
+    data: str | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    device: str = "auto",
+    init: str | Path | None = None,
+    minutes: float | None = None,
+    quiet: bool = False,
+) -> Path:
+    """Train a recipe, or continue the run in `out`.
+
+    Args:
+        recipe: a recipe's name, a YAML file, or a resolved `Recipe`.
+        out: the run's folder; if it holds a run of the same recipe, that run continues where it was.
+        data: folder, zip, shards, or 'source:' (short for overrides['data.path']).
+        overrides: dotted recipe keys -> values, for example {'train.images': '200k'}.
+        device: 'auto', 'cpu', 'cuda' or 'mps'.
+        init: a model, run or checkpoint to take weights from when the run begins.
+        minutes: stop, with a checkpoint, after this long.
+        quiet: print nothing.
+
+    Returns the newest checkpoint, which `gankit.load` opens. Raises GankitError for every mistake in the input.
+    """
+    if not isinstance(recipe, Recipe):
+        merged = dict(overrides or {})
+        if data is not None:
+            merged["data.path"] = data
+        recipe = recipes.read(recipe, merged)
+    with Trainer(recipe, Path(out), device=device, init=init, minutes=minutes, quiet=quiet) as trainer:
+        return trainer.run()
+
+
+def build_parts(recipe: Recipe, conditioner: Any, device: torch.device) -> Parts:
+    """Networks and training parts of a recipe on a device."""
+    if recipe.augmentation is not None:
+        augmentation = options.build("augmentation", recipe.augmentation, recipe.image_shape)
+        if recipe.data.channels not in augmentation.channels:
+            raise GankitError(
+                f"augmentation {recipe.augmentation['name']!r} accepts images of {augmentation.channels} channels, "
+                f"not {recipe.data.channels}; set data.channels or another augmentation"
+            )
+        augmentation.to(device)
+    else:
+        augmentation = None
+    G = models.build_generator(recipe, conditioner)
+    D = models.build_discriminator(recipe, conditioner)
+    return Parts(
+        G=models.channels_last(G, device).train(),
+        D=models.channels_last(D, device).train(),
+        conditioner=conditioner.to(device),
+        loss=options.build("loss", recipe.loss),
+        regularizers={
+            name: options.build("regularizer", {**spec, "name": name}).to(device)
+            for name, spec in recipe.regularizers.items()
+        },
+        guidance={
+            name: options.build("guidance", {**spec, "name": name}).to(device)
+            for name, spec in recipe.guidance.items()
+        },
+        augmentation=augmentation,
+    )
+
+
+class Trainer:
+    """A run in progress. Use as a context manager; `run` trains to the end."""
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        out: Path,
+        *,
+        device: str = "auto",
+        init: str | Path | None = None,
+        minutes: float | None = None,
+        quiet: bool = False,
+    ) -> None:
+        self.recipe, self.out, self.init = recipe, out, init
+        self.deadline = None if minutes is None else time.monotonic() + 60 * minutes
+        self.world = distributed.world_from_env()
+        self.device = devices.pick_device(device, self.world.local_rank)
+        distributed.start(self.world, self.device)
+        if recipe.train.batch % self.world.size:
+            raise GankitError(
+                f"train.batch = {recipe.train.batch} cannot be shared by {self.world.size} processes; "
+                f"use a multiple of {self.world.size}"
+            )
+        self.progress = Progress(self.world.main and not quiet)
+        self.batches: Batches | None = None
+        self.trackers: list[Tracker] = []
+        self.stop_signal = 0
+
+    def __enter__(self) -> Trainer:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.batches is not None:
+            self.batches.close()
+        for tracker in self.trackers:
+            tracker.close()
+        self.progress.close()
+        distributed.stop()
+
+    # ------------------------------------------------------------------------------------------------ set-up
+
+    def set_up(self) -> None:
+        """Build everything and restore the newest checkpoint if there is one."""
+        recipe = self.recipe
+        found = checkpoint.checkpoints(self.out)
+        self._claim_folder(found)
+        if recipe.data.path is None:
+            raise GankitError(
+                "no data: give --data PATH (a folder, zip or shards of images) or --data 'source:'"
+            )
+        self.source = open_source(recipe.data.path, recipe.data.options)
+        self.fingerprint = self.source.fingerprint()
+        distributed.same_everywhere(self.fingerprint, "the data set")
+        vocabulary = run.saved_vocabulary(found[-1]) if found else self.source.vocabulary()
+        conditioner = models.build_conditioner(recipe, vocabulary)
+        conditioner.prepare(self.out / "cache", self.device)
+        self._hint_unused_labels(conditioner, vocabulary)
+        parts = build_parts(recipe, conditioner, self.device)
+        if self.init is not None and not found:
+            self._start_from(parts)
+        bf16 = recipe.train.precision == "bf16" or (
+            recipe.train.precision == "auto" and devices.has_fast_bf16(self.device)
+        )
+        self.stepper = Stepper(parts, recipe.train, self.device, self.world, bf16)
+        if found:
+            run.restore(found[-1], self.stepper, self.fingerprint)
+            self.progress.say(f"continuing {self.out} at {self.stepper.nimg / 1000:g} kimg")
+        if self.world.main:
+            self.trackers = [
+                options.build("tracker", {**spec, "name": name}, self.out)
+                for name, spec in recipe.trackers.items()
+            ]
+            self._trim_log()
+        self._samples = _SampleGrid(self.source, self.stepper, recipe)
+        self.batches = Batches(
+            self.source,
+            size=recipe.data.size,
+            channels=recipe.data.channels,
+            fit=recipe.data.fit,
+            mirror=recipe.data.mirror,
+            batch=recipe.train.batch,
+            seed=recipe.train.seed,
+            rank=self.world.rank,
+            world=self.world.size,
+            workers=recipe.train.workers,
+            start_image=self.stepper.nimg,
+        )
+
+    def _claim_folder(self, found: list[Path]) -> None:
+        """Refuse to mix two runs in a folder; write the resolved recipe of a new one."""
+        page = self.out / "recipe.yaml"
+        if page.is_file():
+            before = recipes.read(str(page))
+            differences = before.differences(self.recipe)
+            if differences:
+                shown = "\n  ".join(differences[:12])
+                raise GankitError(
+                    f"{self.out} holds a run of another recipe; choose another --out, or undo these changes:\n  {shown}"
+                )
+        elif self.out.is_dir() and any(self.out.iterdir()):
+            raise GankitError(f"{self.out} is not empty and holds no run; choose another --out")
+        if self.world.main:
+            try:
+                self.out.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise GankitError(
+                    f"cannot create {self.out}: {error.strerror}; choose another --out"
+                ) from None
+            checkpoint.write_text(page, self.recipe.to_yaml())
+        distributed.barrier()
+
+    def _hint_unused_labels(self, conditioner: Any, vocabulary: Any) -> None:
+        have = {"cls": vocabulary.classes, "tags": vocabulary.tags, "text": vocabulary.captioned}
+        unused = [what for what, present in have.items() if present and what not in conditioner.accepts]
+        if unused and not conditioner.accepts:
+            names = {"cls": "classes", "tags": "tags", "text": "captions"}
+            listed = " and ".join(names[u] for u in unused)
+            self.progress.say(
+                f"the data has {listed}, which this recipe does not use (see conditioner in the recipe)"
+            )
+
+    def _start_from(self, parts: Parts) -> None:
+        from gankit.pipeline import find_model
+
+        folder = find_model(self.init)
+        tensors, _ = checkpoint.load_tensors(folder / "generator.safetensors")
+        self.progress.say(f"generator from {self.init}: {models.transfer(parts.G, tensors)}")
+        other = folder / "training" / "discriminator.safetensors"
+        if other.is_file():
+            done = models.transfer(parts.D, checkpoint.load_tensors(other)[0])
+            self.progress.say(f"discriminator from {self.init}: {done}")
+
+    def _trim_log(self) -> None:
+        """Drop log lines that the interrupted run wrote after its last checkpoint; they will be written again."""
+        path = self.out / "log.jsonl"
+        if path.is_file():
+            lines = []
+            for line in path.read_text(encoding="utf-8").splitlines():
+                with contextlib.suppress(ValueError):
+                    if json.loads(line)["nimg"] <= self.stepper.nimg:
+                        lines.append(line + "\n")
+            checkpoint.write_text(path, "".join(lines))
+
+    # ------------------------------------------------------------------------------------------------- the loop
+
+    def run(self) -> Path:
+        """Train to `train.images`, the deadline or a signal; returns the last checkpoint."""
+        micro = self.recipe.train.micro_batch or self.recipe.train.batch
+        advice = (
+            f"try --micro-batch {max(micro // 2, 1)} (same result, less memory), a smaller --size, "
+            "--set generator.channel_base=N, or a smaller discriminator side"
+        )
+        with devices.memory_advice(advice):
+            self.set_up()
+            with self._signals():
+                return self._loop()
+
+    def _loop(self) -> Path:
+        train, stepper = self.recipe.train, self.stepper
+        assert self.batches is not None
+        last = None
+        if stepper.nimg == 0:
+            self._write_samples(real=True)
+        self.progress.start(stepper.nimg, train.images)
+        tick_start, tick_nimg, waited = time.perf_counter(), stepper.nimg, self.batches.wait_s
+        stop = stepper.nimg >= train.images
+        stream = iter(self.batches)
+        while not stop:
+            batch = next(stream)
+            for name, reason in batch.skipped:
+                self.progress.say(f"skipped {name}: {reason}")
+            images = from_uint8(batch.images.to(self.device, memory_format=torch.channels_last))
+            late = self.deadline is not None and time.monotonic() > self.deadline
+            stop = stepper.run(images, batch.labels, want_stop=bool(late or self.stop_signal))
+            if stepper.bad_in_a_row >= train.max_bad_steps:
+                raise GankitError(
+                    f"the gradients of {train.max_bad_steps} steps in a row were not finite; the last good "
+                    f"checkpoint is {last or self._newest()}: continue from it with a lower train.lr_g and train.lr_d"
+                )
+            done = stepper.nimg >= train.images
+            self.progress.advance(stepper.nimg)
+            if crossed(stepper.nimg, train.batch, train.tick) or stop or done:
+                now = time.perf_counter()
+                seconds, images_done = now - tick_start, stepper.nimg - tick_nimg
+                self._tick(seconds, images_done, self.batches.wait_s - waited)
+                tick_start, tick_nimg, waited = now, stepper.nimg, self.batches.wait_s
+            if crossed(stepper.nimg, train.batch, train.checkpoint_every) or stop or done:
+                last = run.save_checkpoint(self.out, self.recipe, stepper, self.fingerprint, train.keep)
+            if crossed(stepper.nimg, train.batch, train.samples_every) or stop or done:
+                self._write_samples()
+            stop = stop or done
+        return last or self._newest()
+
+    def _newest(self) -> Path:
+        found = checkpoint.checkpoints(self.out)
+        return found[-1] if found else self.out
+
+    def _tick(self, seconds: float, images: int, waited: float) -> None:
+        meter = self.stepper.meter
+        scalars = meter.means()
+        scalars["speed/images_per_s"] = images / seconds
+        scalars["time/data"] = waited / seconds
+        for name, spent in meter.seconds.items():
+            scalars[f"time/{name}"] = spent / seconds
+        augmentation = self.stepper.parts.augmentation
+        if augmentation is not None and hasattr(augmentation, "p"):
+            scalars["augment/p"] = float(augmentation.p)
+        scalars["bad_steps"] = self.stepper.bad_total
+        meter.reset()
+        if not self.world.main:
+            return
+        line = {"nimg": self.stepper.nimg, "time": round(time.time(), 1)}
+        line.update({name: round(value, 5) for name, value in sorted(scalars.items())})
+        with open(self.out / "log.jsonl", "a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+        for tracker in self.trackers:
+            tracker.on_tick(self.stepper.nimg, scalars)
+        self.progress.tick(self.stepper.nimg, scalars)
+
+    def _write_samples(self, *, real: bool = False) -> None:
+        if not self.world.main:
+            return
+        if real:
+            save_png(self._samples.real(), self.out / "samples" / "real.png")
+        path = self.out / "samples" / f"{self.stepper.nimg:09d}.png"
+        save_png(self._samples.fake(), path)
+        for tracker in self.trackers:
+            tracker.on_images(self.stepper.nimg, "samples", path)
+
+    @contextlib.contextmanager
+    def _signals(self) -> Iterator[None]:
+        """The first Ctrl-C or SIGTERM finishes the step and saves; a second Ctrl-C stops at once."""
+
+        def request(number: int, _: Any) -> None:
+            if self.stop_signal and number == signal.SIGINT:
+                raise KeyboardInterrupt
+            self.stop_signal = number
+            self.progress.say("stopping after this step; a checkpoint will be written")
+
+        try:
+            old = {n: signal.signal(n, request) for n in (signal.SIGINT, signal.SIGTERM)}
+        except ValueError:  # not the main thread: the host program owns the signals
+            old = {}
+        try:
+            yield
+        finally:
+            for number, handler in old.items():
+                signal.signal(number, handler)
+
+
+class _SampleGrid:
+    """The same latents and conditions each time, so that grids of a run can be compared."""
+
+    def __init__(self, source: Source, stepper: Stepper, recipe: Recipe) -> None:
+        self.stepper, self.recipe, self.source = stepper, recipe, source
+        self.count = min(SAMPLE_IMAGES, max(len(source), 1))
+        self.labels = [_first_text(source.label(i)) for i in range(self.count)]
+        z = np.random.RandomState(recipe.train.seed).randn(SAMPLE_IMAGES, stepper.parts.G.z_dim)
+        self.z = torch.from_numpy(z[: self.count].astype(np.float32))
+
+    def real(self) -> Any:
+        from gankit.core.images import BadImage, fit
+
+        height, width = self.recipe.data.size
+        tiles = []
+        for index in range(self.count):
+            try:
+                image = fit(
+                    self.source.image(index), (height, width), self.recipe.data.fit, self.recipe.data.channels
+                )
+            except BadImage:
+                image = np.zeros((height, width, self.recipe.data.channels), np.uint8)
+            tiles.append(image)
+        return sheet(tiles, columns=8)
+
+    @torch.no_grad()
+    def fake(self) -> Any:
+        stepper, tiles = self.stepper, []
+        micro = min(stepper.micro, 16)
+        for start in range(0, self.count, micro):
+            labels = self.labels[start : start + micro]
+            cond: Condition = stepper.conditioner_ema.encode(labels)
+            images = stepper.G_ema(self.z[start : start + micro].to(stepper.device), cond, noise_mode="const")
+            tiles += list(to_uint8(images))
+        return sheet(tiles, columns=8)
+
+
+def _first_text(label: Label) -> Label:
+    return Label(label.cls, label.tags, label.texts[:1])
+
+
+def crossed(nimg: int, batch: int, every: int) -> bool:
+    """Whether the step that led to `nimg` passed a multiple of `every`."""
+    return nimg // every != (nimg - batch) // every

@@ -1,0 +1,32 @@
+"""Errors that a user can cause, and near-match suggestions for them."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class GankitError(Exception):
+    """A mistake in the input, told in one sentence that names what is wrong and the way out.
+
+    The command line prints the sentence without a traceback and exits with code 2.
+    """
+
+
+def unknown(what: str, value: str, valid: Iterable[str], *, hint: str = "") -> str:
+    """One sentence for an unknown name: the nearest valid names, or the whole list when it is short.
+
+    >>> unknown("generator", "stylegan22", ["stylegan2", "stylegan-t"])
+    "unknown generator 'stylegan22'; did you mean 'stylegan2' or 'stylegan-t'?"
+    """
+    names = sorted(set(valid))
+    near = difflib.get_close_matches(value, names, n=3, cutoff=0.6)
+    if near:
+        advice = "did you mean " + " or ".join(repr(name) for name in near) + "?"
+    elif not names:
+        advice = "there are none"
+    elif len(names) <= 12:
+        advice = "valid: " + ", ".join(names)
+    else:
+        advice = "valid: " + ", ".join(names[:12]) + f", ... ({len(names)} in all)"
+    return f"unknown {what} {value!r}; {advice}" + (f" ({hint})" if hint else "")

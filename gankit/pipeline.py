@@ -1,0 +1,191 @@
+"""Sampling: prompts, tags, classes, seeds -> images."""
+
+from __future__ import annotations
+
+import importlib.resources
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from PIL import Image
+
+from gankit.core import checkpoint, devices, models
+from gankit.core.grids import to_pil
+from gankit.core.images import to_uint8
+from gankit.core.interfaces import Condition
+from gankit.core.labels import Label
+from gankit.core.models import Model
+from gankit.core.plugins import registry
+from gankit.errors import GankitError, unknown
+
+CENTER_LATENTS = 1024  # latents whose mean is the centre of truncation
+CENTER_CACHE = 256  # conditions whose centre is remembered
+
+
+def load(model: str | Path, *, device: str = "auto") -> Pipeline:
+    """Open a model for sampling.
+
+    Args:
+        model: a model folder, a run (its newest checkpoint is taken), a checkpoint, the name of a model that an
+            installed package carries (such as 'avatars'), or a Hugging Face id 'owner/name'.
+        device: 'auto', 'cpu', 'cuda' or 'mps'.
+
+    Raises GankitError if there is no such model, or it is damaged or of another version.
+    """
+    return Pipeline(models.load_model(find_model(model)), devices.pick_device(device))
+
+
+def find_model(model: str | Path) -> Path:
+    """The folder behind anything that `load` accepts."""
+    path = Path(model)
+    if path.is_file():
+        raise GankitError(f"{path} is a file; a model is a folder with recipe.yaml and generator.safetensors")
+    if path.is_dir():
+        if (path / "generator.safetensors").is_file() or (path / "conditioner.json").is_file():
+            return path
+        found = checkpoint.checkpoints(path)
+        if found:
+            return found[-1]
+        if (path / "recipe.yaml").is_file():
+            raise GankitError(f"the run {path} has no checkpoint yet; train it for a while first")
+        raise GankitError(
+            f"{path} holds neither a model nor a run: recipe.yaml and generator.safetensors are missing"
+        )
+    name = str(model)
+    names = registry().names("model")
+    if name in names:
+        package, _, inner = registry().get("model", name).target.partition(":")
+        return Path(str(importlib.resources.files(package).joinpath(inner)))
+    if re.fullmatch(r"[\w.-]+/[\w.-]+", name) and not path.parent.is_dir():
+        return _from_hub(name)
+    raise GankitError(unknown("model", name, names, hint="nor is there a folder of that name"))
+
+
+def _from_hub(hub_id: str) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    wanted = ["recipe.yaml", "*.safetensors", "conditioner.json", "README.md"]
+    try:
+        return Path(snapshot_download(hub_id, allow_patterns=wanted, ignore_patterns=["training/*"]))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise GankitError(
+            f"cannot get {hub_id!r} from the Hugging Face hub, nor is it a local folder ({reason})"
+        ) from None
+
+
+class Pipeline:
+    """A model ready to sample.
+
+    Attributes:
+        generator: the moving average of the trained generator, see `gankit.core.interfaces.Generator`.
+        conditioner: turns labels into conditions, see `gankit.core.interfaces.Conditioner`.
+        recipe: the recipe that it was trained with.
+    """
+
+    def __init__(self, model: Model, device: torch.device) -> None:
+        self.recipe, self.nimg, self.device = model.recipe, model.nimg, device
+        self.conditioner = model.conditioner.to(device).eval().requires_grad_(False)
+        self.generator = models.channels_last(model.generator, device).eval().requires_grad_(False)
+        self._centers: dict[bytes, torch.Tensor] = {}
+
+    def __call__(
+        self,
+        prompt: str | None = None,
+        *,
+        tags: Sequence[str] | Mapping[str, float] | None = None,
+        cls: str | None = None,
+        seeds: Sequence[int] | int = 0,
+        psi: float = 1.0,
+        center: Literal["condition", "global"] = "condition",
+        noise_mode: Literal["const", "random", "none"] = "const",
+        batch_size: int = 8,
+    ) -> list[Image.Image]:
+        """Draw one image for each seed.
+
+        Args:
+            prompt: a text, for models conditioned on text.
+            tags: tags, or tag -> weight in (0, 1].
+            cls: name of a class.
+            seeds: the same seed gives the same image whatever the batch size (within one grey level).
+            psi: truncation: 1 is the full variety, smaller values are more typical, 0 is the mean image.
+            center: what psi pulls towards: the mean for this condition, or the family's own (often global) mean.
+            noise_mode: 'const' repeats the same per-pixel noise, 'random' draws it anew, 'none' leaves it out.
+            batch_size: images at a time.
+
+        Raises GankitError for a prompt, tag or class that the model does not know or does not take.
+        """
+        seeds = [seeds] if isinstance(seeds, int) else list(seeds)
+        label = self.label(prompt, tags=tags, cls=cls)
+        images = []
+        with torch.no_grad():
+            cond = self.conditioner.encode([label])
+            for start in range(0, len(seeds), batch_size):
+                z = self.latents(seeds[start : start + batch_size])
+                ws = self.mapping(z, cond, psi=psi, center=center)
+                rows = cond.map(lambda t, n=len(z): t.expand(n, *t.shape[1:]))
+                images += list(to_uint8(self.generator.synthesis(ws, rows, noise_mode=noise_mode)))
+        return [to_pil(image) for image in images]
+
+    def latents(self, seeds: Sequence[int]) -> torch.Tensor:
+        """z [len(seeds), z_dim]; seed s gives RandomState(s).randn(1, z_dim), as in the StyleGAN family."""
+        for seed in seeds:
+            if not 0 <= seed < 2**32:
+                raise GankitError(f"seed {seed} is out of range; use 0 to {2**32 - 1}")
+        rows = [np.random.RandomState(seed).randn(1, self.generator.z_dim) for seed in seeds]
+        z = np.concatenate(rows) if rows else np.zeros((0, self.generator.z_dim))
+        return torch.from_numpy(z.astype(np.float32)).to(self.device)
+
+    def mapping(
+        self, z: torch.Tensor, cond: Condition, *, psi: float = 1.0, center: str = "condition"
+    ) -> torch.Tensor:
+        """ws [B, num_ws, w_dim] for latents [B, z_dim] under one condition (of batch 1), truncated."""
+        rows = cond.map(lambda t: t.expand(len(z), *t.shape[1:]))
+        if psi == 1:
+            return self.generator.mapping(z, rows)
+        if center == "global":
+            return self.generator.mapping(z, rows, truncation_psi=psi)
+        if center != "condition":
+            raise GankitError(unknown("center", center, ["condition", "global"]))
+        return torch.lerp(self.center(cond), self.generator.mapping(z, rows), psi)
+
+    def center(self, cond: Condition) -> torch.Tensor:
+        """Mean of ws over many latents under one condition, [1, num_ws, w_dim]; estimated once for each."""
+        key = b"".join(
+            t.cpu().numpy().tobytes() for t in (cond.embedding, cond.tokens, cond.mask) if t is not None
+        )
+        if key not in self._centers:
+            if len(self._centers) >= CENTER_CACHE:
+                self._centers.pop(next(iter(self._centers)))
+            z = np.random.RandomState(0).randn(CENTER_LATENTS, self.generator.z_dim).astype(np.float32)
+            latents = torch.from_numpy(z).to(self.device)
+            ws = self.generator.mapping(latents, cond.map(lambda t: t.expand(len(z), *t.shape[1:])))
+            self._centers[key] = ws.mean(0, keepdim=True)
+        return self._centers[key]
+
+    def label(
+        self,
+        prompt: str | None = None,
+        *,
+        tags: Sequence[str] | Mapping[str, float] | None = None,
+        cls: str | None = None,
+    ) -> Label:
+        """Check a wish against what the model takes."""
+        given = {"text": prompt, "tags": tags, "cls": cls}
+        words = {"text": "a prompt", "tags": "tags", "cls": "a class"}
+        accepts = self.conditioner.accepts
+        for field, value in given.items():
+            if value is not None and field not in accepts:
+                takes = " or ".join(words[f] for f in ("text", "tags", "cls") if f in accepts)
+                raise GankitError(
+                    f"this model does not take {words[field]}; "
+                    + (f"it takes {takes}" if takes else "it is unconditional: give seeds only")
+                )
+        if isinstance(tags, str):
+            tags = [tag.strip() for tag in tags.split(",") if tag.strip()]
+        weights = dict(tags) if isinstance(tags, Mapping) else dict.fromkeys(tags or (), 1.0)
+        return Label(cls, weights, (prompt,) if prompt is not None else ())
