@@ -1,0 +1,317 @@
+"""What comes with images as text: metadata files, caption files, folder names; and the base of the file sources.
+
+Three ways to name class, tags and captions are read, and each field is taken from the first of them that has it:
+
+1. one file for the whole set: `metadata.jsonl` or `metadata.csv` with the columns `file_name, class, tags, text`, or
+   a `dataset.json` as StyleGAN's tools write it;
+2. a text file beside an image: `x.txt` beside `x.png`, one caption a line;
+3. the name of the first-level folder, as the class.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+import math
+from abc import abstractmethod
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any
+
+from PIL import Image
+
+from gankit.core.images import BadImage, open_image
+from gankit.core.interfaces import Source
+from gankit.core.labels import Label
+from gankit.errors import GankitError
+
+METADATA_FILES = ("metadata.jsonl", "metadata.csv", "dataset.json")  # an earlier file wins
+
+_FILE = ("file_name", "file")
+_CLASS = ("class", "cls", "label")
+_TAGS = ("tags",)
+_TEXT = ("text", "caption", "texts", "captions")
+_CONTENT_SAMPLES = 256  # images whose bytes enter a fingerprint
+
+
+class FileSource(Source):
+    """A source whose images are files somewhere; a subclass says where.
+
+    Args:
+        path: as the user gave it, for messages.
+        names: relative paths of the images with '/'.
+        metadata: the files of `METADATA_FILES` that exist, by name.
+        classes: whether first-level folders are classes.
+        strict: raise GankitError for an image that is broken or that is not in the metadata.
+        max_megapixels: larger images are bad.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        names: list[str],
+        metadata: Mapping[str, bytes],
+        *,
+        classes: bool,
+        strict: bool,
+        max_megapixels: float,
+    ) -> None:
+        self.path, self.names = path, names
+        self._strict, self._max_megapixels = strict, max_megapixels
+        # StyleGAN's tools number their folders, so beside a dataset.json they do not mean classes
+        self._folders = classes and "dataset.json" not in metadata
+        self._table: dict[str, Label] = {}
+        known = set(names)
+        for file in METADATA_FILES:
+            if file in metadata:
+                for name, label in parse_metadata(file, metadata[file], path, known).items():
+                    self._table[name] = merge(self._table.get(name, Label()), label)
+        missing = [name for name in names if name not in self._table] if strict and self._table else []
+        if missing:
+            raise GankitError(
+                f"{path}: {len(missing)} of {len(names)} images are not in the metadata, the first is {missing[0]!r}; "
+                "add them or set strict to false"
+            )
+
+    @abstractmethod
+    def _read(self, index: int, suffix: str = "") -> bytes | None:
+        """The bytes of an image, or of the file beside it with another suffix; None if there is no such file.
+
+        Raises BadImage if it cannot be read."""
+
+    @abstractmethod
+    def _stamp(self, index: int) -> int:
+        """Size or checksum of an image file, without reading it."""
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def name(self, index: int) -> str:
+        return self.names[index]
+
+    def image(self, index: int) -> Image.Image:
+        try:
+            data = self._read(index)
+            if data is None:
+                raise BadImage("the file has disappeared")
+            return open_image(data, max_megapixels=self._max_megapixels)
+        except BadImage as error:
+            if self._strict:
+                raise GankitError(
+                    f"{self.name(index)}: {error}; remove the file or set strict to false"
+                ) from None
+            raise
+
+    def label(self, index: int) -> Label:
+        name = self.names[index]
+        folder = name.split("/", 1)[0] if self._folders and "/" in name else None
+        return merge(self._table.get(name, Label()), self._beside(index), Label(folder))
+
+    def _beside(self, index: int) -> Label:
+        """What the files next to an image say."""
+        text = self._text(index, ".txt")
+        return Label() if text is None else Label(texts=captions(text.splitlines(), ""))
+
+    def _text(self, index: int, suffix: str) -> str | None:
+        try:
+            data = self._read(index, suffix)
+        except BadImage as error:
+            raise GankitError(f"{self._place(index, suffix)}: {error}") from None
+        return None if data is None else decode(data, self._place(index, suffix))
+
+    def _place(self, index: int, suffix: str) -> str:
+        return f"{self.path}: the {suffix} file of {self.name(index)!r}"
+
+    def fingerprint(self) -> str:
+        """Over names, labels and sizes of all images and the content of up to 256: the same for a copy elsewhere."""
+        digest = hashlib.blake2b(digest_size=16)
+        for index in range(len(self)):
+            label = self.label(index)
+            key = (self.names[index], self._stamp(index), label.cls, sorted(label.tags.items()), label.texts)
+            digest.update(repr(key).encode())
+        count = min(len(self), _CONTENT_SAMPLES)
+        for index in (i * len(self) // count for i in range(count)):
+            try:
+                digest.update(hashlib.blake2b(self._read(index) or b"").digest())
+            except BadImage:
+                digest.update(b"unreadable")
+        return digest.hexdigest()
+
+
+def merge(*labels: Label) -> Label:
+    """Each field from the first label that has it."""
+    return Label(
+        next((label.cls for label in labels if label.cls is not None), None),
+        next((label.tags for label in labels if label.tags), {}),
+        next((label.texts for label in labels if label.texts), ()),
+    )
+
+
+def parse_metadata(file: str, data: bytes, path: str, names: Collection[str]) -> dict[str, Label]:
+    """Labels by image name. Raises GankitError with file and line, also for a name that is not in `names`.
+
+    Lines that repeat a name add captions and tags to it.
+    """
+    where = f"{path}/{file}"
+    text = decode(data, where)
+    if file.endswith(".jsonl"):
+        rows = _jsonl(text, where)
+    elif file.endswith(".csv"):
+        rows = _csv(text, where)
+    else:
+        rows = _dataset_json(text, where)
+    table: dict[str, Label] = {}
+    for place, name, label in rows:
+        name = name.replace("\\", "/").removeprefix("./")
+        if name not in names:
+            raise GankitError(
+                f"{place}: {name!r} is not among the {len(names)} images found; names are relative to the folder of "
+                "the metadata, such as 'cats/1.png'"
+            )
+        if name in table:
+            before = table[name]
+            if None not in (before.cls, label.cls) and before.cls != label.cls:
+                raise GankitError(
+                    f"{place}: {name!r} is of class {label.cls!r} here and {before.cls!r} before"
+                )
+            texts = tuple(dict.fromkeys(before.texts + label.texts))
+            label = Label(before.cls or label.cls, {**before.tags, **label.tags}, texts)
+        table[name] = label
+    if table and file != "dataset.json" and all(label == Label() for label in table.values()):
+        raise GankitError(f"{where}: no line has a class, tags or text; these are the names of the fields")
+    return table
+
+
+Rows = Iterator[tuple[str, str, Label]]  # place for messages, image name, label
+
+
+def _jsonl(text: str, where: str) -> Rows:
+    for number, line in enumerate(text.split("\n"), 1):  # not splitlines: JSON may hold U+2028
+        if line.strip():
+            place = f"{where}, line {number}"
+            record = load_json(line, place)
+            yield place, _file_name(record, place), label_from(record, place)
+
+
+def _csv(text: str, where: str) -> Rows:
+    reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
+    try:
+        columns = [column.strip() for column in reader.fieldnames or []]
+        reader.fieldnames = columns
+        if not set(columns) & set(_FILE):
+            raise GankitError(
+                f"{where}: the first line must name the columns, such as file_name,class,tags,text, not {columns}"
+            )
+        for record in reader:
+            place = f"{where}, line {reader.line_num}"
+            if None in record:
+                raise GankitError(
+                    f"{place}: more values than the {len(columns)} columns; put values with commas in quotes"
+                )
+            yield place, _file_name(record, place), label_from(record, place)
+    except csv.Error as error:
+        raise GankitError(f"{where}, line {reader.line_num}: not valid CSV ({error})") from None
+
+
+def _dataset_json(text: str, where: str) -> Rows:
+    """{"labels": [["00000/img00000000.png", label], ...]} or null labels; a label is a class number, a vector of
+    numbers or a caption. Vectors that are all one-hot are class numbers, others are tags '0', '1', ... with weights."""
+    content = load_json(text, where)
+    if "labels" not in content:
+        raise GankitError(f"{where}: has no 'labels'; it must be a list of [file name, label] pairs, or null")
+    pairs = content["labels"] or []
+    if not isinstance(pairs, list) or not all(
+        isinstance(pair, list) and len(pair) == 2 and isinstance(pair[0], str) for pair in pairs
+    ):
+        raise GankitError(f"{where}: 'labels' must be a list of [file name, label] pairs, or null")
+    vectors = [label for _, label in pairs if isinstance(label, list)]
+    if len({len(vector) for vector in vectors}) > 1:
+        raise GankitError(f"{where}: 'labels' has vectors of different lengths")
+    one_hot = all([x for x in vector if x] in ([], [1]) for vector in vectors)
+    for number, (name, label) in enumerate(pairs, 1):
+        place = f"{where}, label {number} ({name!r})"
+        if isinstance(label, list):
+            weights = parse_tags({str(i): x for i, x in enumerate(label)}, place)
+            yield place, name, Label(next(iter(weights), None)) if one_hot else Label(tags=weights)
+        elif isinstance(label, str):
+            yield place, name, Label(texts=captions(label, place))
+        else:
+            yield place, name, Label(class_name(label, place))
+
+
+def label_from(record: Mapping[str, Any], place: str) -> Label:
+    """A label from the fields class, tags and text (and the other names in use for them)."""
+
+    def field(names: tuple[str, ...]) -> Any:
+        return next((record[name] for name in names if record.get(name) is not None), None)
+
+    return Label(
+        class_name(field(_CLASS), place), parse_tags(field(_TAGS), place), captions(field(_TEXT), place)
+    )
+
+
+def _file_name(record: Mapping[str, Any], place: str) -> str:
+    name = next((record[key] for key in _FILE if record.get(key)), None)
+    if not isinstance(name, str):
+        raise GankitError(f"{place}: has no 'file_name'")
+    return name.strip()
+
+
+def class_name(value: Any, place: str) -> str | None:
+    if value is None or (isinstance(value, (str, int)) and not isinstance(value, bool)):
+        return str(value if value is not None else "").strip() or None
+    raise GankitError(f"{place}: the class must be a name or a whole number, not {value!r}")
+
+
+def captions(value: Any, place: str) -> tuple[str, ...]:
+    """A caption or a list of captions; empty ones are dropped."""
+    values = [] if value is None else [value] if isinstance(value, str) else value
+    if not isinstance(values, list) or not all(isinstance(text, str) for text in values):
+        raise GankitError(f"{place}: the text must be a caption or a list of captions, not {value!r}")
+    return tuple(text.strip() for text in values if text.strip())
+
+
+def parse_tags(value: Any, place: str) -> dict[str, float]:
+    """['a', 'b'], {'a': 1, 'b': 0.5}, 'a, b' or 'a b' -> weights; those of weight 0 are dropped.
+
+    A string with a comma is split at commas only, so that 'red eyes, hat' is two tags.
+    """
+    if isinstance(value, str):
+        value = value.split(",") if "," in value else value.split()
+    if isinstance(value, list):
+        if not all(isinstance(tag, str) for tag in value):
+            raise GankitError(f"{place}: the tags must be strings, not {value!r}")
+        value = dict.fromkeys(value, 1.0)
+    if not isinstance(value or {}, Mapping):
+        raise GankitError(
+            f"{place}: the tags must be a list, a string or a mapping tag: weight, not {value!r}"
+        )
+    tags = {}
+    for tag, weight in (value or {}).items():
+        number = float(weight) if isinstance(weight, (int, float)) else math.nan
+        if not 0 <= number <= 1:
+            raise GankitError(f"{place}: the weight of tag {tag!r} must be between 0 and 1, not {weight!r}")
+        if number and tag.strip():
+            tags[tag.strip()] = number
+    return tags
+
+
+def load_json(text: str, place: str) -> dict[str, Any]:
+    """A JSON object."""
+    try:
+        record = json.loads(text)
+    except ValueError as error:
+        raise GankitError(f"{place}: not valid JSON ({error})") from None
+    if not isinstance(record, dict):
+        raise GankitError(f"{place}: must be a JSON object {{...}}, not {type(record).__name__}")
+    return record
+
+
+def decode(data: bytes, place: str) -> str:
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise GankitError(
+            f"{place} is not UTF-8 text ({error.reason} at byte {error.start}); convert it"
+        ) from None
