@@ -17,11 +17,11 @@ from gankit.errors import GankitError
 
 app = typer.Typer(
     help="Train and sample image generators conditioned on text prompts, tags, classes or nothing.",
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+CommandLineError = typer.BadParameter.__mro__[2]  # click's ClickException; newer typers carry their own click
 Strict = Annotated[bool, typer.Option("--strict-plugins", help="A plugin that cannot be loaded is an error.")]
 
 
@@ -31,12 +31,16 @@ def main() -> None:
     try:
         if "--strict-plugins" in sys.argv:
             os.environ[ENV_STRICT] = "1"
-        _add_plugin_commands()
-        app(standalone_mode=True)
+        arguments = sys.argv[1:] or ["--help"]
+        _add_plugin_commands(arguments)
+        sys.exit(app(arguments, prog_name="gankit", standalone_mode=False))
     except GankitError as error:
         print(f"gankit: {error}", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
+    except CommandLineError as error:
+        print(f"gankit: {' '.join(error.format_message().split())} (see --help)", file=sys.stderr)
+        sys.exit(2)
+    except (KeyboardInterrupt, typer.Abort):
         sys.exit(130)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -47,11 +51,15 @@ def _one_line_warning(message: Any, category: Any, *_: Any, **__: Any) -> None:
     print(f"gankit: warning: {message}", file=sys.stderr)
 
 
-def _add_plugin_commands() -> None:
-    """Commands of plugins are imported only when they are called or listed by name."""
-    known = {command.name for command in app.registered_commands} | {g.name for g in app.registered_groups}
+def _add_plugin_commands(arguments: list[str]) -> None:
+    """Commands of plugins are imported only when they are called; for --help, a line says where they come from."""
+    called = next((argument for argument in arguments if not argument.startswith("-")), None)
     for name in registry().names("command"):
-        if name in known or name not in sys.argv[1:2]:
+        if name in OWN_COMMANDS:
+            continue
+        app.registered_commands = [command for command in app.registered_commands if command.name != name]
+        if name != called:
+            app.command(name, help=f"(from {registry().get('command', name).package})")(lambda: None)
             continue
         target = registry().load("command", name)
         if isinstance(target, typer.Typer):
@@ -248,6 +256,9 @@ def show(name: Annotated[str, typer.Argument(help="A plugin's name, or kind/name
     from gankit.core.describe import describe
 
     print(describe(name))
+
+
+OWN_COMMANDS = ("train", "sample", "export", "recipes", "plugins")
 
 
 def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:

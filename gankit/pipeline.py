@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import importlib.resources
 import re
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -119,7 +120,9 @@ class Pipeline:
 
         Raises GankitError for a prompt, tag or class that the model does not know or does not take.
         """
-        seeds = [seeds] if isinstance(seeds, int) else list(seeds)
+        seeds = list(seeds) if isinstance(seeds, Iterable) else [seeds]
+        if batch_size < 1:
+            raise GankitError(f"batch_size = {batch_size} must be at least 1")
         label = self.label(prompt, tags=tags, cls=cls)
         images = []
         with torch.no_grad():
@@ -127,7 +130,7 @@ class Pipeline:
             for start in range(0, len(seeds), batch_size):
                 z = self.latents(seeds[start : start + batch_size])
                 ws = self.mapping(z, cond, psi=psi, center=center)
-                rows = cond.map(lambda t, n=len(z): t.expand(n, *t.shape[1:]))
+                rows = _repeat(cond, len(z))
                 images += list(to_uint8(self.generator.synthesis(ws, rows, noise_mode=noise_mode)))
         return [to_pil(image) for image in images]
 
@@ -144,7 +147,7 @@ class Pipeline:
         self, z: torch.Tensor, cond: Condition, *, psi: float = 1.0, center: str = "condition"
     ) -> torch.Tensor:
         """ws [B, num_ws, w_dim] for latents [B, z_dim] under one condition (of batch 1), truncated."""
-        rows = cond.map(lambda t: t.expand(len(z), *t.shape[1:]))
+        rows = _repeat(cond, len(z))
         if psi == 1:
             return self.generator.mapping(z, rows)
         if center == "global":
@@ -163,7 +166,7 @@ class Pipeline:
                 self._centers.pop(next(iter(self._centers)))
             z = np.random.RandomState(0).randn(CENTER_LATENTS, self.generator.z_dim).astype(np.float32)
             latents = torch.from_numpy(z).to(self.device)
-            ws = self.generator.mapping(latents, cond.map(lambda t: t.expand(len(z), *t.shape[1:])))
+            ws = self.generator.mapping(latents, _repeat(cond, len(latents)))
             self._centers[key] = ws.mean(0, keepdim=True)
         return self._centers[key]
 
@@ -188,4 +191,15 @@ class Pipeline:
         if isinstance(tags, str):
             tags = [tag.strip() for tag in tags.split(",") if tag.strip()]
         weights = dict(tags) if isinstance(tags, Mapping) else dict.fromkeys(tags or (), 1.0)
-        return Label(cls, weights, (prompt,) if prompt is not None else ())
+        for tag, weight in weights.items():
+            if not 0 < weight <= 1:
+                raise GankitError(f"the weight of tag {tag!r} must be above 0 and at most 1, not {weight}")
+        label = Label(cls, weights, (prompt,) if prompt is not None else ())
+        if ignored := self.conditioner.ignored(label):
+            warnings.warn(f"too rare in the training data to have an effect: {', '.join(ignored)}", stacklevel=3)
+        return label
+
+
+def _repeat(cond: Condition, count: int) -> Condition:
+    """A condition of batch 1 for a batch."""
+    return cond.map(lambda t: t.expand(count, *t.shape[1:]))

@@ -1,7 +1,34 @@
 import sys
+import warnings
+from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 import torch
 
 sys.path.insert(0, str(Path(__file__).parent))  # golden_utils
 torch.set_num_threads(1)
+
+from runs import Result, write_images  # noqa: E402
+
+
+@pytest.fixture(scope="session")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_images(tmp_path_factory.mktemp("images"))
+
+
+@pytest.fixture
+def gankit_cli(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Callable[..., Result]:
+    """`gankit ARGS` in this process, which spares the import of torch."""
+
+    def call(*arguments: object) -> Result:
+        from gankit import cli
+
+        monkeypatch.setattr(sys, "argv", ["gankit", *map(str, arguments)])
+        monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as exit_:
+            cli.main()
+        return Result(int(exit_.value.code or 0), *capfd.readouterr())
+
+    return call

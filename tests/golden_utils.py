@@ -55,7 +55,7 @@ def load_golden(name: str) -> Golden:
                 inputs={k: tensors[v] for k, v in case["inputs"].items()},
                 outputs={k: tensors[v["key"]] for k, v in case["outputs"].items()},
                 tolerance={
-                    k: 1e-4 * v["absmax"] + 20 * v["noise"] + 1e-6 for k, v in case["outputs"].items()
+                    k: 1e-4 * v["absmax"] + 20 * v.get("noise", 0) + 1e-6 for k, v in case["outputs"].items()
                 },
             )
         )

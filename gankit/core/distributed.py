@@ -6,7 +6,7 @@ Start several processes with `torchrun --nproc-per-node N -m gankit train ...`; 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -56,27 +56,22 @@ def all_sum(tensor: Tensor) -> Tensor:
     return tensor
 
 
-def sum_gradients(parameters: Iterable[torch.nn.Parameter]) -> None:
-    """Sum gradients over processes in one flat message; a parameter without a gradient gets zeros everywhere."""
+def sum_gradients(parameters: Sequence[torch.nn.Parameter], others: Sequence[Tensor] = ()) -> None:
+    """Sum gradients, and `others` in place, over processes in one flat message.
+
+    A parameter without a gradient in any process stays without one, so that its optimiser skips it as it would alone.
+    """
     if not dist.is_initialized():
         return
-    params = [p for p in parameters if p.requires_grad]
-    flat = torch.cat([(p.grad if p.grad is not None else torch.zeros_like(p)).flatten() for p in params])
+    present = torch.tensor([float(p.grad is not None) for p in parameters], device=parameters[0].device)
+    grads = [p.grad if p.grad is not None else torch.zeros_like(p) for p in parameters]
+    flat = torch.cat([present, *(t.detach().flatten() for t in (*grads, *others))])
     dist.all_reduce(flat)
-    for param, part in zip(params, flat.split([p.numel() for p in params])):
-        param.grad = torch.empty_like(param).copy_(part.view(param.shape))
-
-
-def average_buffers(modules: Iterable[torch.nn.Module]) -> None:
-    """Average floating-point buffers (running means) over processes, before they are saved."""
-    if not dist.is_initialized():
-        return
-    size = dist.get_world_size()
-    for module in modules:
-        for buffer in module.buffers():
-            if buffer.is_floating_point() and buffer.numel():
-                dist.all_reduce(buffer)
-                buffer.div_(size)
+    counts, *sums = flat.split([len(grads), *(t.numel() for t in (*grads, *others))])
+    for param, count, total in zip(parameters, counts.tolist(), sums):
+        param.grad = torch.empty_like(param).copy_(total.view(param.shape)) if count else None
+    for tensor, total in zip(others, sums[len(grads) :]):
+        tensor.copy_(total.view(tensor.shape))
 
 
 def same_everywhere(value: int | str, what: str) -> None:

@@ -7,7 +7,7 @@ given by gankit. Images are NCHW float tensors in [-1, 1]; at the edges (files, 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -133,6 +133,14 @@ class Conditioner(nn.Module, ABC):
         """Which of 'cls', 'tags', 'text' this conditioner reads."""
         raise NotImplementedError
 
+    def ignored(self, label: Label) -> list[str]:
+        """Tags of a label that are known but without effect, because they are rare in the training data."""
+        return []
+
+    def identity(self) -> dict[str, str]:
+        """Hashes of frozen pretrained encoders by what they are for; a model is tied to them."""
+        return {}
+
     def prepare(self, cache_dir: Path | None, device: torch.device) -> None:
         """Called once before training: a place to open an on-disk cache of embeddings."""
 
@@ -140,29 +148,23 @@ class Conditioner(nn.Module, ABC):
 # ------------------------------------------------------------------------------------------------ networks
 
 
-class Generator(nn.Module, ABC):
-    """`__init__(self, image_shape: (C, H, W), cond: CondSpec, *, options)`."""
+class Generator(nn.Module):
+    """`__init__(self, image_shape: (C, H, W), cond: CondSpec, *, options)`.
+
+    `mapping` and `synthesis` are methods or submodules with these signatures::
+
+        mapping(z [B, z_dim], cond=None, *, truncation_psi=1, truncation_cutoff=None, update_emas=False)
+            -> ws [B, num_ws, w_dim]; truncation follows the network's family
+        synthesis(ws, cond=None, *, noise_mode='random'|'const'|'none')
+            -> images [B, C, H, W] in [-1, 1]
+    """
 
     z_dim: int
     w_dim: int
     num_ws: int
     image_shape: ImageShape
-
-    @abstractmethod
-    def mapping(
-        self,
-        z: Tensor,
-        cond: Cond = None,
-        *,
-        truncation_psi: float = 1,
-        truncation_cutoff: int | None = None,
-        update_emas: bool = False,
-    ) -> Tensor:
-        """z [B, z_dim] -> ws [B, num_ws, w_dim]. Truncation follows the network's family."""
-
-    @abstractmethod
-    def synthesis(self, ws: Tensor, cond: Cond = None, *, noise_mode: str = "random") -> Tensor:
-        """ws [B, num_ws, w_dim] -> images [B, C, H, W] in [-1, 1]; noise_mode is 'random', 'const' or 'none'."""
+    mapping: Callable[..., Tensor]
+    synthesis: Callable[..., Tensor]
 
     def forward(
         self,

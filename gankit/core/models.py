@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,8 @@ from gankit.core.interfaces import Conditioner, Discriminator, Generator
 from gankit.core.labels import Vocabulary
 from gankit.core.plugins import registry
 from gankit.core.recipe import Recipe
-from gankit.errors import GankitError
+
+FORMAT = 1  # of conditioner.json
 
 
 def build_conditioner(recipe: Recipe, vocabulary: Vocabulary) -> Conditioner:
@@ -73,8 +73,10 @@ def save_model(
     *,
     nimg: int,
     dtype: torch.dtype | None = None,
-) -> None:
-    """Write a model into an existing folder; `dtype` stores floating-point weights narrower."""
+) -> dict[str, str]:
+    """Write a model into an existing folder; `dtype` stores floating-point weights narrower.
+
+    Returns the checksums of its tensor files by name."""
 
     def narrow(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         if dtype is None:
@@ -94,24 +96,29 @@ def save_model(
         }
     }
     checkpoint.write_text(folder / "recipe.yaml", recipe.to_yaml())
-    checkpoint.save_tensors(folder / "generator.safetensors", narrow(generator_state), metadata)
+    name = "generator.safetensors"
+    checksums = {name: checkpoint.save_tensors(folder / name, narrow(generator_state), metadata)}
     trained = checkpoint.stored_state(conditioner)
-    page = {"format": 1, "vocabulary": conditioner.vocabulary().to_json(), "trained": bool(trained)}
-    checkpoint.write_text(folder / "conditioner.json", json.dumps(page, indent=1, ensure_ascii=False))
+    page = {"format": FORMAT, "vocabulary": conditioner.vocabulary().to_json(), "trained": bool(trained)}
+    page["encoders"] = conditioner.identity()
+    checkpoint.write_json(folder / "conditioner.json", page)
     if trained:
-        checkpoint.save_tensors(folder / "conditioner.safetensors", narrow(trained))
+        name = "conditioner.safetensors"
+        checksums[name] = checkpoint.save_tensors(folder / name, narrow(trained))
+    return checksums
 
 
 def load_model(folder: Path) -> Model:
     """Read a model folder (or checkpoint). Raises GankitError for a damaged one or one of another version."""
     page, origin = recipes.read_page(str(folder / "recipe.yaml"))
     recipe = recipes.parse(page, origin)
-    conditioner_page = checkpoint.read_json(folder / "conditioner.json")
-    if not isinstance(conditioner_page, dict) or conditioner_page.get("format") != 1:
-        raise GankitError(
-            f"{folder / 'conditioner.json'} is of another format; use the gankit that wrote this model"
-        )
+    conditioner_page = checkpoint.read_json(folder / "conditioner.json", FORMAT)
     conditioner = build_conditioner(recipe, Vocabulary.from_json(conditioner_page["vocabulary"]))
+    if conditioner.identity() != conditioner_page.get("encoders", {}):
+        raise GankitError(
+            f"{folder} was trained with another text encoder than the one found here; install the package or file "
+            "that it was trained with"
+        )
     if conditioner_page["trained"]:
         path = folder / "conditioner.safetensors"
         checkpoint.load_stored(conditioner, checkpoint.load_tensors(path)[0], path)

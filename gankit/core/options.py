@@ -56,7 +56,13 @@ class Option:
 def options_of(target: Any) -> dict[str, Option]:
     """Options of a plugin class (or factory function), in the order of its signature."""
     function = target.__init__ if inspect.isclass(target) else target
-    hints = get_type_hints(function, include_extras=True)
+    try:
+        hints = get_type_hints(function, include_extras=True)
+    except NameError as error:
+        raise GankitError(
+            f"the options of {target.__module__}.{target.__qualname__} cannot be read: {error}; types in the signature "
+            "of its constructor must be imported outside of `if TYPE_CHECKING`"
+        ) from None
     helps = _argument_help(inspect.getdoc(target) or "")
     options = {}
     for name, parameter in inspect.signature(function).parameters.items():
@@ -118,9 +124,10 @@ def check(kind: str, spec: Any, where: str = "") -> dict[str, Any]:
             raise GankitError(
                 f"{kind} {name!r} needs the option {key!r} ({option.help or option.type_name}); set {place}"
             )
-        if option.nested is not None and value is not None:
-            value = _check_nested(option.nested, value, place)
-        elif option.nested is None and option.type is not Any:
+        if option.nested is not None:
+            if value is not None or type(None) not in get_args(get_args(option.type)[0]):
+                value = _check_nested(option.nested, value, place)
+        elif option.type is not Any:
             try:
                 adapter = TypeAdapter(option.type, config=ConfigDict(arbitrary_types_allowed=True))
                 value = adapter.validate_python(value, strict=False)
@@ -138,6 +145,8 @@ def _check_nested(nested: Nested, value: Any, place: str) -> dict[str, Any]:
         raise GankitError(f"{place} must map names of {nested.kind} plugins to their options, not {value!r}")
     checked = {}
     for name, options in value.items():
+        if not isinstance(options or {}, Mapping):
+            raise GankitError(f"{place}.{name} must be a mapping of options, not {options!r}")
         spec = check(nested.kind, {"name": name, **(options or {})}, f"{place}.{name}")
         checked[name] = {k: v for k, v in spec.items() if k != "name"}
     return checked

@@ -107,7 +107,7 @@ def registry() -> Registry:
     wanted = None if selected is None else {_canonical(n) for n in selected.split(",") if n.strip()}
     seen: set[tuple[str, str]] = set()
     for entry_point in sorted(importlib.metadata.entry_points(group=GROUP), key=_builtin_first):
-        if entry_point.dist is None:
+        if entry_point.dist is None or not entry_point.dist.name:  # what an interrupted pip leaves behind
             continue
         package, version = entry_point.dist.name, entry_point.dist.version
         if wanted is not None and package != "gankit" and _canonical(package) not in wanted:
@@ -132,17 +132,20 @@ def _load(
     def register(kind: str, name: str, target: str) -> None:
         found.register(kind, name, target, package=package, version=version)
 
-    module = None
+    module, before = None, dict(found.plugins)
     try:
         module = entry_point.load()
         manager.register(module, name=f"{package}:{entry_point.name}")
         manager.check_pending()
+        if not manager.get_hookcallers(module):
+            raise GankitError(f"{entry_point.value} has no function gankit_register with @gankit.hookimpl")
         others = [p for p in manager.get_plugins() if p is not module]
         manager.subset_hook_caller("gankit_register", remove_plugins=others)(register=register)
-    except Exception as error:  # a stranger's code: anything may come out of it
+    except (Exception, SystemExit) as error:  # a stranger's code: anything may come out of it
+        found.plugins = before
         if module is not None and manager.is_registered(module):
             manager.unregister(module)
-        reason = (str(error).splitlines() or [""])[0]
+        reason = " ".join(str(error).split())[:300]
         summary = f"plugin package {package!r} is skipped ({type(error).__name__}: {reason})"
         found.failures.append(Failure(package, summary, traceback.format_exc()))
 
@@ -153,4 +156,4 @@ def _canonical(name: str) -> str:
 
 def _builtin_first(entry_point: importlib.metadata.EntryPoint) -> tuple[bool, str, str]:
     package = entry_point.dist.name if entry_point.dist else ""
-    return (package != "gankit", package, entry_point.name)
+    return (package != "gankit", package or "", entry_point.name)

@@ -127,7 +127,12 @@ class Recipe(_Section):
     @field_validator("regularizers", "guidance", "trackers", mode="before")
     @classmethod
     def _no_none(cls, value: Any) -> Any:
-        return {} if value is None else {k: v or {} for k, v in value.items() if v is not False}
+        entries = {} if value is None else value
+        if isinstance(entries, dict):
+            entries = {k: {} if v in (None, True) else v for k, v in entries.items() if v is not False}
+        if not isinstance(entries, dict) or not all(isinstance(v, dict) for v in entries.values()):
+            raise ValueError("must map names of plugins to their options, or to false to leave one out")
+        return entries
 
     def to_yaml(self) -> str:
         """The page as text; `parse` of it gives an equal recipe."""
@@ -173,7 +178,7 @@ def parse(data: Any, origin: str) -> Recipe:
         raise GankitError(f"{origin}: {_explain(error)}") from None
     for section in PLUGIN_SECTIONS:
         spec = getattr(recipe, section)
-        if spec is not None:
+        if spec is not None or section != "augmentation":
             setattr(recipe, section, options.check(section, spec, section))
     for section, kind in PLUGIN_MAPS.items():
         checked = {}
@@ -220,8 +225,14 @@ def read_page(name_or_path: str) -> tuple[dict[str, Any], str]:
             raise GankitError(f"cannot read the recipe {path}: {error}") from None
     else:
         origin = f"recipe {name_or_path!r}"
-        package, _, inner = registry().get("recipe", name_or_path).target.partition(":")
-        text = importlib.resources.files(package).joinpath(inner).read_text(encoding="utf-8")
+        plugin = registry().get("recipe", name_or_path)
+        package, _, inner = plugin.target.partition(":")
+        try:
+            text = importlib.resources.files(package).joinpath(inner).read_text(encoding="utf-8")
+        except (OSError, ImportError) as error:
+            raise GankitError(
+                f"{origin} of package {plugin.package!r} cannot be read ({error}); reinstall or remove that package"
+            ) from None
     try:
         data = yaml.safe_load(text)
     except yaml.YAMLError as error:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -10,107 +9,127 @@ import torch
 from torch import nn
 
 from gankit.core import checkpoint, distributed, models
+from gankit.core import recipe as recipes
 from gankit.core.labels import Vocabulary
 from gankit.core.recipe import Recipe
 from gankit.core.step import Stepper
 from gankit.errors import GankitError
 
+STATE = "training/state.json"
+FORMAT = 1  # of that file
 
-def save_checkpoint(run: Path, recipe: Recipe, stepper: Stepper, fingerprint: str, keep: int) -> Path:
-    """Write checkpoints/NNN, then delete the oldest. Collective: every process must call it."""
+
+def ties(fingerprint: str, stepper: Stepper) -> dict[str, Any]:
+    """What a run depends on without storing it: the data and the weights of frozen networks. Costs reading them."""
     parts = stepper.parts
-    distributed.average_buffers([parts.G, parts.D, stepper.G_ema])
+    frozen = {}
+    for name, module in {"generator": parts.G, "discriminator": parts.D, **parts.guidance}.items():
+        for path, network in checkpoint.frozen_networks(module).items():
+            frozen[f"{name}.{path}"] = network.identity()
+    if encoders := parts.conditioner.identity():
+        frozen["conditioner"] = {"name": "text encoder", **encoders}
+    return {"data": fingerprint, "frozen": frozen}
+
+
+def save_checkpoint(run: Path, recipe: Recipe, stepper: Stepper, ties: dict[str, Any], keep: int) -> Path:
+    """Write checkpoints/NNN, then delete the oldest. Collective: every process must call it."""
     final = run / "checkpoints" / f"{stepper.nimg:09d}"
     if stepper.world.main:
         with checkpoint.FolderWriter(final) as folder:
-            models.save_model(
+            files = models.save_model(
                 folder,
                 recipe,
                 stepper.conditioner_ema,
                 checkpoint.stored_state(stepper.G_ema),
                 nimg=stepper.nimg,
             )
-            training = folder / "training"
-            training.mkdir()
-            for name, module in _modules(stepper).items():
-                checkpoint.save_tensors(training / f"{name}.safetensors", checkpoint.stored_state(module))
-            for name, optimizer in (("optimizer_g", stepper.opt_g), ("optimizer_d", stepper.opt_d)):
-                checkpoint.save_tensors(
-                    training / f"{name}.safetensors", checkpoint.optimizer_state(optimizer)
-                )
+            (folder / "training").mkdir()
+            for name, tensors in _training_state(stepper).items():
+                files[name] = checkpoint.save_tensors(folder / name, tensors)
             state = {
-                "format": 1,
+                "format": FORMAT,
                 "nimg": stepper.nimg,
                 "step": stepper.step,
                 "signs": stepper.signs.tolist(),
                 "bad_total": stepper.bad_total,
-                "data": fingerprint,
-                "frozen": _frozen(stepper),
-                "files": {f.name: checkpoint.digest(f) for f in sorted(training.iterdir())},
+                "files": files,
+                **ties,
             }
-            checkpoint.write_text(training / "state.json", json.dumps(state, indent=1))
+            checkpoint.write_json(folder / STATE, state)
         checkpoint.prune(run, keep)
     distributed.barrier()
     return final
 
 
-def restore(folder: Path, stepper: Stepper, fingerprint: str) -> None:
+def restore(folder: Path, recipe: Recipe, stepper: Stepper, ties: dict[str, Any]) -> None:
     """Continue from a checkpoint. Raises GankitError if it is damaged or belongs to other data or networks."""
-    training = folder / "training"
-    state = checkpoint.read_json(training / "state.json")
-    if state.get("format") != 1:
-        raise GankitError(
-            f"{training} is of format {state.get('format')!r}; continue with the gankit that wrote it"
-        )
-    for name, digest in state["files"].items():
-        if not (training / name).is_file() or checkpoint.digest(training / name) != digest:
-            raise GankitError(
-                f"{training / name} is damaged or incomplete; delete {folder} to continue from an earlier checkpoint"
-            )
-    if state["data"] != fingerprint:
+    state = checkpoint.read_json(folder / STATE, FORMAT)
+    differences = recipes.read(str(folder / "recipe.yaml")).differences(recipe)
+    if differences:
+        raise GankitError(f"the checkpoint {folder} is of another recipe: {'; '.join(differences[:12])}")
+    if state["data"] != ties["data"]:
         raise GankitError(
             "the data set has changed since this run began, so it cannot continue exactly; "
             f"restore the data, or start a new run with --init {folder.parent.parent}"
         )
     for path, identity in state["frozen"].items():
-        now = _frozen(stepper).get(path)
-        if now != identity:
+        if ties["frozen"].get(path) != identity:
             raise GankitError(
                 f"the frozen network {identity['name']!r} ({path}) has other weights than in this run; "
                 "install the package or file that it was started with"
             )
+    files = {
+        name: checkpoint.load_tensors(folder / name, checksum)[0] for name, checksum in state["files"].items()
+    }
+
+    def take(name: str) -> dict[str, torch.Tensor]:
+        if name not in files:
+            raise GankitError(
+                f"{folder} lacks {name}: it was written with other plugins; continue with those"
+            )
+        return files[name]
+
     for name, module in _modules(stepper).items():
-        path = training / f"{name}.safetensors"
-        checkpoint.load_stored(module, checkpoint.load_tensors(path)[0], path)
-    for name, optimizer in (("optimizer_g", stepper.opt_g), ("optimizer_d", stepper.opt_d)):
-        path = training / f"{name}.safetensors"
-        checkpoint.load_optimizer(optimizer, checkpoint.load_tensors(path)[0], path)
-    path = folder / "generator.safetensors"
-    checkpoint.load_stored(stepper.G_ema, checkpoint.load_tensors(path)[0], path)
-    if stepper.conditioner_params:
-        path = folder / "conditioner.safetensors"
-        checkpoint.load_stored(stepper.conditioner_ema, checkpoint.load_tensors(path)[0], path)
+        checkpoint.load_stored(module, take(name), folder / name)
+    for name, optimizer in _optimizers(stepper).items():
+        checkpoint.load_optimizer(optimizer, take(name), folder / name)
     stepper.nimg, stepper.step, stepper.bad_total = state["nimg"], state["step"], state["bad_total"]
     stepper.signs = torch.tensor(state["signs"], dtype=torch.float64)
 
 
 def saved_vocabulary(folder: Path) -> Vocabulary:
-    return Vocabulary.from_json(checkpoint.read_json(folder / "conditioner.json")["vocabulary"])
+    page = checkpoint.read_json(folder / "conditioner.json", models.FORMAT)
+    return Vocabulary.from_json(page["vocabulary"])
 
 
 def _modules(stepper: Stepper) -> dict[str, nn.Module]:
-    modules: dict[str, nn.Module] = {"generator": stepper.parts.G, "discriminator": stepper.parts.D}
+    """Everything with parameters or state, by file name; averages, in the model's own files, included."""
+    modules: dict[str, nn.Module] = {
+        "generator.safetensors": stepper.G_ema,
+        "training/generator.safetensors": stepper.parts.G,
+        "training/discriminator.safetensors": stepper.parts.D,
+    }
     if stepper.conditioner_params:
-        modules["conditioner"] = stepper.parts.conditioner
+        modules["conditioner.safetensors"] = stepper.conditioner_ema
+        modules["training/conditioner.safetensors"] = stepper.parts.conditioner
     for name, module in stepper.parts.stateful().items():
         if module.state_dict():
-            modules[name] = module
+            modules[f"training/{name}.safetensors"] = module
     return modules
 
 
-def _frozen(stepper: Stepper) -> dict[str, Any]:
-    found = {}
-    for name, module in (("generator", stepper.parts.G), ("discriminator", stepper.parts.D)):
-        for path, network in checkpoint.frozen_networks(module).items():
-            found[f"{name}.{path}"] = network.identity()
-    return found
+def _optimizers(stepper: Stepper) -> dict[str, torch.optim.Optimizer]:
+    return {
+        "training/optimizer_g.safetensors": stepper.opt_g,
+        "training/optimizer_d.safetensors": stepper.opt_d,
+    }
+
+
+def _training_state(stepper: Stepper) -> dict[str, dict[str, torch.Tensor]]:
+    """Tensors by file name, without the model's own."""
+    tensors = {
+        name: checkpoint.stored_state(module)
+        for name, module in _modules(stepper).items()
+        if name.startswith("training/")
+    }
+    return tensors | {name: checkpoint.optimizer_state(o) for name, o in _optimizers(stepper).items()}

@@ -37,9 +37,9 @@ def parse_tags(text: str) -> dict[str, float]:
     """'smile,glasses:0.5' -> {'smile': 1.0, 'glasses': 0.5}."""
     tags = {}
     for part in filter(None, (p.strip() for p in text.split(","))):
-        name, colon, weight = part.rpartition(":")
+        name, _, weight = part.rpartition(":")
         try:
-            tags[name if colon else part] = float(weight) if colon else 1.0
+            tags[name or part] = float(weight) if name else 1.0
         except ValueError:
             tags[part] = 1.0  # a tag that has a colon in its name
     return tags

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from gankit.core import distributed
+from gankit.core import checkpoint, distributed
 from gankit.core.interfaces import (
     AdversarialLoss,
     Augmentation,
@@ -108,6 +108,7 @@ class Stepper:
         with self.meter.timed("condition"), torch.set_grad_enabled(bool(self.conditioner_params)):
             cond = parts.conditioner.encode(labels) if not self.conditioner_params else None
         self._votes = torch.tensor([0.0, 0.0, float(want_stop)], dtype=torch.float64)
+        self._finite = True
         for side in self.train.order.upper():
             phase = self._d_main if side == "D" else self._g_main
             self._phase(side, "main", images, labels, cond, phase)
@@ -120,6 +121,8 @@ class Stepper:
                     self._phase(side, name, images, labels, cond, self._lazy(name, regularizer))
         self.nimg += self.train.batch
         self.step += 1
+        self.bad_in_a_row = 0 if self._finite else self.bad_in_a_row + 1
+        self.bad_total += not self._finite
         self._update_ema()
         distributed.all_sum(self._votes)
         self.signs += self._votes[:2]
@@ -148,8 +151,13 @@ class Stepper:
             p.requires_grad_(side == "G")
         for p in self.d_params:
             p.requires_grad_(side == "D")
+        state = self._running_state()
+        before = [buffer.clone() for buffer in state]
+        moved = [torch.zeros_like(buffer) for buffer in state]
         with self.meter.timed(side if name == "main" else name):
             for start in range(0, local, self.micro):
+                for buffer, old in zip(state, before):
+                    buffer.copy_(old)
                 rows = slice(start, min(start + self.micro, local))
                 count = rows.stop - rows.start
                 key = (self.train.seed, self.nimg, side, name)
@@ -166,23 +174,34 @@ class Stepper:
                     )
                     value = compute(context, labels[rows])
                     (value * (count / total)).backward()
+                for move, buffer, old in zip(moved, state, before):
+                    move.add_(buffer - old, alpha=count / total)
                 self.meter.add(
                     f"loss/{side}" if name == "main" else f"loss/{name}", value.item() * count, count
                 )
-            distributed.sum_gradients(params)
-            self._apply(side, params, optimizer)
+            distributed.sum_gradients(params, moved)
+            took = self._apply(side, params, optimizer)
+            for buffer, old, move in zip(state, before, moved):
+                buffer.copy_(old + move if took else old)
 
-    def _apply(self, side: str, params: list[nn.Parameter], optimizer: torch.optim.Optimizer) -> None:
+    def _running_state(self) -> list[Tensor]:
+        """Running means and the like. Over micro-batches and processes their changes are averaged, so that they move
+        as if the whole batch had gone through at once; a step with bad gradients leaves them as they were."""
+        modules = [self.parts.G, self.parts.D, *self.parts.regularizers.values()]
+        buffers = [b for m in modules for b in checkpoint.stored_buffers(m) if b.is_floating_point()]
+        return [b for b in buffers if b.numel()]
+
+    def _apply(self, side: str, params: list[nn.Parameter], optimizer: torch.optim.Optimizer) -> bool:
+        """Step the optimiser unless a gradient is not finite; returns whether it did."""
         grads = [p.grad for p in params if p.grad is not None]
         norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(grads))) if grads else torch.zeros(())
-        if bool(norm.isfinite()):
+        finite = bool(norm.isfinite())
+        if finite:
             optimizer.step()
-            self.bad_in_a_row = 0
             self.meter.add(f"grad_norm/{side}", norm.item())
-        else:
-            self.bad_in_a_row += 1
-            self.bad_total += 1
+        self._finite &= finite
         optimizer.zero_grad(set_to_none=True)
+        return finite
 
     # ------------------------------------------------------------------------------------------------- phases
 

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from torch import nn
 
-from gankit.core import models
+from gankit.core import checkpoint, models
 from gankit.core.data import open_source
-from gankit.core.interfaces import FeatureNetwork
-from gankit.core.labels import Vocabulary
+from gankit.core.labels import Label, Vocabulary
 from gankit.core.recipe import Recipe
 from gankit.core.trainer import build_parts
 
 BATCH = 4  # the batch that runs through the networks to find output shapes
+DEPTH = 2  # names of sub-modules that are shown: synthesis.b64
 
 
 def summarize(recipe: Recipe) -> str:
@@ -24,21 +26,14 @@ def summarize(recipe: Recipe) -> str:
         vocabulary = open_source(recipe.data.path, recipe.data.options).vocabulary()
     conditioner = models.build_conditioner(recipe, vocabulary)
     parts = build_parts(recipe, conditioner, torch.device("cpu"))
-    rows: list[tuple[str, str, str, str]] = []
     with torch.no_grad():
-        shapes = _record(parts.G, depth=2) | {}
-        hooks = shapes.pop("hooks")
-        cond = conditioner.augment(conditioner.encode([_nothing()] * BATCH))
-        images = parts.G(torch.randn(BATCH, parts.G.z_dim), cond)
-        rows += _rows("G", parts.G, shapes)
-        for hook in hooks:
-            hook.remove()
-        shapes = _record(parts.D, depth=2)
-        hooks = shapes.pop("hooks")
-        logits = parts.D(images, cond)
+        cond = conditioner.augment(conditioner.encode([Label()] * BATCH))
+        with _shapes(parts.G) as shapes:
+            images = parts.G(torch.randn(BATCH, parts.G.z_dim), cond)
+        rows = _rows("G", parts.G, shapes)
+        with _shapes(parts.D) as shapes:
+            logits = parts.D(images, cond)
         rows += _rows("D", parts.D, shapes)
-        for hook in hooks:
-            hook.remove()
     lines = [recipe.to_yaml().rstrip(), ""]
     head = ("module", "parameters", "stored", "output")
     widths = [max(len(row[i]) for row in [head, *rows]) for i in range(4)]
@@ -64,50 +59,43 @@ def summarize(recipe: Recipe) -> str:
     return "\n".join(lines)
 
 
-def _nothing() -> Any:
-    from gankit.core.labels import Label
+@contextlib.contextmanager
+def _shapes(module: nn.Module) -> Iterator[dict[str, str]]:
+    """Output shapes of sub-modules, filled in by the forward pass inside."""
+    found: dict[str, str] = {}
 
-    return Label()
-
-
-def _record(module: nn.Module, depth: int) -> dict[str, Any]:
-    """Output shapes of sub-modules down to `depth` names, filled in by the next forward pass."""
-    found: dict[str, Any] = {"hooks": []}
-
-    def remember(name: str) -> Any:
+    def remember(name: str) -> Callable[..., None]:
         def hook(_: nn.Module, __: Any, output: Any) -> None:
             found.setdefault(name, _shape(output))
 
         return hook
 
-    for name, child in module.named_modules():
-        if name and name.count(".") < depth:
-            found["hooks"].append(child.register_forward_hook(remember(name)))
-    return found
+    shown = [(name, child) for name, child in module.named_modules() if name and name.count(".") < DEPTH]
+    hooks = [child.register_forward_hook(remember(name)) for name, child in shown]
+    try:
+        yield found
+    finally:
+        for handle in hooks:
+            handle.remove()
 
 
 def _shape(output: Any) -> str:
     if isinstance(output, torch.Tensor):
         return str(list(output.shape))
     if isinstance(output, (list, tuple)):
-        return " ".join(_shape(item) for item in output if isinstance(item, (torch.Tensor, list, tuple)))
+        return " ".join(filter(None, map(_shape, output)))
     return ""
 
 
 def _rows(prefix: str, module: nn.Module, shapes: dict[str, str]) -> list[tuple[str, str, str, str]]:
+    """Modules with parameters that took part; a frozen network is one row."""
+    frozen = checkpoint.frozen_networks(module)
     rows = []
     for name, child in module.named_modules():
-        if name and name not in shapes:
-            continue
         count = sum(p.numel() for p in child.parameters())
-        if name and not count:
+        inside = any(name.startswith(f"{path}.") for path in frozen)
+        if (name and (name not in shapes or not count)) or inside:
             continue
-        inside_frozen = any(
-            isinstance(parent, FeatureNetwork) and name.startswith(f"{path}.")
-            for path, parent in module.named_modules()
-        )
-        if inside_frozen:
-            continue
-        stored = "frozen, referenced" if isinstance(child, FeatureNetwork) else ""
+        stored = "by name and hash" if name in frozen else "yes"
         rows.append((f"{prefix}.{name}" if name else prefix, f"{count:,}", stored, shapes.get(name, "")))
     return rows

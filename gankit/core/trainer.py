@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import signal
 import time
 from collections.abc import Iterator, Mapping
@@ -20,6 +21,7 @@ from gankit.core.grids import save_png, sheet
 from gankit.core.images import from_uint8, to_uint8
 from gankit.core.interfaces import Condition, Source, Tracker
 from gankit.core.labels import Label
+from gankit.core.paths import cache_dir
 from gankit.core.progress import Progress
 from gankit.core.recipe import Recipe
 from gankit.core.step import Parts, Stepper
@@ -51,7 +53,8 @@ def train(
         minutes: stop, with a checkpoint, after this long.
         quiet: print nothing.
 
-    Returns the newest checkpoint, which `gankit.load` opens. Raises GankitError for every mistake in the input.
+    Returns the newest checkpoint, which `gankit.load` opens. Raises GankitError for every mistake in the input; after
+    Ctrl-C or SIGTERM, KeyboardInterrupt or SystemExit once a checkpoint is written.
     """
     if not isinstance(recipe, Recipe):
         merged = dict(overrides or {})
@@ -59,7 +62,12 @@ def train(
             merged["data.path"] = data
         recipe = recipes.read(recipe, merged)
     with Trainer(recipe, Path(out), device=device, init=init, minutes=minutes, quiet=quiet) as trainer:
-        return trainer.run()
+        last = trainer.run()
+    if trainer.stop_signal == signal.SIGINT:
+        raise KeyboardInterrupt
+    if trainer.stop_signal:
+        raise SystemExit(128 + trainer.stop_signal)
+    return last
 
 
 def build_parts(recipe: Recipe, conditioner: Any, device: torch.device) -> Parts:
@@ -127,8 +135,9 @@ class Trainer:
     def __exit__(self, *_: object) -> None:
         if self.batches is not None:
             self.batches.close()
-        for tracker in self.trackers:
-            tracker.close()
+        with checkpoint.write_advice(self.out):
+            for tracker in self.trackers:
+                tracker.close()
         self.progress.close()
         distributed.stop()
 
@@ -137,18 +146,21 @@ class Trainer:
     def set_up(self) -> None:
         """Build everything and restore the newest checkpoint if there is one."""
         recipe = self.recipe
+        if self.world.main:
+            self._claim_folder()
+        distributed.barrier()
         found = checkpoint.checkpoints(self.out)
-        self._claim_folder(found)
+        distributed.same_everywhere(found[-1].name if found else "", "the checkpoint to continue from")
         if recipe.data.path is None:
             raise GankitError(
                 "no data: give --data PATH (a folder, zip or shards of images) or --data 'source:'"
             )
         self.source = open_source(recipe.data.path, recipe.data.options)
-        self.fingerprint = self.source.fingerprint()
-        distributed.same_everywhere(self.fingerprint, "the data set")
+        fingerprint = self.source.fingerprint()
+        distributed.same_everywhere(fingerprint, "the data set")
         vocabulary = run.saved_vocabulary(found[-1]) if found else self.source.vocabulary()
         conditioner = models.build_conditioner(recipe, vocabulary)
-        conditioner.prepare(self.out / "cache", self.device)
+        conditioner.prepare(cache_dir("text"), self.device)
         self._hint_unused_labels(conditioner, vocabulary)
         parts = build_parts(recipe, conditioner, self.device)
         if self.init is not None and not found:
@@ -157,8 +169,9 @@ class Trainer:
             recipe.train.precision == "auto" and devices.has_fast_bf16(self.device)
         )
         self.stepper = Stepper(parts, recipe.train, self.device, self.world, bf16)
+        self.ties = run.ties(fingerprint, self.stepper)
         if found:
-            run.restore(found[-1], self.stepper, self.fingerprint)
+            run.restore(found[-1], recipe, self.stepper, self.ties)
             self.progress.say(f"continuing {self.out} at {self.stepper.nimg / 1000:g} kimg")
         if self.world.main:
             self.trackers = [
@@ -181,28 +194,25 @@ class Trainer:
             start_image=self.stepper.nimg,
         )
 
-    def _claim_folder(self, found: list[Path]) -> None:
+    def _claim_folder(self) -> None:
         """Refuse to mix two runs in a folder; write the resolved recipe of a new one."""
         page = self.out / "recipe.yaml"
         if page.is_file():
             before = recipes.read(str(page))
             differences = before.differences(self.recipe)
             if differences:
-                shown = "\n  ".join(differences[:12])
+                more = f"; and {len(differences) - 8} more" if len(differences) > 8 else ""
                 raise GankitError(
-                    f"{self.out} holds a run of another recipe; choose another --out, or undo these changes:\n  {shown}"
+                    f"{self.out} holds a run of another recipe; choose another --out, or undo these changes: "
+                    + "; ".join(differences[:8])
+                    + more
                 )
-        elif self.out.is_dir() and any(self.out.iterdir()):
-            raise GankitError(f"{self.out} is not empty and holds no run; choose another --out")
-        if self.world.main:
-            try:
-                self.out.mkdir(parents=True, exist_ok=True)
-            except OSError as error:
-                raise GankitError(
-                    f"cannot create {self.out}: {error.strerror}; choose another --out"
-                ) from None
+            return
+        with checkpoint.write_advice(self.out):
+            self.out.mkdir(parents=True, exist_ok=True)
+            if any(self.out.iterdir()):
+                raise GankitError(f"{self.out} is not empty and holds no run; choose another --out")
             checkpoint.write_text(page, self.recipe.to_yaml())
-        distributed.barrier()
 
     def _hint_unused_labels(self, conditioner: Any, vocabulary: Any) -> None:
         have = {"cls": vocabulary.classes, "tags": vocabulary.tags, "text": vocabulary.captioned}
@@ -269,8 +279,9 @@ class Trainer:
             stop = stepper.run(images, batch.labels, want_stop=bool(late or self.stop_signal))
             if stepper.bad_in_a_row >= train.max_bad_steps:
                 raise GankitError(
-                    f"the gradients of {train.max_bad_steps} steps in a row were not finite; the last good "
-                    f"checkpoint is {last or self._newest()}: continue from it with a lower train.lr_g and train.lr_d"
+                    f"the gradients of {train.max_bad_steps} steps in a row were not finite; the last good checkpoint "
+                    f"is {last or self._newest() or 'none yet'}: start a new run with --init from it, or a fresh one, "
+                    "with lower train.lr_g and train.lr_d"
                 )
             done = stepper.nimg >= train.images
             self.progress.advance(stepper.nimg)
@@ -279,16 +290,20 @@ class Trainer:
                 seconds, images_done = now - tick_start, stepper.nimg - tick_nimg
                 self._tick(seconds, images_done, self.batches.wait_s - waited)
                 tick_start, tick_nimg, waited = now, stepper.nimg, self.batches.wait_s
-            if crossed(stepper.nimg, train.batch, train.checkpoint_every) or stop or done:
-                last = run.save_checkpoint(self.out, self.recipe, stepper, self.fingerprint, train.keep)
+            due = crossed(stepper.nimg, train.batch, train.checkpoint_every)
+            # while gradients are bad the weights may be, too: good checkpoints must not be pushed out by such
+            if (due and not stepper.bad_in_a_row) or stop or done:
+                last = run.save_checkpoint(self.out, self.recipe, stepper, self.ties, train.keep)
             if crossed(stepper.nimg, train.batch, train.samples_every) or stop or done:
                 self._write_samples()
             stop = stop or done
-        return last or self._newest()
+        newest = last or self._newest()
+        assert newest is not None
+        return newest
 
-    def _newest(self) -> Path:
+    def _newest(self) -> Path | None:
         found = checkpoint.checkpoints(self.out)
-        return found[-1] if found else self.out
+        return found[-1] if found else None
 
     def _tick(self, seconds: float, images: int, waited: float) -> None:
         meter = self.stepper.meter
@@ -304,12 +319,14 @@ class Trainer:
         meter.reset()
         if not self.world.main:
             return
-        line = {"nimg": self.stepper.nimg, "time": round(time.time(), 1)}
-        line.update({name: round(value, 5) for name, value in sorted(scalars.items())})
-        with open(self.out / "log.jsonl", "a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
-        for tracker in self.trackers:
-            tracker.on_tick(self.stepper.nimg, scalars)
+        line: dict[str, float | None] = {"nimg": self.stepper.nimg, "time": round(time.time(), 1)}
+        for name, value in sorted(scalars.items()):
+            line[name] = float(f"{value:.5g}") if math.isfinite(value) else None
+        with checkpoint.write_advice(self.out):
+            with open(self.out / "log.jsonl", "a", encoding="utf-8") as file:
+                file.write(json.dumps(line) + "\n")
+            for tracker in self.trackers:
+                tracker.on_tick(self.stepper.nimg, scalars)
         self.progress.tick(self.stepper.nimg, scalars)
 
     def _write_samples(self, *, real: bool = False) -> None:
@@ -319,8 +336,9 @@ class Trainer:
             save_png(self._samples.real(), self.out / "samples" / "real.png")
         path = self.out / "samples" / f"{self.stepper.nimg:09d}.png"
         save_png(self._samples.fake(), path)
-        for tracker in self.trackers:
-            tracker.on_images(self.stepper.nimg, "samples", path)
+        with checkpoint.write_advice(self.out):
+            for tracker in self.trackers:
+                tracker.on_images(self.stepper.nimg, "samples", path)
 
     @contextlib.contextmanager
     def _signals(self) -> Iterator[None]:

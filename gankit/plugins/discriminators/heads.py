@@ -1,0 +1,119 @@
+"""The trainable part of Projected GAN: a small head for each feature map (Sauer et al. 2021, section 3)."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from gankit.core.interfaces import Cond, embedding_of
+from gankit.core.spectral import SNConv2d
+
+Norm = Literal["batch", "group", "none"]
+FINAL_KERNEL = 4
+EMBED_DIM = 128
+
+
+def head_plan(nominal: float, actual: int) -> tuple[list[int], int]:
+    """Widths of the down blocks and side of the last kernel, for a map of side `actual`.
+
+    As in the paper the depth comes from the side that the map would have for a 256-pixel image, `nominal`: 128, 64,
+    32 and 16 give 4, 3, 2 and 1 down blocks. A smaller map, which they would shrink below the last 4x4 kernel, gets as
+    many as leave 4x4 (but one at least, since a head without any is linear), and a kernel as large as what is left.
+    """
+    level = max(3, round(math.log2(nominal)))
+    possible = int(math.log2(actual))
+    blocks = min(level - 3, max(possible - 2, 1), possible)
+    # 64 channels at a nominal side of 64, doubled with each halving: 128 at 32, 256 at 16, 512 at 8
+    widths = [min(max(4096 >> (level - 1 - i), 64), 512) for i in range(blocks)]
+    return widths, min(FINAL_KERNEL, actual >> blocks)
+
+
+def required_embedding(cond: Cond, c_dim: int) -> Tensor | None:
+    """The embedding [B, c_dim] that a conditional discriminator cannot do without."""
+    c = embedding_of(cond)
+    if c_dim and (c is None or c.shape[1:] != (c_dim,)):
+        given = "none" if c is None else list(c.shape)
+        raise ValueError(f"this network needs a condition with an embedding [B, {c_dim}], not {given}")
+    return c
+
+
+class SeparableConv(nn.Module):
+    """Depthwise 3x3, then pointwise."""
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.depthwise = SNConv2d(in_channels, in_channels, 3, padding=1, groups=in_channels, bias=False)
+        self.pointwise = SNConv2d(in_channels, out_channels, 1, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.pointwise(self.depthwise(x))
+
+
+class DownBlock(nn.Module):
+    """Halves the side: spectrally normalised convolution, norm, leaky ReLU."""
+
+    def __init__(self, in_channels: int, out_channels: int, *, separable: bool, norm: Norm) -> None:
+        super().__init__()
+        if norm == "batch":
+            normalise: nn.Module = nn.BatchNorm2d(out_channels)
+        elif norm == "group":
+            normalise = nn.GroupNorm(math.gcd(32, out_channels), out_channels)
+        else:
+            normalise = nn.Identity()
+        activate = nn.LeakyReLU(0.2, inplace=True)
+        if separable:
+            convolve: nn.Module = SeparableConv(in_channels, out_channels)
+            self.main = nn.Sequential(convolve, normalise, activate, nn.AvgPool2d(2))
+        else:
+            convolve = SNConv2d(in_channels, out_channels, 4, stride=2, padding=1)
+            self.main = nn.Sequential(convolve, normalise, activate)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.main(x)
+
+
+class Head(nn.Module):
+    """Feature map -> map of logits; with `c_dim`, a projection discriminator (Miyato and Koyama 2018).
+
+    `features` is everything that does not depend on the condition, `score` the rest.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        widths: list[int],
+        kernel: int,
+        *,
+        c_dim: int = 0,
+        cmap_dim: int = 64,
+        embed_dim: int = EMBED_DIM,
+        separable: bool = False,
+        norm: Norm = "batch",
+    ) -> None:
+        super().__init__()
+        sizes = [channels, *widths]
+        blocks = [DownBlock(a, b, separable=separable, norm=norm) for a, b in zip(sizes, widths)]
+        self.conditional = c_dim > 0
+        if self.conditional:
+            self.main = nn.Sequential(*blocks)
+            self.cls = SNConv2d(sizes[-1], cmap_dim, kernel, bias=False)
+            # A table of class vectors when c is one-hot; its rows start as those of nn.Embedding.
+            self.embed = nn.Linear(c_dim, embed_dim, bias=False)
+            nn.init.normal_(self.embed.weight)
+            self.embed_proj = nn.Sequential(nn.Linear(embed_dim, cmap_dim), nn.LeakyReLU(0.2))
+        else:
+            self.main = nn.Sequential(*blocks, SNConv2d(sizes[-1], 1, kernel, bias=False))
+
+    def features(self, x: Tensor) -> Tensor:
+        """[B, cmap_dim, h, w], or without a condition the logits themselves, [B, 1, h, w]."""
+        return self.cls(self.main(x)) if self.conditional else self.main(x)
+
+    def score(self, features: Tensor, c: Tensor | None) -> Tensor:
+        """[B, 1, h, w]."""
+        if not self.conditional:
+            return features
+        code = self.embed_proj(self.embed(c))
+        return torch.einsum("bkhw,bk->bhw", features, code).unsqueeze(1) / math.sqrt(code.shape[1])

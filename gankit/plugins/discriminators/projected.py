@@ -1,0 +1,185 @@
+"""Projected GAN discriminator (Sauer, Chitta, Müller and Geiger, NeurIPS 2021).
+
+A frozen network's feature maps are mixed by frozen random convolutions across channels (CCM) and scales (CSM), section
+3.2 of the paper; small heads, one for each scale, are all that is trained. Tensor names are those of the official code.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from typing import Annotated, ClassVar, Literal, NamedTuple, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from gankit.core.interfaces import Cond, CondSpec, Discriminator, FeatureNetwork, ImageShape
+from gankit.core.options import Nested
+from gankit.core.rgb import entry_size, to_rgb
+from gankit.errors import GankitError
+from gankit.plugins.discriminators.heads import Head, Norm, head_plan, required_embedding
+
+NOMINAL_SIDE = 256  # the image side that the paper's head depths are made for
+
+
+class ProjectedDiscriminator(Discriminator):
+    """Frozen features, random projections, one trainable head for each scale.
+
+    Args:
+        feature: the frozen network, a plugin such as timm-cnn or timm-vit.
+        side: pixels; images whose shorter side is smaller are enlarged to it, larger ones enter as they are. The paper
+            uses 224; 64 or 128 with proportionally shallower heads suit small images on a CPU.
+        proj_type: 0 raw feature maps, 1 random channel mixing, 2 channel and scale mixing.
+        cout: channels of the finest mixed map.
+        expand: double the channels of the mixed maps with each coarser scale.
+        separable: depthwise separable heads, a fifteenth of the parameters.
+        norm: normalisation inside the heads; batch as in the paper, group and none do not look across images.
+        cmap_dim: length of the code that a condition is compared by.
+    """
+
+    batch_statistics: ClassVar[str] = "batch norm"
+
+    def __init__(
+        self,
+        image_shape: ImageShape,
+        cond: CondSpec,
+        *,
+        feature: Annotated[FeatureNetwork, Nested("feature")] = {"name": "timm-cnn"},  # type: ignore[assignment]  # noqa: B006
+        side: int = 224,
+        proj_type: Literal[0, 1, 2] = 2,
+        cout: int = 64,
+        expand: bool = True,
+        separable: bool = False,
+        norm: Norm = "batch",
+        cmap_dim: int = 64,
+    ) -> None:
+        super().__init__()
+        if norm != "batch":
+            self.batch_statistics = ""  # type: ignore[misc]
+        self.feature_network = ProjectedFeatures(feature, proj_type=proj_type, cout=cout, expand=expand)
+        height, width = image_shape[1:]
+        entry_side = max(side, min(height, width))
+        self.entry = entry_size(height, width, entry_side, self.feature_network.input_multiple)
+        heads = []
+        for tap in self.feature_network.outputs:
+            widths, kernel = head_plan(NOMINAL_SIDE / tap.stride, int(min(self.entry) / tap.stride))
+            heads.append(
+                Head(
+                    tap.channels,
+                    widths,
+                    kernel,
+                    c_dim=cond.c_dim,
+                    cmap_dim=cmap_dim,
+                    separable=separable,
+                    norm=norm,
+                )
+            )
+        self.discriminator = nn.ModuleDict({"mini_discs": nn.ModuleList(heads)})  # the official names
+        self.c_dim = cond.c_dim
+
+    @property
+    def heads(self) -> list[Head]:
+        return cast("list[Head]", self.discriminator["mini_discs"])
+
+    def features(self, images: Tensor) -> list[Tensor]:
+        """For each head, what it knows before it is told the condition."""
+        images = to_rgb(images)
+        if images.shape[2:] != self.entry:
+            images = F.interpolate(images, self.entry, mode="bilinear", align_corners=False)
+        return self.judge(self.feature_network(images))
+
+    def judge(self, maps: list[Tensor]) -> list[Tensor]:
+        """Projected maps through the heads."""
+        return [head.features(x) for head, x in zip(self.heads, maps)]
+
+    def score(self, features: list[Tensor], cond: Cond = None) -> list[Tensor]:
+        c = required_embedding(cond, self.c_dim)
+        logits = [head.score(x, c) for head, x in zip(self.heads, features)]
+        return [torch.cat([x.flatten(1) for x in logits], dim=1)]
+
+
+class Map(NamedTuple):
+    """What is known beforehand of a map: [B, channels, H / stride, W / stride]."""
+
+    channels: int
+    stride: float  # a transformer's re-assembled maps may have 3.5
+
+
+class ProjectedFeatures(nn.Module):
+    """The frozen part: network, re-assembly of a transformer's maps, random mixing.
+
+    Maps go fine to coarse, each at half the side of the one before. The random convolutions are saved with the
+    discriminator, which is worthless with others.
+    """
+
+    def __init__(
+        self, pretrained: FeatureNetwork, *, proj_type: Literal[0, 1, 2], cout: int, expand: bool
+    ) -> None:
+        super().__init__()
+        self.pretrained = pretrained
+        self.proj_type = proj_type
+        self.scratch = nn.ModuleDict()
+        maps = [Map(tap.channels, tap.stride) for tap in pretrained.taps]
+        if len(maps) == 4 and len({x.stride for x in maps}) == 1:
+            maps = self._reassemble(maps)
+        if any(fine.stride * 2 != coarse.stride for fine, coarse in itertools.pairwise(maps)):
+            raise GankitError(
+                f"feature network {pretrained.name!r} has maps of strides {[x.stride for x in maps]}; a projected "
+                "discriminator needs each to be twice the one before, set the option taps of the feature network"
+            )
+        if proj_type > 0:
+            maps = self._mix(maps, cout, expand)
+        self.outputs = maps  # with scale mixing the strides halve
+        self.input_multiple = math.lcm(
+            pretrained.input_multiple, int(maps[-1].stride * (2 if proj_type == 2 else 1))
+        )
+        self.scratch.requires_grad_(False)
+
+    def _reassemble(self, maps: list[Map]) -> list[Map]:
+        """Four maps of one size, as from a transformer, become a pyramid (as StyleGAN-XL does)."""
+        made = []
+        for level, x in enumerate(maps):
+            channels = x.channels * 2**level // 8
+            resize: nn.Module = nn.Identity()
+            if level < 2:
+                factor = 4 >> level
+                resize = nn.ConvTranspose2d(channels, channels, factor, stride=factor)
+            elif level == 3:
+                resize = nn.Conv2d(channels, channels, 3, stride=2, padding=1)
+            self.scratch[f"layer{level}_reassemble"] = nn.Sequential(
+                nn.Conv2d(x.channels, channels, 1), resize
+            )
+            made.append(Map(channels, x.stride * 2**level / 4))
+        return made
+
+    def _mix(self, maps: list[Map], cout: int, expand: bool) -> list[Map]:
+        widths = [cout * (2**level if expand else 1) for level in range(len(maps))]
+        for level, (x, width) in enumerate(zip(maps, widths)):
+            self.scratch[f"layer{level}_ccm"] = nn.Conv2d(x.channels, width, 1)
+        if self.proj_type == 1:
+            return [Map(width, x.stride) for x, width in zip(maps, widths)]
+        outputs = [widths[max(level - 1, 0)] for level in range(len(maps))]
+        for level, (width, output) in enumerate(zip(widths, outputs)):
+            self.scratch[f"layer{level}_csm"] = nn.ModuleDict({"out_conv": nn.Conv2d(width, output, 1)})
+        return [Map(output, x.stride / 2) for x, output in zip(maps, outputs)]
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        return self.project(self.pretrained(images))
+
+    def project(self, maps: list[Tensor]) -> list[Tensor]:
+        """The network's own maps -> the maps that the heads see."""
+        if "layer0_reassemble" in self.scratch:
+            maps = [self.scratch[f"layer{level}_reassemble"](x) for level, x in enumerate(maps)]
+        if self.proj_type == 0:
+            return maps
+        maps = [self.scratch[f"layer{level}_ccm"](x) for level, x in enumerate(maps)]
+        if self.proj_type == 1:
+            return maps
+        mixed: list[Tensor] = []
+        for level in reversed(range(len(maps))):
+            x = maps[level] + mixed[0] if mixed else maps[level]
+            # Enlarging and a 1x1 convolution commute: convolving first costs a quarter.
+            x = self.scratch.get_submodule(f"layer{level}_csm.out_conv")(x)
+            mixed.insert(0, F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=True))
+        return mixed

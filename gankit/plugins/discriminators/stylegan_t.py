@@ -1,0 +1,151 @@
+"""StyleGAN-T discriminator (Sauer, Karras, Laine, Geiger and Aila, ICML 2023, section 3.2).
+
+Five one-dimensional convolutional heads of equal size read the token maps of a frozen vision transformer; the condition
+enters by projection. Tensor names of the heads are those of the official code. Augmentation is not part of it.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from gankit.core.interfaces import Cond, CondSpec, Discriminator, FeatureNetwork, ImageShape
+from gankit.core.layers import FullyConnected
+from gankit.core.options import Nested
+from gankit.core.random import shared_rand
+from gankit.core.rgb import entry_size, to_rgb
+from gankit.core.spectral import SNConv1d
+from gankit.errors import GankitError
+from gankit.plugins.discriminators.heads import required_embedding
+
+KERNEL = 9  # tokens that a head's residual convolution spans
+
+
+class StyleGANTDiscriminator(Discriminator):
+    """Heads on the tokens of a frozen vision transformer.
+
+    Args:
+        feature: the frozen network, a plugin with token maps such as timm-vit.
+        side: pixels; images are resized so that their shorter side has this length.
+        crop_probability: 0 to 1; how often images larger than `side` are cropped to it at random instead of resized
+            (one coin and one window for a batch).
+        group: images that share the statistics of a batch norm; the largest divisor of the batch up to this is taken.
+        cmap_dim: length of the code that a condition is compared by.
+    """
+
+    batch_statistics: ClassVar[str] = "batch norm in groups of 8"
+    heads: Any
+    dino: Any  # a FeatureNetwork with `token_maps` and `num_token_maps`
+
+    def __init__(
+        self,
+        image_shape: ImageShape,
+        cond: CondSpec,
+        *,
+        feature: Annotated[FeatureNetwork, Nested("feature")] = {"name": "timm-vit"},  # type: ignore[assignment]  # noqa: B006
+        side: int = 224,
+        crop_probability: float = 0.5,
+        group: int = 8,
+        cmap_dim: int = 64,
+    ) -> None:
+        super().__init__()
+        if not hasattr(feature, "token_maps"):
+            raise GankitError(
+                f"discriminator 'stylegan-t' reads token maps, which feature network {feature.name!r} does not have; "
+                "set feature to timm-vit, or use the discriminator 'projected'"
+            )
+        height, width = image_shape[1:]
+        self.entry = entry_size(height, width, side, feature.input_multiple)
+        if self.entry[0] * self.entry[1] // feature.input_multiple**2 < KERNEL // 2:
+            raise GankitError(
+                f"side = {side} makes too few patches; set it to {2 * feature.input_multiple} or more"
+            )
+        self.crop_probability = crop_probability
+        self.c_dim = cond.c_dim
+        self.dino = feature
+        channels = feature.taps[0].channels
+        self.heads = nn.ModuleList(
+            TokenHead(channels, cond.c_dim, cmap_dim, group=group) for _ in range(self.dino.num_token_maps)
+        )
+
+    def features(self, images: Tensor) -> list[Tensor]:
+        """For each head, what it knows before it is told the condition, [B, cmap_dim, tokens]."""
+        images = self._enter(to_rgb(images))
+        return [head.features(x) for head, x in zip(self.heads, self.dino.token_maps(images))]
+
+    def _enter(self, images: Tensor) -> Tensor:
+        height, width = self.entry
+        free_y, free_x = images.shape[2] - height, images.shape[3] - width
+        if min(free_y, free_x) >= 0 and max(free_y, free_x) > 0:
+            coin, y, x = shared_rand(3).tolist()
+            if coin < self.crop_probability:
+                top, left = int(y * (free_y + 1)), int(x * (free_x + 1))
+                return images[:, :, top : top + height, left : left + width]
+        return images if images.shape[2:] == self.entry else F.interpolate(images, self.entry, mode="area")
+
+    def score(self, features: list[Tensor], cond: Cond = None) -> list[Tensor]:
+        c = required_embedding(cond, self.c_dim)
+        return [torch.cat([head.score(x, c).flatten(1) for head, x in zip(self.heads, features)], dim=1)]
+
+
+class TokenHead(nn.Module):
+    """Token map [B, channels, tokens] -> one logit for each token."""
+
+    def __init__(self, channels: int, c_dim: int, cmap_dim: int = 64, *, group: int = 8) -> None:
+        super().__init__()
+        self.main = nn.Sequential(
+            _block(channels, 1, group),
+            Residual(_block(channels, KERNEL, group)),
+        )
+        self.cls = SNConv1d(channels, cmap_dim if c_dim else 1, 1)
+        if c_dim:
+            self.cmapper = FullyConnected(c_dim, cmap_dim)
+        self.conditional = c_dim > 0
+
+    def features(self, x: Tensor) -> Tensor:
+        return self.cls(self.main(x))
+
+    def score(self, features: Tensor, c: Tensor | None) -> Tensor:
+        """[B, 1, tokens]."""
+        if not self.conditional:
+            return features
+        code = self.cmapper(c)
+        return torch.einsum("bkn,bk->bn", features, code).unsqueeze(1) / math.sqrt(code.shape[1])
+
+
+def _block(channels: int, kernel: int, group: int) -> nn.Sequential:
+    convolve = SNConv1d(channels, channels, kernel, padding=kernel // 2, padding_mode="circular")
+    return nn.Sequential(convolve, BatchNormLocal(channels, group), nn.LeakyReLU(0.2, inplace=True))
+
+
+class Residual(nn.Module):
+    def __init__(self, fn: nn.Module) -> None:
+        super().__init__()
+        self.fn = fn
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x + self.fn(x)) * math.sqrt(0.5)
+
+
+class BatchNormLocal(nn.Module):
+    """Batch norm within groups of consecutive samples, always by their own statistics, in evaluation too."""
+
+    def __init__(self, channels: int, group: int, eps: float = 1e-5) -> None:
+        super().__init__()
+        self.group, self.eps = group, eps
+        self.weight = nn.Parameter(torch.ones(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch, channels, tokens = x.shape
+        size = max(n for n in range(1, min(self.group, batch) + 1) if batch % n == 0)
+        groups = batch // size
+        # Each group becomes a block of channels of one ordinary batch norm.
+        y = x.unflatten(0, (groups, size)).transpose(0, 1).reshape(size, groups * channels, tokens)
+        weight, bias = self.weight.repeat(groups), self.bias.repeat(groups)
+        y = F.batch_norm(y, None, None, weight, bias, training=True, eps=self.eps)
+        return y.unflatten(1, (groups, channels)).transpose(0, 1).reshape(batch, channels, tokens)

@@ -1,0 +1,172 @@
+"""What all checks share: building the plugin under test, and the checks of every kind that is a class with options."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gankit.core import checkpoint, interfaces, options
+from gankit.core.interfaces import Condition, CondSpec
+from gankit.core.plugins import registry
+from gankit.core.random import batch_random
+from gankit.errors import GankitError
+from gankit.hookspecs import KINDS
+
+BATCH = 4
+C_DIM = 5
+
+
+@dataclass(frozen=True)
+class Subject:
+    """The plugin under test."""
+
+    kind: str
+    name: str
+    options: Mapping[str, Any]
+    shapes: tuple[tuple[int, int, int], ...] = ((3, 32, 32),)
+    source_path: Callable[[str, Path], str] = lambda name, folder: ""
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.name!r}"
+
+    @property
+    def target(self) -> Any:
+        return registry().load(self.kind, self.name)
+
+    @property
+    def spec(self) -> dict[str, Any]:
+        return {"name": self.name, **self.options}
+
+    def build(self, *positional: Any, seed: int = 0) -> Any:
+        with seeded(seed):
+            return options.build(self.kind, self.spec, *positional)
+
+
+@contextmanager
+def seeded(seed: int = 0) -> Iterator[None]:
+    """The same random numbers inside each time, without a trace outside."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield
+
+
+def perturb(module: nn.Module, scale: float = 0.1) -> nn.Module:
+    """Move trained weights away from zeros that hide a part of a fresh network."""
+    with torch.no_grad(), seeded(1):
+        for parameter in module.parameters():
+            if parameter.requires_grad:
+                parameter.add_(torch.randn_like(parameter), alpha=scale)
+    return module
+
+
+def condition(spec: CondSpec, count: int = BATCH, seed: int = 2) -> Condition:
+    """A condition of random numbers."""
+    with seeded(seed):
+        embedding = torch.randn(count, spec.c_dim) if spec.c_dim else None
+        tokens = torch.randn(count, 6, spec.token_dim) if spec.token_dim else None
+    mask = None if tokens is None else torch.arange(6)[None] < torch.arange(1, count + 1)[:, None]
+    return Condition(embedding, tokens, mask)
+
+
+def assert_close(actual: Tensor, expected: Tensor, what: str, tolerance: float = 1e-4) -> None:
+    assert actual.shape == expected.shape, f"{what}: {list(actual.shape)} is not {list(expected.shape)}"
+    error = (actual - expected).detach().abs().max().item() if expected.numel() else 0.0
+    limit = tolerance * (1 + expected.detach().abs().max().item() if expected.numel() else 1)
+    assert error <= limit, f"{what}: they differ by {error:.3g}"
+
+
+def assert_finite(value: Tensor, what: str) -> None:
+    assert bool(value.isfinite().all()), f"{what} has values that are not finite"
+
+
+def assert_keyed(run: Callable[[slice], Tensor], what: str) -> None:
+    """Random numbers come from gankit.core.random: they depend on the image's place in the batch and nothing else.
+
+    `run(rows)` computes rows of a batch of `BATCH`.
+    """
+
+    def once(first: int, last: int) -> Tensor:
+        with batch_random("conformance", total=BATCH, start=first, count=last - first):
+            return run(slice(first, last))
+
+    before = torch.get_rng_state()
+    whole = once(0, BATCH)
+    assert torch.equal(before, torch.get_rng_state()), (
+        f"{what} draws random numbers from torch; use randn, rand, randint of gankit.core.random"
+    )
+    assert_close(once(0, BATCH), whole, f"{what}, twice with the same random numbers")
+    half = BATCH // 2
+    parts = torch.cat([once(0, half), once(half, BATCH)])
+    assert_close(parts, whole, f"{what}, as a batch of {BATCH} and as two micro-batches of {half}")
+
+
+def reload(module: nn.Module, fresh: nn.Module) -> nn.Module:
+    """`fresh` with the state of `module`, by way of a file as in a checkpoint."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "state.safetensors"
+        checkpoint.save_tensors(path, checkpoint.stored_state(module))
+        checkpoint.load_stored(fresh, checkpoint.load_tensors(path)[0], path)
+    return fresh
+
+
+def refuses(action: Callable[[], Any], what: str) -> None:
+    """Assert that an action raises GankitError with a sentence."""
+    try:
+        action()
+    except GankitError as error:
+        assert len(str(error)) > 10, f"{what}: the message {str(error)!r} does not explain anything"
+        return
+    raise AssertionError(f"{what}: no GankitError was raised")
+
+
+def check_options(subject: Subject) -> None:
+    """Options have types, help and defaults that survive a recipe; the rest of the signature is gankit's."""
+    target = subject.target
+    found = options.options_of(target)
+    for option in found.values():
+        assert option.help, f"{subject}: option {option.name!r} is not described under Args: in the docstring"
+        assert option.nested is not None or option.type is not Any, (
+            f"{subject}: option {option.name!r} has no type annotation"
+        )
+        assert not option.required or option.name in subject.spec, (
+            f"{subject}: option {option.name!r} has no default; give it one, or name a value in `conformance`"
+        )
+    assert (inspect.getdoc(target) or "").split("Args:")[0].strip(), f"{subject} has no docstring"
+    resolved = options.check(subject.kind, subject.spec)
+    again = options.check(subject.kind, json.loads(json.dumps(resolved)))
+    assert json.dumps(again) == json.dumps(resolved), f"{subject}: options change on their way through a recipe"
+    parameters = inspect.signature(target).parameters.values()
+    positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    supplied = [name for name in KINDS[subject.kind][2].split(", ") if name]
+    assert len(positional) == len(supplied), (
+        f"{subject}: its constructor must take ({', '.join(supplied) or 'nothing'}) by position and its options by "
+        f"keyword (after a *), not ({', '.join(p.name for p in positional)})"
+    )
+
+
+def check_unknown_option(subject: Subject) -> None:
+    """A misspelt option is refused before anything is built."""
+    refuses(lambda: options.check(subject.kind, {**subject.spec, "no_such_option": 1}), f"{subject}, unknown option")
+
+
+def check_base_class(subject: Subject) -> None:
+    """A class derives from its contract."""
+    target, base = subject.target, getattr(interfaces, KINDS[subject.kind][0])
+    if inspect.isclass(target):
+        assert issubclass(target, base), f"{subject}: {target.__name__} must derive from {base.__name__}"
+        missing = sorted(getattr(target, "__abstractmethods__", ()))
+        assert not missing, f"{subject}: {target.__name__} lacks {', '.join(missing)}"
+    else:
+        assert callable(target), f"{subject}: the target is neither a class nor a function"
+
+
+CHECKS = [check_options, check_unknown_option, check_base_class]

@@ -1,0 +1,252 @@
+"""Checks of conditioners, sources and weight sources."""
+
+from __future__ import annotations
+
+import copy
+import json
+import pickle
+import tempfile
+import warnings
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from PIL import Image
+
+from gankit.core.interfaces import (
+    Condition,
+    Conditioner,
+    CondSpec,
+    Label,
+    Source,
+    Vocabulary,
+    WeightSource,
+)
+from gankit.errors import GankitError
+from gankit.testing.common import (
+    BATCH,
+    Subject,
+    assert_close,
+    assert_finite,
+    assert_keyed,
+    refuses,
+    reload,
+)
+from gankit.testing.training import LABELS
+
+FIELDS = {  # what an image may be conditioned on -> a label that says something else
+    "cls": lambda label: replace(label, cls="dog" if label.cls == "cat" else "cat"),
+    "tags": lambda label: replace(label, tags={"blue": 1.0} if "red" in label.tags else {"red": 1.0}),
+    "text": lambda label: replace(label, texts=("something else altogether",)),
+}
+
+
+# --------------------------------------------------------------------------------------------- conditioner
+
+
+def _conditioner(subject: Subject, seed: int = 0) -> Conditioner:
+    conditioner = subject.build(seed=seed)
+    assert isinstance(conditioner, Conditioner), f"{subject}: {type(conditioner).__name__} is no Conditioner"
+    conditioner.set_vocabulary(Vocabulary.collect(LABELS))
+    return conditioner
+
+
+def _assert_fits(subject: Subject, cond: Condition, spec: CondSpec) -> None:
+    """A condition has the parts and widths that the spec promises."""
+    assert isinstance(cond, Condition), f"{subject}: encode returns {type(cond).__name__}"
+    if spec.c_dim:
+        assert cond.embedding is not None, f"{subject}: spec.c_dim is {spec.c_dim}, but there is no embedding"
+        shape = tuple(cond.embedding.shape)
+        assert shape == (BATCH, spec.c_dim), f"{subject}: the embedding is {shape}, not {(BATCH, spec.c_dim)}"
+        assert_finite(cond.embedding, f"{subject}: embedding")
+    else:
+        assert cond.embedding is None, f"{subject}: an embedding, but spec.c_dim is 0"
+    if spec.token_dim:
+        assert cond.tokens is not None, f"{subject}: spec.token_dim is {spec.token_dim}, but there are no tokens"
+        assert cond.mask is not None, f"{subject}: tokens without a mask"
+        assert cond.tokens.shape == (*cond.mask.shape, spec.token_dim), f"{subject}: tokens and mask do not agree"
+        assert cond.mask.dtype == torch.bool, f"{subject}: the mask is {cond.mask.dtype}, not bool"
+        assert_finite(cond.tokens, f"{subject}: tokens")
+    else:
+        assert cond.tokens is None, f"{subject}: tokens, but spec.token_dim is 0"
+
+
+def _assert_same(one: Condition, two: Condition, what: str) -> None:
+    for a, b in ((one.embedding, two.embedding), (one.tokens, two.tokens), (one.mask, two.mask)):
+        assert (a is None) == (b is None), f"{what}: a part is missing"
+        if a is not None and b is not None:
+            assert_close(a.float(), b.float(), what)
+
+
+def check_conditioner_encode(subject: Subject) -> None:
+    """Conditions are as `spec` says, also for images of which nothing is known, in training as well."""
+    conditioner = _conditioner(subject)
+    assert conditioner.accepts <= FIELDS.keys(), f"{subject}: accepts {set(conditioner.accepts)}"
+    for labels in (LABELS, [Label()] * BATCH, [LABELS[0], Label(), LABELS[1], Label()]):
+        cond = conditioner.encode(labels)
+        _assert_fits(subject, cond, conditioner.spec)
+        _assert_same(conditioner.encode(labels), cond, f"{subject}: encoding twice")
+        _assert_fits(subject, conditioner.augment(cond), conditioner.spec)
+
+
+def check_conditioner_fields(subject: Subject) -> None:
+    """It sees a difference in every field that it accepts, and in no other."""
+    conditioner = _conditioner(subject)
+    before = conditioner.encode(LABELS).embedding
+    for field, change in FIELDS.items():
+        after = conditioner.encode([change(label) for label in LABELS]).embedding
+        if before is None or after is None:
+            continue
+        same = (before == after).all(1)
+        if field in conditioner.accepts:
+            assert not same.any(), f"{subject} accepts {field!r}, but other {field} give the same condition"
+        else:
+            assert same.all(), f"{subject} does not accept {field!r}, but reads it"
+
+
+def check_conditioner_unknown(subject: Subject) -> None:
+    """An unknown class or tag is the user's mistake."""
+    conditioner = _conditioner(subject)
+    wishes = {"cls": Label(cls="no such class"), "tags": Label(tags={"no such tag": 1.0})}
+    for field, wish in wishes.items():
+        if field in conditioner.accepts:
+            refuses(lambda wish=wish: conditioner.encode([wish]), f"{subject}, {wish}")  # type: ignore[misc]
+    try:
+        subject.build().set_vocabulary(Vocabulary())
+    except GankitError:
+        pass  # it may insist on data that it can use
+
+
+def check_conditioner_state(subject: Subject) -> None:
+    """`conditioner.json` and the stored tensors rebuild it."""
+    conditioner = _conditioner(subject)
+    cond = conditioner.encode(LABELS)
+    other = subject.build(seed=7)
+    page = json.dumps(conditioner.vocabulary().to_json())
+    other.set_vocabulary(Vocabulary.from_json(json.loads(page)))
+    assert other.spec == conditioner.spec, f"{subject}: {conditioner.spec} becomes {other.spec} in its JSON"
+    _assert_same(reload(conditioner, other).encode(LABELS), cond, f"{subject}: condition after a checkpoint")
+    _assert_same(copy.deepcopy(conditioner).encode(LABELS), cond, f"{subject}: condition of a deepcopy")
+    with tempfile.TemporaryDirectory() as folder:
+        conditioner.prepare(Path(folder), torch.device("cpu"))
+        for _ in range(2):
+            _assert_same(conditioner.encode(LABELS), cond, f"{subject}: condition after prepare")
+
+
+def check_conditioner_random(subject: Subject) -> None:
+    """Dropout and noise depend on the image's place in the run."""
+    conditioner = _conditioner(subject)
+    cond = conditioner.encode(LABELS).detach()
+    if cond.embedding is not None:
+        assert_keyed(lambda rows: conditioner.augment(cond[rows]).embedding, f"{subject}: augment")  # type: ignore[arg-type, return-value]
+
+
+# -------------------------------------------------------------------------------------------------- source
+
+
+def _with_source(subject: Subject, check: Callable[[Source, str], None]) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = subject.source_path(subject.name, Path(folder))
+        source = subject.build(path)
+        assert isinstance(source, Source), f"{subject}: {type(source).__name__} is no Source"
+        assert len(source) > 0, f"{subject} is empty; let the suite's source_path make a data set for it"
+        check(source, path)
+
+
+def _some(source: Source) -> list[int]:
+    return sorted({*range(min(len(source), 3)), len(source) - 1})
+
+
+def check_source_samples(subject: Subject) -> None:
+    """Images, labels and names have their types and are the same each time."""
+
+    def check(source: Source, path: str) -> None:
+        for index in _some(source):
+            image, label, name = source.image(index), source.label(index), source.name(index)
+            assert isinstance(image, Image.Image), f"{subject}: image is {type(image).__name__}, not PIL's"
+            assert image.tobytes() == source.image(index).tobytes(), f"{subject}: image {index} changes"
+            assert isinstance(label, Label), f"{subject}: label is {type(label).__name__}"
+            assert label == source.label(index), f"{subject}: label {index} changes"
+            assert label.cls is None or isinstance(label.cls, str), f"{subject}: the class {label.cls!r} is no text"
+            assert all(0 < weight <= 1 for weight in label.tags.values()), f"{subject}: {label.tags} beyond (0, 1]"
+            assert isinstance(label.texts, tuple), f"{subject}: texts are {type(label.texts).__name__}, not a tuple"
+            assert name, f"{subject}: image {index} has no name"
+            assert isinstance(name, str), f"{subject}: the name {name!r} is no text"
+
+    _with_source(subject, check)
+
+
+def check_source_travels(subject: Subject) -> None:
+    """A pickled copy, as worker processes get it, and a second instance are the same."""
+
+    def check(source: Source, path: str) -> None:
+        for what, other in (("pickle", pickle.loads(pickle.dumps(source))), ("instance", subject.build(path))):
+            assert len(other) == len(source), f"{subject}: another length in a new {what}"
+            assert other.fingerprint() == source.fingerprint(), f"{subject}: another fingerprint in a new {what}"
+            for index in _some(source):
+                assert other.label(index) == source.label(index), f"{subject}: another label in a new {what}"
+                assert other.name(index) == source.name(index), f"{subject}: another name in a new {what}"
+                same = other.image(index).tobytes() == source.image(index).tobytes()
+                assert same, f"{subject}: another image in a new {what}"
+
+    _with_source(subject, check)
+
+
+def check_source_vocabulary(subject: Subject) -> None:
+    """Counts cover what the labels say."""
+
+    def check(source: Source, path: str) -> None:
+        vocabulary = source.vocabulary()
+        assert Vocabulary.from_json(vocabulary.to_json()) == vocabulary, f"{subject}: the vocabulary is not JSON"
+        for index in _some(source):
+            label = source.label(index)
+            assert label.cls is None or label.cls in vocabulary.classes, f"{subject}: class {label.cls!r} is missing"
+            missing = label.tags.keys() - vocabulary.tags.keys()
+            assert not missing, f"{subject}: the vocabulary lacks the tags {sorted(missing)}"
+            assert vocabulary.captioned or not label.texts, f"{subject}: the vocabulary counts no captions"
+
+    _with_source(subject, check)
+
+
+def check_source_missing(subject: Subject) -> None:
+    """A path that does not exist is the user's mistake, unless paths mean nothing to this source."""
+    with tempfile.TemporaryDirectory() as folder:
+        missing = Path(folder) / "no-such-path"
+        assert subject.target.matches(missing) in (True, False), f"{subject}: matches is neither True nor False"
+        try:
+            subject.build(str(missing))
+        except GankitError as error:
+            assert "no-such-path" in str(error), f"{subject}: the message {str(error)!r} does not name the path"
+
+
+# ------------------------------------------------------------------------------------------------- weights
+
+
+def check_weights_ids(subject: Subject) -> None:
+    """Every id on offer can be had, an unknown one is None."""
+    source = subject.build()
+    assert isinstance(source, WeightSource), f"{subject}: {type(source).__name__} is no WeightSource"
+    for hub_id in source.ids():
+        state, folder = source.state_dict(hub_id), source.folder(hub_id)
+        assert state or folder, f"{subject} offers {hub_id!r}, but has neither tensors nor a folder"
+        for name, tensor in (state or {}).items():
+            assert isinstance(tensor, torch.Tensor), f"{subject}: {name} of {hub_id!r} is no tensor"
+        assert folder is None or folder.is_dir(), f"{subject}: the folder of {hub_id!r} does not exist"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for what in (source.state_dict, source.folder):
+            assert what("gankit/no-such-weights") is None, f"{subject}: something for an id that nobody has"
+
+
+CHECKS: dict[str, list[Callable[[Subject], None]]] = {
+    "conditioner": [
+        check_conditioner_encode,
+        check_conditioner_fields,
+        check_conditioner_unknown,
+        check_conditioner_state,
+        check_conditioner_random,
+    ],
+    "source": [check_source_samples, check_source_travels, check_source_vocabulary, check_source_missing],
+    "weights": [check_weights_ids],
+}

@@ -1,0 +1,327 @@
+"""Checks of generators, discriminators and frozen feature networks."""
+
+from __future__ import annotations
+
+import copy
+import unittest
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gankit.core import checkpoint
+from gankit.core.interfaces import CondSpec, Discriminator, FeatureNetwork, Generator
+from gankit.core.random import batch_random
+from gankit.errors import GankitError
+from gankit.testing.common import (
+    BATCH,
+    C_DIM,
+    Subject,
+    assert_close,
+    assert_finite,
+    assert_keyed,
+    condition,
+    perturb,
+    reload,
+    seeded,
+)
+
+PLAIN, CLASSES, TOKENS = CondSpec(), CondSpec(C_DIM), CondSpec(C_DIM, 6)
+
+
+def _networks(subject: Subject, cond: CondSpec) -> Iterator[tuple[tuple[int, int, int], Any]]:
+    """The network at every shape that it accepts."""
+    refusals = []
+    for shape in subject.shapes:
+        try:
+            network = subject.build(shape, cond)
+        except GankitError as error:
+            if str(error).startswith("no weights for "):
+                raise
+            refusals.append(str(error))
+            continue
+        yield shape, perturb(network)
+    if len(refusals) == len(subject.shapes):
+        if cond != PLAIN:
+            raise unittest.SkipTest(f"{subject} takes no condition: {refusals[0]}")
+        raise AssertionError(f"{subject} refuses all of the shapes {subject.shapes}: {refusals[0]}")
+
+
+def _network(subject: Subject, cond: CondSpec = PLAIN) -> tuple[tuple[int, int, int], Any]:
+    return next(_networks(subject, cond))
+
+
+def _latents(G: Generator, count: int = BATCH) -> Tensor:
+    with seeded(3):
+        return torch.randn(count, G.z_dim)
+
+
+def _images(shape: tuple[int, int, int], count: int = BATCH) -> Tensor:
+    with seeded(4):
+        return torch.rand(count, *shape) * 2 - 1
+
+
+def _gradients(subject: Subject, network: nn.Module, output: Tensor) -> None:
+    """Every trained parameter gets a finite gradient, not all of them zero."""
+    with seeded(5):
+        (output * torch.randn_like(output)).sum().backward()
+    largest = 0.0
+    for name, parameter in network.named_parameters():
+        if parameter.requires_grad:
+            assert parameter.grad is not None, f"{subject}: no gradient reaches the parameter {name}"
+            assert_finite(parameter.grad, f"{subject}: the gradient of {name}")
+            largest = max(largest, parameter.grad.abs().max().item())
+    assert largest > 0, f"{subject}: all gradients are zero"
+
+
+# ----------------------------------------------------------------------------------------------- generator
+
+
+def check_generator_shapes(subject: Subject) -> None:
+    """Sizes that it declares are those of what it returns, square and rectangular, for any number of channels."""
+    for shape, G in _networks(subject, PLAIN):
+        assert isinstance(G, Generator), f"{subject}: {type(G).__name__} is no Generator"
+        assert tuple(G.image_shape) == shape, f"{subject}: image_shape is {G.image_shape}, not {shape}"
+        z = _latents(G)
+        with torch.no_grad():
+            ws = G.mapping(z, None, update_emas=True)
+            assert ws.shape == (BATCH, G.num_ws, G.w_dim), (
+                f"{subject}: mapping returns {list(ws.shape)}, not [B, num_ws, w_dim] = {[BATCH, G.num_ws, G.w_dim]}"
+            )
+            truncated = G.mapping(z, None, truncation_psi=0.5, truncation_cutoff=1)
+            assert truncated.shape == ws.shape, f"{subject}: truncation changes the shape of ws"
+            for noise_mode in ("random", "const", "none"):
+                images = G.synthesis(ws, None, noise_mode=noise_mode)
+                assert images.shape == (BATCH, *shape), (
+                    f"{subject}: synthesis returns {list(images.shape)}, not {[BATCH, *shape]}"
+                )
+                assert images.dtype == torch.float32, f"{subject}: images are {images.dtype}, not float32"
+                assert_finite(images, f"{subject}: images with noise_mode={noise_mode!r}")
+
+
+def check_generator_gradients(subject: Subject) -> None:
+    for cond in (PLAIN, CLASSES):
+        _, G = _network(subject, cond)
+        _gradients(subject, G, G.train()(_latents(G), condition(cond)))
+
+
+def check_generator_deterministic(subject: Subject) -> None:
+    """The same latents and constant noise give the same image, whatever else is in the batch."""
+    _, G = _network(subject)
+    G.eval()
+    z = _latents(G)
+    with torch.no_grad():
+        images = G(z, noise_mode="const")
+        assert torch.equal(G(z, noise_mode="const"), images), f"{subject}: noise_mode='const' is not repeatable"
+        for row in range(BATCH):
+            alone = G(z[row : row + 1], noise_mode="const")
+            assert_close(alone, images[row : row + 1], f"{subject}: an image alone and in a batch")
+        assert not torch.allclose(images[0], images[1]), f"{subject}: two latents give the same image"
+
+
+def check_generator_random(subject: Subject) -> None:
+    _, G = _network(subject)
+    G.eval()
+    z = _latents(G)
+    with torch.no_grad():
+        assert_keyed(lambda rows: G(z[rows], noise_mode="random"), f"{subject}: images with noise")
+
+
+def check_generator_state(subject: Subject) -> None:
+    """A copy, and one that went through a checkpoint, draw the same image."""
+    shape, G = _network(subject)
+    z = _latents(G)
+    with torch.no_grad():
+        G.train()(z, update_emas=True)  # buffers that follow training are part of the state
+        G.eval()
+        images = G(z, truncation_psi=0.7, noise_mode="const")
+        others = {
+            "deepcopy": copy.deepcopy(G),
+            "state dict": reload(G, subject.build(shape, PLAIN, seed=7)).eval(),
+        }
+        for what, other in others.items():
+            again = other(z, truncation_psi=0.7, noise_mode="const")
+            assert_close(again, images, f"{subject}: images before and after {what}", 1e-6)
+
+
+def check_generator_condition(subject: Subject) -> None:
+    """A condition changes the image; it may be given as a tensor."""
+    _, G = _network(subject, CLASSES)
+    G.eval()
+    z, cond = _latents(G), condition(CLASSES)
+    with torch.no_grad():
+        images = G(z, cond, noise_mode="const")
+        assert_close(G(z, cond.embedding, noise_mode="const"), images, f"{subject}: embedding and Condition")
+        other = G(z, condition(CLASSES, seed=6), noise_mode="const")
+        change = (images - other).abs().max().item()
+        assert change > 1e-6 * images.abs().max().item(), f"{subject}: the condition does not change the images"
+
+
+def check_generator_tokens(subject: Subject) -> None:
+    """A condition may bring a sequence of tokens along, used or not."""
+    _, G = _network(subject, TOKENS)
+    with torch.no_grad():
+        assert_finite(G(_latents(G), condition(TOKENS)), f"{subject}: images conditioned on tokens")
+
+
+# -------------------------------------------------------------------------------------------- discriminator
+
+
+def check_discriminator_logits(subject: Subject) -> None:
+    """A list of [B, N]; features and score in turn are the same as forward."""
+    for shape, D in _networks(subject, PLAIN):
+        assert isinstance(D, Discriminator), f"{subject}: {type(D).__name__} is no Discriminator"
+        D.eval()
+        with torch.no_grad():
+            with batch_random("logits", total=BATCH):
+                logits = D(_images(shape))
+            with batch_random("logits", total=BATCH):
+                again = D.score(D.features(_images(shape)))
+        assert isinstance(logits, list), f"{subject}: returns {type(logits).__name__}, not a list"
+        assert logits, f"{subject}: returns no logits"
+        for x, y in zip(logits, again, strict=True):
+            assert x.dim() == 2 and len(x) == BATCH, f"{subject}: logits are {list(x.shape)}, not [B, N]"  # noqa: PT018
+            assert_finite(x, f"{subject}: logits")
+            assert_close(x, y, f"{subject}: forward, and score of features")
+
+
+def check_discriminator_gradients(subject: Subject) -> None:
+    """To its trained parameters and to the images."""
+    for cond in (PLAIN, CLASSES):
+        shape, D = _network(subject, cond)
+        images = _images(shape).requires_grad_(True)
+        _gradients(subject, D, torch.cat(D.train()(images, condition(cond)), 1))
+        assert images.grad is not None, f"{subject}: no gradient reaches the images"
+        assert_finite(images.grad, f"{subject}: the gradient of the images")
+        assert images.grad.abs().flatten(1).amax(1).min() > 0, f"{subject}: an image gets no gradient"
+
+
+def check_discriminator_condition(subject: Subject) -> None:
+    """The condition changes the logits, and one set of features can be scored several times."""
+    shape, D = _network(subject, CLASSES)
+    D.eval()
+    one, two = condition(CLASSES), condition(CLASSES, seed=6)
+    with torch.no_grad():
+        features = D.features(_images(shape))
+        first, second = torch.cat(D.score(features, one), 1), torch.cat(D.score(features, two), 1)
+        change = (first - second).abs().max().item()
+        assert change > 1e-6 * first.abs().max().item(), f"{subject}: the condition does not change the logits"
+        assert_close(torch.cat(D.score(features, one), 1), first, f"{subject}: scoring the same features again")
+        as_tensor = torch.cat(D.score(features, one.embedding), 1)
+        assert_close(as_tensor, first, f"{subject}: embedding and Condition")
+
+
+def check_discriminator_random(subject: Subject) -> None:
+    shape, D = _network(subject)
+    D.eval()
+    images = _images(shape)
+    with torch.no_grad():
+        if D.batch_statistics:  # rows of a batch depend on each other, so it cannot be split
+            before = torch.get_rng_state()
+            with batch_random("logits", total=BATCH):
+                D(images)
+            assert torch.equal(before, torch.get_rng_state()), (
+                f"{subject} draws random numbers from torch; use those of gankit.core.random"
+            )
+        else:
+            assert_keyed(
+                lambda rows: torch.cat(D(images[rows]), 1),
+                f"{subject}, which names no batch_statistics: logits",
+            )
+
+
+def check_discriminator_state(subject: Subject) -> None:
+    """The state goes through a checkpoint, without the frozen networks inside, which stay as they are."""
+    shape, D = _network(subject)
+    D.train()
+    for name, network in checkpoint.frozen_networks(D).items():
+        assert not any(p.requires_grad for p in network.parameters()), f"{subject}: {name} is not frozen"
+        assert not any(m.training for m in network.modules()), f"{subject}: {name} left eval mode"
+        assert not any(k.startswith(f"{name}.") for k in checkpoint.stored_state(D)), f"{subject}: {name} is stored"
+    images = _images(shape)
+    with torch.no_grad():
+        with batch_random("logits", total=BATCH):
+            D(images)  # power iterations and running means move
+        again = reload(D, subject.build(shape, PLAIN, seed=7))
+        logits = []
+        for network in (D, again):
+            with batch_random("logits", total=BATCH):
+                logits.append(torch.cat(network.eval()(images), 1))
+    assert_close(logits[1], logits[0], f"{subject}: logits before and after a checkpoint", 1e-5)
+
+
+# ------------------------------------------------------------------------------------------ feature network
+
+
+def _entry(network: FeatureNetwork, at_least: int) -> int:
+    return -(-at_least // network.input_multiple) * network.input_multiple
+
+
+def check_feature_frozen(subject: Subject) -> None:
+    network = subject.build()
+    assert isinstance(network, FeatureNetwork), f"{subject}: {type(network).__name__} is no FeatureNetwork"
+    network.train()
+    assert not any(m.training for m in network.modules()), f"{subject}: train() leaves eval mode"
+    assert not any(p.requires_grad for p in network.parameters()), f"{subject}: its parameters are trained"
+
+
+def check_feature_taps(subject: Subject) -> None:
+    """Maps are as declared, for square and rectangular images; gradients reach the images."""
+    network = subject.build()
+    side = _entry(network, 64)
+    for height, width in ((side, side), (2 * side, side)):
+        images = _images((3, height, width), 2).requires_grad_(True)
+        maps = network(images)
+        assert len(maps) == len(network.taps), f"{subject}: {len(maps)} maps for {len(network.taps)} taps"
+        for x, tap in zip(maps, network.taps):
+            declared = (2, tap.channels, height // tap.stride, width // tap.stride)
+            assert x.shape == declared, f"{subject}: a map is {list(x.shape)}, its tap says {list(declared)}"
+            assert_finite(x, f"{subject}: a map")
+        torch.stack([x.square().mean() for x in maps]).sum().backward()
+        assert images.grad is not None, f"{subject}: no gradient reaches the images"
+        assert images.grad.abs().max() > 0, f"{subject}: the gradient of the images is zero"
+
+
+def check_feature_outputs(subject: Subject) -> None:
+    network = subject.build()
+    images = _images((3, _entry(network, 64), _entry(network, 64)), 2)
+    with torch.no_grad():
+        pooled = network.pooled(images)
+        assert pooled.shape == (2, network.num_pooled), f"{subject}: pooled is {list(pooled.shape)}"
+        if network.num_logits:
+            logits = network.logits(images)
+            assert logits.shape == (2, network.num_logits), f"{subject}: logits are {list(logits.shape)}"
+        alone = network.pooled(images[:1])
+        assert_close(alone, pooled[:1], f"{subject}: an image alone and in a batch")
+
+
+def check_feature_identity(subject: Subject) -> None:
+    """Name and hash are those of the weights."""
+    one, two = subject.build(seed=0), subject.build(seed=1)
+    assert {"name", "sha256"} <= one.identity().keys(), f"{subject}: identity() lacks name or sha256"
+    assert one.name == one.identity()["name"], f"{subject}: identity() has another name than the network"
+    same = all(torch.equal(a, b) for a, b in zip(one.state_dict().values(), two.state_dict().values()))
+    equal = one.identity() == two.identity()
+    assert equal == same, f"{subject}: identity() does not tell equal weights from others"
+
+
+CHECKS: dict[str, list[Any]] = {
+    "generator": [
+        check_generator_shapes,
+        check_generator_gradients,
+        check_generator_deterministic,
+        check_generator_random,
+        check_generator_state,
+        check_generator_condition,
+        check_generator_tokens,
+    ],
+    "discriminator": [
+        check_discriminator_logits,
+        check_discriminator_gradients,
+        check_discriminator_condition,
+        check_discriminator_random,
+        check_discriminator_state,
+    ],
+    "feature": [check_feature_frozen, check_feature_taps, check_feature_outputs, check_feature_identity],
+}

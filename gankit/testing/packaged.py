@@ -1,0 +1,56 @@
+"""Checks of what a package carries besides classes: recipes, trained models, commands."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from gankit.core import models
+from gankit.core import recipe as recipes
+from gankit.pipeline import Pipeline, find_model
+from gankit.testing.common import Subject
+
+
+def check_recipe_page(subject: Subject) -> None:
+    """Every key and every plugin of it is known; what a run writes reads back as the same recipe."""
+    page, origin = recipes.read_page(subject.name)
+    assert page.get("gankit") == recipes.VERSION, f"{origin} does not say `gankit: {recipes.VERSION}`"
+    assert page.get("name") == subject.name, f"{origin} calls itself {page.get('name')!r}"
+    assert str(page.get("description", "")).strip(), f"{origin} has no description"
+    recipe = recipes.parse(page, origin)
+    written = recipes.yaml.safe_load(recipe.to_yaml())
+    assert recipes.parse(written, "the written page") == recipe, f"{origin} changes when it is written and read"
+
+
+def check_model_draws(subject: Subject) -> None:
+    """The folder is complete, and a picture can be drawn from it."""
+    folder = find_model(subject.name)
+    missing = [
+        name
+        for name in ("recipe.yaml", "generator.safetensors", "conditioner.json")
+        if not (Path(folder) / name).is_file()
+    ]
+    assert not missing, f"{subject}: {folder} lacks {', '.join(missing)}"
+    model = models.load_model(folder)
+    (image,) = Pipeline(model, torch.device("cpu"))(seeds=[0])
+    _, height, width = model.recipe.image_shape
+    assert image.size == (width, height), f"{subject}: a picture of {image.size}, not {(width, height)}"
+
+
+def check_command_target(subject: Subject) -> None:
+    """A Typer application or a function."""
+    import typer
+
+    target = subject.target
+    assert isinstance(target, typer.Typer) or callable(target), (
+        f"{subject}: the target is {type(target).__name__}, neither a typer.Typer nor a function"
+    )
+
+
+CHECKS: dict[str, list[Callable[[Subject], None]]] = {
+    "recipe": [check_recipe_page],
+    "model": [check_model_draws],
+    "command": [check_command_target],
+}

@@ -1,0 +1,316 @@
+"""Checks of losses, regularizers, guidance, augmentations and trackers."""
+
+from __future__ import annotations
+
+import copy
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from gankit.core.interfaces import (
+    AdversarialLoss,
+    Augmentation,
+    Cond,
+    Condition,
+    CondSpec,
+    Discriminator,
+    Generator,
+    Guidance,
+    Label,
+    Regularizer,
+    StepContext,
+    Tracker,
+    embedding_of,
+)
+from gankit.core.random import batch_random, randn
+from gankit.testing.common import (
+    BATCH,
+    C_DIM,
+    Subject,
+    assert_close,
+    assert_finite,
+    assert_keyed,
+    condition,
+    seeded,
+)
+
+SHAPE = (3, 16, 16)
+LABELS = [
+    Label("cat", {"fur": 1.0, "red": 0.5}, ("a red cat",)),
+    Label("dog", {"fur": 1.0}, ("a dog", "a furry dog")),
+    Label("cat", {"blue": 1.0}, ("a blue cat",)),
+    Label("bird", {"red": 1.0}, ("a red bird",)),
+]
+
+
+# ---------------------------------------------------------------------------------------------------- loss
+
+
+def _logits(offset: float = 0.0) -> list[Tensor]:
+    """Of two networks with different numbers of logits, all near `offset`."""
+    with seeded(3):
+        return [0.1 * torch.randn(BATCH, count) + offset for count in (1, 5)]
+
+
+def check_loss_shapes(subject: Subject) -> None:
+    """One finite number for each image, with a gradient to the logits."""
+    loss = subject.build()
+    assert isinstance(loss, AdversarialLoss), f"{subject}: {type(loss).__name__} is no AdversarialLoss"
+    logits = [x.requires_grad_(True) for x in _logits()]
+    real = _logits(0.2) if loss.g_needs_real else None
+    for what, value in (
+        ("d_loss", loss.d_loss(logits, _logits(-0.2))),
+        ("d_loss", loss.d_loss(_logits(0.2), logits)),
+        ("g_loss", loss.g_loss(logits, real)),
+    ):
+        assert value.shape == (BATCH,), f"{subject}: {what} returns {list(value.shape)}, not [B]"
+        assert_finite(value, f"{subject}: {what}")
+        gradients = torch.autograd.grad(value.sum(), logits, retain_graph=True)
+        for gradient in gradients:
+            assert_finite(gradient, f"{subject}: the gradient of {what}")
+            assert gradient.abs().sum() > 0, f"{subject}: {what} ignores the logits of a network"
+
+
+def check_loss_direction(subject: Subject) -> None:
+    """D is drawn to large real and small generated logits, G to large generated ones."""
+    loss = subject.build()
+    start = loss.d_loss(_logits(), _logits()).mean()
+    assert loss.d_loss(_logits(0.5), _logits()).mean() < start, f"{subject}: larger real logits do not please D"
+    assert loss.d_loss(_logits(), _logits(-0.5)).mean() < start, f"{subject}: smaller fake logits do not please D"
+    real = _logits() if loss.g_needs_real else None
+    assert loss.g_loss(_logits(0.5), real).mean() < loss.g_loss(_logits(), real).mean(), (
+        f"{subject}: larger fake logits do not please G"
+    )
+
+
+# --------------------------------------------------------------------------------------------- regularizer
+
+
+class _TinyGenerator(Generator):
+    """Smooth, with noise and a condition: everything that a regularizer may differentiate."""
+
+    z_dim, w_dim, num_ws, image_shape = 8, 8, 2, SHAPE
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.to_w = nn.Linear(self.z_dim + C_DIM, self.w_dim)
+        self.to_image = nn.Linear(self.w_dim, 3 * 16 * 16)
+
+    def mapping(
+        self,
+        z: Tensor,
+        cond: Cond = None,
+        *,
+        truncation_psi: float = 1,
+        truncation_cutoff: int | None = None,
+        update_emas: bool = False,
+    ) -> Tensor:
+        c = embedding_of(cond)
+        c = z.new_zeros(len(z), C_DIM) if c is None else c
+        return torch.tanh(self.to_w(torch.cat([z, c], 1)))[:, None].repeat(1, self.num_ws, 1)
+
+    def synthesis(self, ws: Tensor, cond: Cond = None, *, noise_mode: str = "random") -> Tensor:
+        images = torch.tanh(self.to_image(ws.prod(1))).view(-1, *SHAPE)
+        return images + 0.01 * randn(*images.shape) if noise_mode == "random" else images
+
+
+class _TinyDiscriminator(Discriminator):
+    def __init__(self) -> None:
+        super().__init__()
+        self.convolve = nn.Conv2d(3, 8, 4, stride=4)
+        self.out = nn.Linear(8, 1)
+        self.embed = nn.Linear(C_DIM, 8)
+
+    def features(self, images: Tensor) -> Tensor:
+        return nn.functional.softplus(self.convolve(images)).mean((2, 3))
+
+    def score(self, features: Tensor, cond: Cond = None) -> list[Tensor]:
+        logits = self.out(features)
+        c = embedding_of(cond)
+        return [logits if c is None else logits + (features * self.embed(c)).sum(1, keepdim=True)]
+
+
+def _context(side: str) -> StepContext:
+    """A step on tiny networks, as the trainer prepares it for a side."""
+    with seeded(4):
+        G, D, real = _TinyGenerator(), _TinyDiscriminator(), torch.rand(BATCH, *SHAPE) * 2 - 1
+    G.requires_grad_(side == "G")
+    D.requires_grad_(side == "D")
+    return StepContext(
+        G=G,
+        D=D,
+        real=real,
+        cond=condition(CondSpec(C_DIM)),
+        augment=lambda images: images,
+        sample_z=lambda count: randn(count, G.z_dim),
+        nimg=0,
+    )
+
+
+def _penalty(regularizer: Regularizer, context: StepContext) -> Tensor:
+    with batch_random("penalty", total=BATCH):
+        return regularizer.penalty(context)
+
+
+def check_regularizer_penalty(subject: Subject) -> None:
+    """A finite penalty that pulls on its own side, alone or within the main step."""
+    regularizer = subject.build()
+    assert isinstance(regularizer, Regularizer), f"{subject}: {type(regularizer).__name__} is no Regularizer"
+    assert regularizer.side in ("D", "G"), f"{subject}: side is {regularizer.side!r}, not 'D' or 'G'"
+    assert isinstance(regularizer.interval, int), f"{subject}: interval is not a whole number"
+    assert regularizer.interval >= 1, f"{subject}: interval is {regularizer.interval}, below 1"
+    for main in (False, True):
+        context = _context(regularizer.side)
+        if main and regularizer.side == "D":
+            context.features["real"] = context.D.features(context.real)
+        value = _penalty(regularizer, context)
+        assert value.dim() == 1, f"{subject}: penalty returns {list(value.shape)}, not one number for each image"
+        assert_finite(value, f"{subject}: penalty")
+        value.mean().backward()
+        network = context.D if regularizer.side == "D" else context.G
+        gradients = [p.grad for p in network.parameters() if p.grad is not None]
+        assert gradients, f"{subject}: no gradient reaches {regularizer.side}"
+        for gradient in gradients:
+            assert_finite(gradient, f"{subject}: a gradient")
+        assert any(g.abs().max() > 0 for g in gradients), f"{subject}: all gradients of {regularizer.side} are zero"
+
+
+def check_regularizer_state(subject: Subject) -> None:
+    """What it remembers is in its state: a copy that continues computes the same."""
+    regularizer = subject.build()
+    _penalty(regularizer, _context(regularizer.side))
+    other = subject.build()
+    other.load_state_dict(copy.deepcopy(regularizer.state_dict()))
+    values = [_penalty(r, _context(r.side)) for r in (regularizer, other)]
+    assert_close(values[1], values[0], f"{subject}: penalty of one that was restored", 1e-6)
+
+
+# ------------------------------------------------------------------------------------------------ guidance
+
+
+def check_guidance_loss(subject: Subject) -> None:
+    """One finite number for each image, with a gradient to the images."""
+    guidance = subject.build()
+    assert isinstance(guidance, Guidance), f"{subject}: {type(guidance).__name__} is no Guidance"
+    assert float(guidance.weight) >= 0, f"{subject}: weight is {guidance.weight!r}"
+    trained = [name for name, p in guidance.named_parameters() if p.requires_grad]
+    assert not trained, f"{subject}: {trained[:3]} are trained; a guidance's networks are frozen"
+    with seeded(4):
+        images = torch.rand(BATCH, 3, 32, 32) * 2 - 1
+    images.requires_grad_(True)
+    with batch_random("guidance", total=BATCH):
+        value = guidance.loss(images, condition(CondSpec(C_DIM)), LABELS)
+    assert value.shape == (BATCH,), f"{subject}: loss returns {list(value.shape)}, not [B]"
+    assert_finite(value, f"{subject}: loss")
+    value.sum().backward()
+    assert images.grad is not None, f"{subject}: no gradient reaches the images"
+    assert_finite(images.grad, f"{subject}: the gradient of the images")
+    assert images.grad.abs().max() > 0, f"{subject}: the gradient of the images is zero"
+    with torch.no_grad(), batch_random("guidance", total=BATCH):
+        nothing = guidance.loss(images, Condition(), [Label()] * BATCH)
+    assert_finite(nothing, f"{subject}: loss of images without labels")
+
+
+# -------------------------------------------------------------------------------------------- augmentation
+
+
+def _each_shape(subject: Subject, check: Callable[[Augmentation, Tensor], None]) -> None:
+    channels = subject.target.channels
+    assert channels, f"{subject}: channels is empty"
+    assert set(channels) <= {1, 3, 4}, f"{subject}: channels = {channels} must be out of 1, 3, 4"
+    for count in channels:
+        for size in ((16, 16), (32, 16)):
+            shape = (count, *size)
+            augmentation = subject.build(shape)
+            assert isinstance(augmentation, Augmentation), f"{subject} is no Augmentation"
+            with seeded(4):
+                check(augmentation, torch.rand(BATCH, *shape) * 2 - 1)
+
+
+def check_augmentation_shapes(subject: Subject) -> None:
+    """Images keep their shape, for all channel counts that it declares."""
+
+    def check(augmentation: Augmentation, images: Tensor) -> None:
+        before = images.clone()
+        result = augmentation(images)
+        assert result.shape == images.shape, f"{subject}: {list(images.shape)} becomes {list(result.shape)}"
+        assert_finite(result, f"{subject}: augmented images")
+        assert torch.equal(images, before), f"{subject} writes into the images that it is given"
+
+    _each_shape(subject, check)
+
+
+def check_augmentation_gradients(subject: Subject) -> None:
+    """Twice differentiable, as R1 on augmented images needs."""
+
+    def check(augmentation: Augmentation, images: Tensor) -> None:
+        images.requires_grad_(True)
+        with batch_random("augment", total=BATCH):
+            value = augmentation(images).square().sum()
+        (gradient,) = torch.autograd.grad(value, images, create_graph=True)
+        assert_finite(gradient, f"{subject}: the gradient")
+        gradient.square().sum().backward()
+        assert images.grad is not None, f"{subject} is not twice differentiable"
+        assert_finite(images.grad, f"{subject}: the second derivative")
+        assert images.grad.abs().max() > 0, f"{subject}: the second derivative is zero"
+
+    _each_shape(subject, check)
+
+
+def check_augmentation_random(subject: Subject) -> None:
+    """An image's augmentation depends on its place in the run, not on the other images."""
+    _each_shape(
+        subject, lambda augmentation, images: assert_keyed(lambda rows: augmentation(images[rows]), f"{subject}")
+    )
+
+
+def check_augmentation_state(subject: Subject) -> None:
+    """What `update` changes is in the state."""
+    augmentation = subject.build(SHAPE)
+    for nimg in (64, 128, 192):
+        augmentation.update(0.9, nimg, 64)
+    other = subject.build(SHAPE)
+    other.load_state_dict(copy.deepcopy(augmentation.state_dict()))
+    with seeded(4):
+        images = torch.rand(BATCH, *SHAPE)
+    results = []
+    for each in (augmentation, other):
+        with batch_random("augment", total=BATCH):
+            results.append(each(images))
+    assert_close(results[1], results[0], f"{subject}: images of one that was restored", 1e-6)
+
+
+# ------------------------------------------------------------------------------------------------- tracker
+
+
+def check_tracker_events(subject: Subject) -> None:
+    """Takes scalars and sample grids, grey ones as well, in a folder that is empty at first."""
+    with tempfile.TemporaryDirectory() as folder:
+        run = Path(folder)
+        tracker = subject.build(run)
+        assert isinstance(tracker, Tracker), f"{subject}: {type(tracker).__name__} is no Tracker"
+        tracker.on_tick(1000, {"loss/D": 1.5, "sign/real": -0.25})
+        for mode in ("RGB", "L", "RGBA"):
+            path = run / f"{mode}.png"
+            Image.new(mode, (8, 8)).save(path)
+            tracker.on_images(1000, "samples", path)
+        tracker.on_tick(2000, {"loss/D": 1.25})
+        tracker.close()
+
+
+CHECKS: dict[str, list[Callable[[Subject], None]]] = {
+    "loss": [check_loss_shapes, check_loss_direction],
+    "regularizer": [check_regularizer_penalty, check_regularizer_state],
+    "guidance": [check_guidance_loss],
+    "augmentation": [
+        check_augmentation_shapes,
+        check_augmentation_gradients,
+        check_augmentation_random,
+        check_augmentation_state,
+    ],
+    "tracker": [check_tracker_events],
+}

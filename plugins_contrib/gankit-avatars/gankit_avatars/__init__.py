@@ -1,0 +1,17 @@
+"""The embedded default data of gankit: avatars whose class, tags and captions are known exactly."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from gankit import hookimpl
+
+
+@hookimpl
+def gankit_register(register: Callable[[str, str, str], None]) -> None:
+    register("source", "avatars", "gankit_avatars.source:AvatarSource")
+    register("weights", "avatars", "gankit_avatars.weights:PackagedWeights")
+    register("command", "demo", "gankit_avatars.demo:demo")
+    register("model", "avatars", "gankit_avatars:model")
+    for name in ("avatars", "avatars-tags", "avatars-class"):
+        register("recipe", name, f"gankit_avatars:recipes/{name}.yaml")

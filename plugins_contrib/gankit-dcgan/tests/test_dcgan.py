@@ -1,0 +1,5 @@
+import gankit.testing
+
+
+class TestConformance(gankit.testing.ConformanceSuite):
+    package = "gankit-dcgan"

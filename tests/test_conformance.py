@@ -1,0 +1,47 @@
+"""Every built-in plugin keeps its contract; the suite itself notices plugins that do not."""
+
+from __future__ import annotations
+
+import json
+import tarfile
+import zipfile
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+import gankit.testing
+
+
+def make_folder(folder: Path) -> Path:
+    """Six images with classes, tags and captions."""
+    rng = np.random.RandomState(0)
+    lines = []
+    for i in range(6):
+        cls = ("cat", "dog")[i % 2]
+        path = folder / cls / f"{i}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.randint(0, 256, (20, 16, 3), np.uint8)).save(path)
+        record = {"file_name": f"{cls}/{i}.png", "tags": ["fur", "red"][: 1 + i % 2], "text": f"{cls} number {i}"}
+        lines.append(json.dumps(record))
+    (folder / "metadata.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    return folder
+
+
+class TestBuiltins(gankit.testing.ConformanceSuite):
+    package = "gankit"
+
+    def source_path(self, name: str, folder: Path) -> str:
+        made = make_folder(folder / "images")
+        if name == "zip":
+            with zipfile.ZipFile(folder / "images.zip", "w") as archive:
+                for path in sorted(made.rglob("*.*")):
+                    archive.write(path, path.relative_to(made))
+            return str(folder / "images.zip")
+        if name == "webdataset":
+            with tarfile.open(folder / "images.tar", "w") as shard:
+                for path in sorted(made.rglob("*.png")):
+                    shard.add(path, path.name)
+            return str(folder / "images.tar")
+        return str(made)
+

