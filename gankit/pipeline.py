@@ -58,8 +58,12 @@ def find_model(model: str | Path) -> Path:
     name = str(model)
     names = registry().names("model")
     if name in names:
-        package, _, inner = registry().get("model", name).target.partition(":")
-        return Path(str(importlib.resources.files(package).joinpath(inner)))
+        plugin = registry().get("model", name)
+        package, _, inner = plugin.target.partition(":")
+        folder = Path(str(importlib.resources.files(package).joinpath(inner)))
+        if not folder.is_dir():
+            raise GankitError(f"the model {name!r} is not in package {plugin.package!r} ({folder}); reinstall it")
+        return folder
     if re.fullmatch(r"[\w.-]+/[\w.-]+", name) and not path.parent.is_dir():
         return _from_hub(name)
     raise GankitError(unknown("model", name, names, hint="nor is there a folder of that name"))

@@ -17,7 +17,12 @@ from gankit.core.plugins import registry
 
 
 def write_package(
-    folder: Path, package: str, files: str | Mapping[str, str], *, module: str | None = None, version: str = "1.0"
+    folder: Path,
+    package: str,
+    files: str | Mapping[str, str],
+    *,
+    module: str | None = None,
+    version: str = "1.0",
 ) -> str:
     """Make `package` importable from `folder`, with an entry point to a module; returns the module's name.
 
@@ -58,7 +63,9 @@ def registering(*lines: str) -> str:
     return f"from gankit import hookimpl\n\n@hookimpl\ndef gankit_register(register):\n{body}\n"
 
 
-def run_gankit(*arguments: object, path: Path | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
+def run_gankit(
+    *arguments: object, path: Path | None = None, **environment: str
+) -> subprocess.CompletedProcess[str]:
     """`python -m gankit ARGS` with the packages of a folder; `environment` adds variables."""
     env = {k: v for k, v in os.environ.items() if not k.startswith("GANKIT_")}
     env |= {"OMP_NUM_THREADS": "1", "COLUMNS": "200", **environment}

@@ -1,4 +1,4 @@
-"""Every built-in plugin keeps its contract; the suite itself notices plugins that do not."""
+"""Every built-in plugin keeps its contract."""
 
 from __future__ import annotations
 
@@ -6,8 +6,11 @@ import json
 import tarfile
 import zipfile
 from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
+import pytest
+from conditioning_utils import make_open_clip
 from PIL import Image
 
 import gankit.testing
@@ -22,14 +25,28 @@ def make_folder(folder: Path) -> Path:
         path = folder / cls / f"{i}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(rng.randint(0, 256, (20, 16, 3), np.uint8)).save(path)
-        record = {"file_name": f"{cls}/{i}.png", "tags": ["fur", "red"][: 1 + i % 2], "text": f"{cls} number {i}"}
+        record = {
+            "file_name": f"{cls}/{i}.png",
+            "tags": ["fur", "red"][: 1 + i % 2],
+            "text": f"{cls} number {i}",
+        }
         lines.append(json.dumps(record))
     (folder / "metadata.jsonl").write_text("\n".join(lines), encoding="utf-8")
     return folder
 
 
+@pytest.fixture(scope="session", autouse=True)
+def tiny_clip(tmp_path_factory: pytest.TempPathFactory) -> None:
+    model, weights = make_open_clip(tmp_path_factory.mktemp("clip"))
+    TestBuiltins.clip = {"model": model, "pretrained": str(weights)}
+
+
 class TestBuiltins(gankit.testing.ConformanceSuite):
     package = "gankit"
+    clip: ClassVar[dict[str, Any]] = {}
+
+    def options(self, kind: str, name: str) -> dict[str, Any]:
+        return self.clip if name in ("clip", "clip-text") else super().options(kind, name)
 
     def source_path(self, name: str, folder: Path) -> str:
         made = make_folder(folder / "images")
@@ -44,4 +61,3 @@ class TestBuiltins(gankit.testing.ConformanceSuite):
                     shard.add(path, path.name)
             return str(folder / "images.tar")
         return str(made)
-

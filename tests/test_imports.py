@@ -13,7 +13,18 @@ import pytest
 import gankit
 
 ROOT = Path(gankit.__file__).parent
-HEAVY = ("torch", "torchvision", "timm", "open_clip", "transformers", "numpy", "PIL", "pydantic", "yaml", "safetensors")
+HEAVY = (
+    "torch",
+    "torchvision",
+    "timm",
+    "open_clip",
+    "transformers",
+    "numpy",
+    "PIL",
+    "pydantic",
+    "yaml",
+    "safetensors",
+)
 
 
 def heavy_after(code: str, *arguments: str) -> tuple[list[str], str]:
@@ -26,7 +37,9 @@ def heavy_after(code: str, *arguments: str) -> tuple[list[str], str]:
         "print('HEAVY', *heavy)"
     )
     env = {**os.environ, "GANKIT_PLUGINS": ""}
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=env, timeout=120)
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, env=env, timeout=120
+    )
     assert done.returncode == 0, done.stderr
     printed, _, heavy = done.stdout.rpartition("HEAVY")
     return heavy.split(), printed
@@ -73,7 +86,9 @@ def imports_of(path: Path) -> set[str]:
         elif isinstance(node, ast.ImportFrom):
             base = node.module or ""
             if node.level:
-                base = ".".join([*package.split(".")[: len(package.split(".")) - node.level + 1], base]).strip(".")
+                base = ".".join(
+                    [*package.split(".")[: len(package.split(".")) - node.level + 1], base]
+                ).strip(".")
             names.update([base, *(f"{base}.{alias.name}" for alias in node.names)])
         elif isinstance(node, ast.Constant) and isinstance(node.value, str) and " " not in node.value:
             names.add(node.value.partition(":")[0])

@@ -100,7 +100,16 @@ def plugins() -> Iterator[None]:
 
 def test_help_defaults_and_types() -> None:
     found = options_of(Outer)
-    assert list(found) == ["width", "mode", "taps", "rate", "table", "on", "part", "spare"]  # image_shape is gankit's
+    assert list(found) == [
+        "width",
+        "mode",
+        "taps",
+        "rate",
+        "table",
+        "on",
+        "part",
+        "spare",
+    ]  # image_shape is gankit's
     assert found["width"].help == "number of channels, 1 to 64."
     assert found["mode"].help == "how to do it, on two lines: with a colon."
     assert found["taps"].help == "with a type in parentheses."
@@ -128,7 +137,9 @@ def test_types_that_exist_for_type_checkers_only() -> None:
         def __init__(self, *, part: NoSuchType = 1) -> None:  # type: ignore[name-defined]  # noqa: F821
             self.part = part
 
-    with pytest.raises(GankitError, match=r"Half cannot be read: name 'NoSuchType' is not defined; .*TYPE_CHECKING"):
+    with pytest.raises(
+        GankitError, match=r"Half cannot be read: name 'NoSuchType' is not defined; .*TYPE_CHECKING"
+    ):
         options_of(Half)
 
 
@@ -170,6 +181,8 @@ def test_defaults_are_filled_in_and_nested_ones_too() -> None:
         ("on", "true", True),
         ("part", "inner", {"name": "inner", "gain": 1.0}),
         ("part", {"name": "inner", "gain": "3"}, {"name": "inner", "gain": 3.0}),
+        ("part", {"gain": 3}, {"name": "inner", "gain": 3.0}),
+        ("part", {}, {"name": "inner", "gain": 2.0}),
     ],
 )
 def test_coercion(key: str, given: Any, expected: Any) -> None:
@@ -181,16 +194,22 @@ def test_coercion(key: str, given: Any, expected: Any) -> None:
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ({"name": "outer", "widht": 3}, r"unknown option of generator 'outer': 'widht'; did you mean 'width'"),
+        (
+            {"name": "outer", "widht": 3},
+            r"unknown option of generator 'outer': 'widht'; did you mean 'width'",
+        ),
         ({"name": "outer", "width": "many"}, r"generator\.width = 'many' of generator 'outer': .*integer"),
         ({"name": "outer", "width": 1.5}, r"generator\.width = 1\.5"),
         ({"name": "outer", "width": None}, r"generator\.width = None"),
         ({"name": "outer", "mode": "quick"}, r"generator\.mode = 'quick'.*'fast' or 'slow'"),
         ({"name": "outer", "taps": 3}, r"generator\.taps = 3"),
         ({"name": "outer", "part": "iner"}, r"unknown loss 'iner'; did you mean 'inner'"),
-        ({"name": "outer", "part": {"name": "inner", "gian": 1}}, r"'gian'; did you mean 'gain'\? \(in generator\.part\)"),
-        ({"name": "outer", "part": {"gain": 1}}, r"generator\.part must be the name of a loss"),
-        ({"name": "outer", "part": None}, r"generator\.part must be the name of a loss or a mapping with 'name', not None"),
+        (
+            {"name": "outer", "part": {"name": "inner", "gian": 1}},
+            r"did you mean 'gain'\? \(in generator\.part\)",
+        ),
+        ({"name": "outer", "spare": {"gain": 1}}, r"generator\.spare must be the name of a loss"),
+        ({"name": "outer", "part": None}, r"generator\.part must be the name of a loss or .*, not None"),
         ({"name": "outer", "part": 3}, r"generator\.part must be the name of a loss"),
         ("outr", r"unknown generator 'outr'; did you mean 'outer'"),
         (None, r"generator must be the name of a generator or a mapping with 'name', not None"),
@@ -219,7 +238,7 @@ def test_mistakes_in_nested_maps(parts: Any, message: str) -> None:
 
 
 def test_required_option() -> None:
-    with pytest.raises(GankitError, match=r"conditioner 'many' needs the option 'parts' \(by name\.\); set conditioner\.parts"):
+    with pytest.raises(GankitError, match=r"needs the option 'parts' \(by name\.\); set conditioner\.parts"):
         check("conditioner", "many")
 
 

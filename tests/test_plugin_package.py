@@ -14,6 +14,7 @@ from fake_packages import run_gankit, site_folder, write_package
 from PIL import Image
 
 from gankit.core.plugins import registry
+from gankit.hookspecs import KINDS
 from gankit.testing import ConformanceSuite, Subject, checks_of
 
 ROOT = Path(__file__).parent.parent
@@ -43,7 +44,23 @@ def test_docs_quote_the_files_verbatim() -> None:
     }
     assert quoted.keys() == files
     for name in files:
-        assert quoted[name] == (PACKAGE / name).read_text(encoding="utf-8"), f"docs/plugins.md differs from {name}"
+        assert quoted[name] == (PACKAGE / name).read_text(encoding="utf-8"), (
+            f"docs/plugins.md differs from {name}"
+        )
+
+
+def test_docs_list_every_kind() -> None:
+    text = (ROOT / "docs" / "plugins.md").read_text(encoding="utf-8")
+    rows = [
+        [cell.strip(" `") for cell in line.split("|")[1:4]]
+        for line in text.splitlines()
+        if line.startswith("| `")
+    ]
+    classes = {kind: base for kind, (base, _, _) in KINDS.items() if not base.startswith("'")}
+    expected = [
+        [kind, classes.get(kind, ""), gets if kind in classes else ""] for kind, (_, _, gets) in KINDS.items()
+    ]
+    assert rows == expected
 
 
 @pytest.mark.usefixtures("in_place")
@@ -66,11 +83,15 @@ def test_installed_package(tmp_path: Path) -> None:
     options = ["--no-deps", "--no-build-isolation", "--no-index", "-w", str(wheels)]
     subprocess.run([*pip, "wheel", *options, str(PACKAGE)], check=True, timeout=300)
     (wheel,) = wheels.glob("gankit_dcgan-*.whl")
-    subprocess.run([*pip, "install", "--no-deps", "--no-index", "--target", str(site), str(wheel)], check=True)
+    subprocess.run(
+        [*pip, "install", "--no-deps", "--no-index", "--target", str(site), str(wheel)], check=True
+    )
     assert (site / "gankit_dcgan" / "recipes" / "dcgan.yaml").is_file()
 
     listed = run_gankit("plugins", path=site)
-    assert ["dcgan", "generator", "gankit-dcgan", "0.1.0"] in [line.split() for line in listed.stdout.splitlines()]
+    assert ["dcgan", "generator", "gankit-dcgan", "0.1.0"] in [
+        line.split() for line in listed.stdout.splitlines()
+    ]
     shown = run_gankit("plugins", "show", "generator/dcgan", path=site)
     assert "z_dim  (int, default 128)\n      width of the latent." in shown.stdout
     wrong = run_gankit("train", "dcgan", "--set", "generator.chanels=8", "--dry-run", path=site)

@@ -52,7 +52,9 @@ def test_another_package_adds_a_plugin(site: Path, discover: Discover) -> None:
     found, warned = discover()
     plugin = found.get("generator", "mine")
     assert (plugin.package, plugin.version, plugin.target) == ("my-gan", "2.5", "my_gan:Mine")
-    assert found.names("generator")[0] == "mine"  # before the built-ins, which take whatever nobody else wants
+    assert (
+        found.names("generator")[0] == "mine"
+    )  # before the built-ins, which take whatever nobody else wants
     assert warned == []
 
 
@@ -147,7 +149,9 @@ def test_selection(site: Path, discover: Discover, monkeypatch: pytest.MonkeyPat
 
 def test_two_packages_with_one_name(site: Path, discover: Discover) -> None:
     write_package(site, "a-first", registering("'generator', 'mine', 'a_first:X'"))
-    write_package(site, "b-second", registering("'generator', 'mine', 'b_second:X'", "'loss', 'mine', 'b_second:Y'"))
+    write_package(
+        site, "b-second", registering("'generator', 'mine', 'b_second:X'", "'loss', 'mine', 'b_second:Y'")
+    )
     write_package(site, "c-third", registering("'generator', 'stylegan2', 'c_third:X'"))
     found, warned = discover()
     assert found.get("generator", "mine").package == "a-first"
@@ -183,7 +187,9 @@ def test_target_that_cannot_be_imported(site: Path, discover: Discover) -> None:
     found, warned = discover()
     assert warned == []  # targets are not looked at before they are needed
     for name, missing in (("gone", "Gone"), ("nowhere", "no_such_module_xyz")):
-        with pytest.raises(GankitError, match=rf"loss '{name}' of package 'my-loss' cannot be imported.*{missing}"):
+        with pytest.raises(
+            GankitError, match=rf"loss '{name}' of package 'my-loss' cannot be imported.*{missing}"
+        ):
             found.load("loss", name)
 
 

@@ -241,6 +241,16 @@ def test_condition_is_scored_apart_from_features():
         network(images)
 
 
+def test_gradient_penalty_differentiates_twice():
+    """R1 of a projected discriminator: the gradient of |dD/dx|^2 reaches every trained weight that scales it."""
+    network = ProjectedDiscriminator((3, 64, 64), CondSpec(), feature=Pyramid(), side=64, cout=8)
+    images = torch.randn(2, 3, 64, 64, requires_grad=True)
+    (slope,) = torch.autograd.grad(network(images)[0].sum(), images, create_graph=True)
+    slope.square().sum().backward()
+    grads = {name: p.grad for name, p in network.named_parameters() if name.endswith("weight_orig")}
+    assert all(grad is not None and grad.isfinite().all() and grad.any() for grad in grads.values())
+
+
 def test_transformer_maps_become_a_pyramid():
     """Section 2b: 1x1 convolutions to width/8 ... width, maps of strides 4, 8, 16, 32."""
     transformer = Pyramid((48,) * 4, (16,) * 4)

@@ -136,6 +136,16 @@ def test_random_noise_is_keyed_by_sample():
     assert not torch.allclose(whole, network(z, noise_mode="none"), atol=1e-2)
 
 
+def test_bf16_autocast_changes_little():
+    network = StyleGANT((3, 16, 16), CondSpec(c_dim=3), **TINY)
+    z, c = torch.randn(2, 8), torch.randn(2, 3)
+    expected = network(z, c, noise_mode="const")
+    with torch.autocast("cpu", torch.bfloat16):
+        images = network(z, c, noise_mode="const")
+    assert images.dtype == torch.float32
+    assert (images - expected).abs().max() <= 0.05 * expected.abs().max()
+
+
 def test_mistakes_are_explained():
     with pytest.raises(GankitError, match="at least 8"):
         StyleGANT((3, 5, 5), CondSpec(), **TINY)

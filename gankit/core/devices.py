@@ -50,6 +50,11 @@ def memory_advice(advice: str) -> Iterator[None]:
         yield
     except (RuntimeError, MemoryError) as error:
         text = str(error)
+        if text.startswith("DataLoader worker"):
+            raise GankitError(
+                "a process that decodes images has died, perhaps for lack of (shared) memory: use fewer --workers, or "
+                f"--workers 0 for none ({text.splitlines()[0]})"
+            ) from error
         oom = isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(
             phrase in text for phrase in ("can't allocate memory", "not enough memory", "out of memory")
         )

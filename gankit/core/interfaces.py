@@ -272,8 +272,8 @@ class AdversarialLoss(ABC):
 class StepContext:
     """What a regularizer may use: one micro-batch of the running step.
 
-    `real` is the batch before augmentation, [B, C, H, W]; `augment` is the pipeline in front of D; `sample_z()` draws
-    fresh latents; `batch_scale` is B / total batch. Networks are unwrapped modules.
+    `real` is the batch before augmentation, [B, C, H, W]; `augment` is the pipeline in front of D; `sample_z(n)`
+    draws fresh latents [n, z_dim]. `features["real"]` holds D's features of the augmented reals in the main phase.
     """
 
     G: Generator
@@ -292,6 +292,7 @@ class Regularizer(nn.Module, ABC):
     side gets lr * k/(k+1) and beta ** (k/(k+1))."""
 
     side: ClassVar[str]  # 'D' or 'G'
+    second_order: ClassVar[bool] = True  # takes gradients of gradients, so it always runs in fp32
     interval: int = 1
     batch_statistics: ClassVar[str] = ""
 
@@ -323,7 +324,7 @@ class Augmentation(nn.Module, ABC):
     def forward(self, images: Tensor) -> Tensor: ...
 
     def update(self, real_signs: float, nimg: int, batch: int) -> None:
-        """Adapt to the mean sign of D's real logits since the last call; called every 4 steps."""
+        """Adapt to the mean sign of D's real logits over the `batch` images since the last call (4 steps)."""
 
 
 class Tracker(ABC):

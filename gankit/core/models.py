@@ -16,8 +16,13 @@ from gankit.core.interfaces import Conditioner, Discriminator, Generator
 from gankit.core.labels import Vocabulary
 from gankit.core.plugins import registry
 from gankit.core.recipe import Recipe
+from gankit.errors import GankitError
 
 FORMAT = 1  # of conditioner.json
+OTHER_ENCODER = (
+    "{} was trained with another text encoder than the one found here; install the package or file that it was "
+    "trained with"
+)
 
 
 def build_conditioner(recipe: Recipe, vocabulary: Vocabulary) -> Conditioner:
@@ -72,9 +77,19 @@ def save_model(
     generator_state: dict[str, Tensor],
     *,
     nimg: int,
+    encoders: dict[str, str],
     dtype: torch.dtype | None = None,
 ) -> dict[str, str]:
-    """Write a model into an existing folder; `dtype` stores floating-point weights narrower.
+    """Write a model into an existing folder.
+
+    Args:
+        folder: where to.
+        recipe: of the run.
+        conditioner: whose vocabulary and trained weights are saved.
+        generator_state: its tensors.
+        nimg: images that it was trained on.
+        encoders: `conditioner.identity()`, which is costly.
+        dtype: stores floating-point weights narrower.
 
     Returns the checksums of its tensor files by name."""
 
@@ -99,8 +114,12 @@ def save_model(
     name = "generator.safetensors"
     checksums = {name: checkpoint.save_tensors(folder / name, narrow(generator_state), metadata)}
     trained = checkpoint.stored_state(conditioner)
-    page = {"format": FORMAT, "vocabulary": conditioner.vocabulary().to_json(), "trained": bool(trained)}
-    page["encoders"] = conditioner.identity()
+    page = {
+        "format": FORMAT,
+        "vocabulary": conditioner.vocabulary().to_json(),
+        "trained": bool(trained),
+        "encoders": encoders,
+    }
     checkpoint.write_json(folder / "conditioner.json", page)
     if trained:
         name = "conditioner.safetensors"
@@ -115,10 +134,7 @@ def load_model(folder: Path) -> Model:
     conditioner_page = checkpoint.read_json(folder / "conditioner.json", FORMAT)
     conditioner = build_conditioner(recipe, Vocabulary.from_json(conditioner_page["vocabulary"]))
     if conditioner.identity() != conditioner_page.get("encoders", {}):
-        raise GankitError(
-            f"{folder} was trained with another text encoder than the one found here; install the package or file "
-            "that it was trained with"
-        )
+        raise GankitError(OTHER_ENCODER.format(folder))
     if conditioner_page["trained"]:
         path = folder / "conditioner.safetensors"
         checkpoint.load_stored(conditioner, checkpoint.load_tensors(path)[0], path)

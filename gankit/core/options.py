@@ -21,8 +21,9 @@ from gankit.errors import GankitError, unknown
 class Nested:
     """Marks an option that is itself a plugin: ``feature: Annotated[FeatureNetwork, Nested("feature")]``.
 
-    In a recipe it is a name or a mapping ``{name: ..., option: value}``; with `many`, a mapping from plugin name to
-    options, built into a dict in the same order. The constructor receives the built object.
+    In a recipe it is a name or a mapping ``{name: ..., option: value}``, where without a name the default plugin is
+    meant; with `many`, a mapping from plugin name to options, built into a dict in the same order. The constructor
+    receives the built object.
     """
 
     kind: str
@@ -126,7 +127,7 @@ def check(kind: str, spec: Any, where: str = "") -> dict[str, Any]:
             )
         if option.nested is not None:
             if value is not None or type(None) not in get_args(get_args(option.type)[0]):
-                value = _check_nested(option.nested, value, place)
+                value = _check_nested(option, value, place)
         elif option.type is not Any:
             try:
                 adapter = TypeAdapter(option.type, config=ConfigDict(arbitrary_types_allowed=True))
@@ -138,8 +139,13 @@ def check(kind: str, spec: Any, where: str = "") -> dict[str, Any]:
     return resolved
 
 
-def _check_nested(nested: Nested, value: Any, place: str) -> dict[str, Any]:
+def _check_nested(option: Option, value: Any, place: str) -> dict[str, Any]:
+    nested = option.nested
+    assert nested is not None
     if not nested.many:
+        if isinstance(value, Mapping) and "name" not in value and isinstance(option.default, (str, Mapping)):
+            name, options = split_spec(nested.kind, option.default, place)
+            value = {"name": name, **options, **value}  # options of the default plugin
         return check(nested.kind, value, place)
     if not isinstance(value, Mapping):
         raise GankitError(f"{place} must map names of {nested.kind} plugins to their options, not {value!r}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Mapping
+from datetime import timedelta
 from typing import Any
 
 
@@ -15,6 +16,7 @@ class Progress:
         self.enabled = enabled
         self._bar: Any = None
         self._total = 0
+        self._deadline: float | None = None
         self._start = (0.0, 0)
 
     def say(self, text: str) -> None:
@@ -25,8 +27,9 @@ class Progress:
         else:
             print(text, flush=True)
 
-    def start(self, nimg: int, total: int) -> None:
-        self._total, self._start = total, (time.monotonic(), nimg)
+    def start(self, nimg: int, total: int, deadline: float | None) -> None:
+        """`deadline` is in time.monotonic(); the run ends there or at `total` images."""
+        self._total, self._deadline, self._start = total, deadline, (time.monotonic(), nimg)
         if not self.enabled or not sys.stdout.isatty():
             return
         from rich import progress
@@ -34,9 +37,7 @@ class Progress:
         self._bar = progress.Progress(
             progress.TextColumn("{task.completed:,.0f}/{task.total:,.0f} images"),
             progress.BarColumn(),
-            progress.TextColumn("{task.fields[speed]}"),
-            progress.TimeRemainingColumn(),
-            progress.TextColumn("{task.fields[shares]}"),
+            progress.TextColumn("{task.fields[speed]}  {task.fields[shares]}"),
         )
         self._task = self._bar.add_task("train", total=total, completed=nimg, speed="", shares="")
         self._bar.start()
@@ -45,7 +46,14 @@ class Progress:
         if self._bar is not None:
             since, first = self._start
             speed = (nimg - first) / max(time.monotonic() - since, 1e-9)
-            self._bar.update(self._task, completed=nimg, speed=f"{speed:.1f} images/s")
+            text = f"{speed:.1f} images/s  left {self._left(nimg, speed)}"
+            self._bar.update(self._task, completed=nimg, speed=text)
+
+    def _left(self, nimg: int, speed: float) -> str:
+        seconds = max(self._total - nimg, 0) / speed
+        if self._deadline is not None:
+            seconds = min(seconds, max(self._deadline - time.monotonic(), 0))
+        return str(timedelta(seconds=round(seconds)))
 
     def tick(self, nimg: int, scalars: Mapping[str, float]) -> None:
         shares = "  ".join(
@@ -55,15 +63,13 @@ class Progress:
         )
         if self._bar is not None:
             self._bar.update(self._task, shares=shares)
-            return
-        if self.enabled:
+        elif self.enabled:
             speed = scalars["speed/images_per_s"]
-            left = max(self._total - nimg, 0) / speed
             losses = "  ".join(
                 f"{k.removeprefix('loss/')} {v:.3f}" for k, v in scalars.items() if k.startswith("loss/")
             )
-            clock = time.strftime("%H:%M:%S", time.gmtime(left))
-            self.say(f"{nimg:>9,} images  {speed:.1f}/s  left {clock}  loss {losses}  time {shares}")
+            left = self._left(nimg, speed)
+            self.say(f"{nimg:>9,} images  {speed:.1f}/s  left {left}  loss {losses}  time {shares}")
 
     def close(self) -> None:
         if self._bar is not None:

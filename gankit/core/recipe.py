@@ -87,7 +87,7 @@ class TrainOptions(_Section):
     precision: Literal["auto", "fp32", "bf16"] = Field(
         "auto", description="auto: bf16 autocast where hardware has it"
     )
-    seed: int = Field(0, ge=0, description="seed of everything that is random")
+    seed: int = Field(0, ge=0, lt=2**32, description="seed of everything that is random")
     max_bad_steps: int = Field(
         20, ge=1, description="stop after this many steps in a row with non-finite gradients"
     )

@@ -26,9 +26,7 @@ def ties(fingerprint: str, stepper: Stepper) -> dict[str, Any]:
     for name, module in {"generator": parts.G, "discriminator": parts.D, **parts.guidance}.items():
         for path, network in checkpoint.frozen_networks(module).items():
             frozen[f"{name}.{path}"] = network.identity()
-    if encoders := parts.conditioner.identity():
-        frozen["conditioner"] = {"name": "text encoder", **encoders}
-    return {"data": fingerprint, "frozen": frozen}
+    return {"data": fingerprint, "frozen": frozen, "encoders": parts.conditioner.identity()}
 
 
 def save_checkpoint(run: Path, recipe: Recipe, stepper: Stepper, ties: dict[str, Any], keep: int) -> Path:
@@ -42,6 +40,7 @@ def save_checkpoint(run: Path, recipe: Recipe, stepper: Stepper, ties: dict[str,
                 stepper.conditioner_ema,
                 checkpoint.stored_state(stepper.G_ema),
                 nimg=stepper.nimg,
+                encoders=ties["encoders"],
             )
             (folder / "training").mkdir()
             for name, tensors in _training_state(stepper).items():
@@ -78,6 +77,8 @@ def restore(folder: Path, recipe: Recipe, stepper: Stepper, ties: dict[str, Any]
                 f"the frozen network {identity['name']!r} ({path}) has other weights than in this run; "
                 "install the package or file that it was started with"
             )
+    if state["encoders"] != ties["encoders"]:
+        raise GankitError(models.OTHER_ENCODER.format(folder))
     files = {
         name: checkpoint.load_tensors(folder / name, checksum)[0] for name, checksum in state["files"].items()
     }

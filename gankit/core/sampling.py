@@ -130,5 +130,11 @@ def export_model(model: str, out: Path, dtype: str) -> None:
     state = checkpoint.stored_state(loaded.generator)
     with checkpoint.FolderWriter(out) as folder:
         models.save_model(
-            folder, loaded.recipe, loaded.conditioner, state, nimg=loaded.nimg, dtype=DTYPES[dtype]
+            folder,
+            loaded.recipe,
+            loaded.conditioner,
+            state,
+            nimg=loaded.nimg,
+            encoders=loaded.conditioner.identity(),
+            dtype=DTYPES[dtype],
         )

@@ -277,7 +277,8 @@ class Stepper:
         total = torch.zeros((), device=self.device)
         for name, regularizer in self.parts.regularizers.items():
             if regularizer.side == side and regularizer.interval == 1:
-                value = regularizer.penalty(context).mean()
+                with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16 and not regularizer.second_order):
+                    value = regularizer.penalty(context).float().mean()
                 self.meter.add(f"loss/{name}", value.item())
                 total = total + value
         return total

@@ -266,7 +266,7 @@ class Trainer:
         last = None
         if stepper.nimg == 0:
             self._write_samples(real=True)
-        self.progress.start(stepper.nimg, train.images)
+        self.progress.start(stepper.nimg, train.images, self.deadline)
         tick_start, tick_nimg, waited = time.perf_counter(), stepper.nimg, self.batches.wait_s
         stop = stepper.nimg >= train.images
         stream = iter(self.batches)

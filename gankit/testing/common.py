@@ -123,9 +123,10 @@ def refuses(action: Callable[[], Any], what: str) -> None:
     try:
         action()
     except GankitError as error:
-        assert len(str(error)) > 10, f"{what}: the message {str(error)!r} does not explain anything"
-        return
-    raise AssertionError(f"{what}: no GankitError was raised")
+        message = str(error)
+    else:
+        raise AssertionError(f"{what}: no GankitError was raised")
+    assert len(message) > 10, f"{what}: the message {message!r} does not explain anything"
 
 
 def check_options(subject: Subject) -> None:
@@ -143,7 +144,9 @@ def check_options(subject: Subject) -> None:
     assert (inspect.getdoc(target) or "").split("Args:")[0].strip(), f"{subject} has no docstring"
     resolved = options.check(subject.kind, subject.spec)
     again = options.check(subject.kind, json.loads(json.dumps(resolved)))
-    assert json.dumps(again) == json.dumps(resolved), f"{subject}: options change on their way through a recipe"
+    assert json.dumps(again) == json.dumps(resolved), (
+        f"{subject}: options change on their way through a recipe"
+    )
     parameters = inspect.signature(target).parameters.values()
     positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
     supplied = [name for name in KINDS[subject.kind][2].split(", ") if name]
@@ -155,7 +158,10 @@ def check_options(subject: Subject) -> None:
 
 def check_unknown_option(subject: Subject) -> None:
     """A misspelt option is refused before anything is built."""
-    refuses(lambda: options.check(subject.kind, {**subject.spec, "no_such_option": 1}), f"{subject}, unknown option")
+    refuses(
+        lambda: options.check(subject.kind, {**subject.spec, "no_such_option": 1}),
+        f"{subject}, unknown option",
+    )
 
 
 def check_base_class(subject: Subject) -> None:

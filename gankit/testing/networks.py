@@ -113,7 +113,9 @@ def check_generator_deterministic(subject: Subject) -> None:
     z = _latents(G)
     with torch.no_grad():
         images = G(z, noise_mode="const")
-        assert torch.equal(G(z, noise_mode="const"), images), f"{subject}: noise_mode='const' is not repeatable"
+        assert torch.equal(G(z, noise_mode="const"), images), (
+            f"{subject}: noise_mode='const' is not repeatable"
+        )
         for row in range(BATCH):
             alone = G(z[row : row + 1], noise_mode="const")
             assert_close(alone, images[row : row + 1], f"{subject}: an image alone and in a batch")
@@ -155,7 +157,9 @@ def check_generator_condition(subject: Subject) -> None:
         assert_close(G(z, cond.embedding, noise_mode="const"), images, f"{subject}: embedding and Condition")
         other = G(z, condition(CLASSES, seed=6), noise_mode="const")
         change = (images - other).abs().max().item()
-        assert change > 1e-6 * images.abs().max().item(), f"{subject}: the condition does not change the images"
+        assert change > 1e-6 * images.abs().max().item(), (
+            f"{subject}: the condition does not change the images"
+        )
 
 
 def check_generator_tokens(subject: Subject) -> None:
@@ -206,8 +210,12 @@ def check_discriminator_condition(subject: Subject) -> None:
         features = D.features(_images(shape))
         first, second = torch.cat(D.score(features, one), 1), torch.cat(D.score(features, two), 1)
         change = (first - second).abs().max().item()
-        assert change > 1e-6 * first.abs().max().item(), f"{subject}: the condition does not change the logits"
-        assert_close(torch.cat(D.score(features, one), 1), first, f"{subject}: scoring the same features again")
+        assert change > 1e-6 * first.abs().max().item(), (
+            f"{subject}: the condition does not change the logits"
+        )
+        assert_close(
+            torch.cat(D.score(features, one), 1), first, f"{subject}: scoring the same features again"
+        )
         as_tensor = torch.cat(D.score(features, one.embedding), 1)
         assert_close(as_tensor, first, f"{subject}: embedding and Condition")
 
@@ -238,16 +246,18 @@ def check_discriminator_state(subject: Subject) -> None:
     for name, network in checkpoint.frozen_networks(D).items():
         assert not any(p.requires_grad for p in network.parameters()), f"{subject}: {name} is not frozen"
         assert not any(m.training for m in network.modules()), f"{subject}: {name} left eval mode"
-        assert not any(k.startswith(f"{name}.") for k in checkpoint.stored_state(D)), f"{subject}: {name} is stored"
+        assert not any(k.startswith(f"{name}.") for k in checkpoint.stored_state(D)), (
+            f"{subject}: {name} is stored"
+        )
     images = _images(shape)
     with torch.no_grad():
         with batch_random("logits", total=BATCH):
             D(images)  # power iterations and running means move
         again = reload(D, subject.build(shape, PLAIN, seed=7))
         logits = []
-        for network in (D, again):
+        for each in (D, again):
             with batch_random("logits", total=BATCH):
-                logits.append(torch.cat(network.eval()(images), 1))
+                logits.append(torch.cat(each.eval()(images), 1))
     assert_close(logits[1], logits[0], f"{subject}: logits before and after a checkpoint", 1e-5)
 
 

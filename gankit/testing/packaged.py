@@ -21,7 +21,9 @@ def check_recipe_page(subject: Subject) -> None:
     assert str(page.get("description", "")).strip(), f"{origin} has no description"
     recipe = recipes.parse(page, origin)
     written = recipes.yaml.safe_load(recipe.to_yaml())
-    assert recipes.parse(written, "the written page") == recipe, f"{origin} changes when it is written and read"
+    assert recipes.parse(written, "the written page") == recipe, (
+        f"{origin} changes when it is written and read"
+    )
 
 
 def check_model_draws(subject: Subject) -> None:

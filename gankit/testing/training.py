@@ -79,8 +79,12 @@ def check_loss_direction(subject: Subject) -> None:
     """D is drawn to large real and small generated logits, G to large generated ones."""
     loss = subject.build()
     start = loss.d_loss(_logits(), _logits()).mean()
-    assert loss.d_loss(_logits(0.5), _logits()).mean() < start, f"{subject}: larger real logits do not please D"
-    assert loss.d_loss(_logits(), _logits(-0.5)).mean() < start, f"{subject}: smaller fake logits do not please D"
+    assert loss.d_loss(_logits(0.5), _logits()).mean() < start, (
+        f"{subject}: larger real logits do not please D"
+    )
+    assert loss.d_loss(_logits(), _logits(-0.5)).mean() < start, (
+        f"{subject}: smaller fake logits do not please D"
+    )
     real = _logits() if loss.g_needs_real else None
     assert loss.g_loss(_logits(0.5), real).mean() < loss.g_loss(_logits(), real).mean(), (
         f"{subject}: larger fake logits do not please G"
@@ -168,7 +172,9 @@ def check_regularizer_penalty(subject: Subject) -> None:
         if main and regularizer.side == "D":
             context.features["real"] = context.D.features(context.real)
         value = _penalty(regularizer, context)
-        assert value.dim() == 1, f"{subject}: penalty returns {list(value.shape)}, not one number for each image"
+        assert value.dim() == 1, (
+            f"{subject}: penalty returns {list(value.shape)}, not one number for each image"
+        )
         assert_finite(value, f"{subject}: penalty")
         value.mean().backward()
         network = context.D if regularizer.side == "D" else context.G
@@ -176,7 +182,9 @@ def check_regularizer_penalty(subject: Subject) -> None:
         assert gradients, f"{subject}: no gradient reaches {regularizer.side}"
         for gradient in gradients:
             assert_finite(gradient, f"{subject}: a gradient")
-        assert any(g.abs().max() > 0 for g in gradients), f"{subject}: all gradients of {regularizer.side} are zero"
+        assert any(g.abs().max() > 0 for g in gradients), (
+            f"{subject}: all gradients of {regularizer.side} are zero"
+        )
 
 
 def check_regularizer_state(subject: Subject) -> None:
@@ -264,7 +272,8 @@ def check_augmentation_gradients(subject: Subject) -> None:
 def check_augmentation_random(subject: Subject) -> None:
     """An image's augmentation depends on its place in the run, not on the other images."""
     _each_shape(
-        subject, lambda augmentation, images: assert_keyed(lambda rows: augmentation(images[rows]), f"{subject}")
+        subject,
+        lambda augmentation, images: assert_keyed(lambda rows: augmentation(images[rows]), f"{subject}"),
     )
 
 

@@ -58,6 +58,8 @@ class ADA(Augmentation):
         filter_bands: multipliers of imgfilter for its four frequency bands, low to high.
     """
 
+    conformance = {"pipeline": "bgcfnc", "p": 1.0}
+
     def __init__(
         self,
         image_shape: ImageShape,

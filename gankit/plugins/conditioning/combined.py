@@ -26,6 +26,8 @@ class CombinedConditioner(Conditioner):
         drop_all: probability in [0, 1] with which training hides all parts of an image.
     """
 
+    conformance = {"parts": {"class": {}, "tags": {}}}
+
     def __init__(
         self,
         *,

@@ -40,6 +40,12 @@ class ProjectedDiscriminator(Discriminator):
 
     batch_statistics: ClassVar[str] = "batch norm"
 
+    conformance = {
+        "feature": {"name": "timm-cnn", "model": "test_efficientnet.r160_in1k", "pretrained": False},
+        "side": 64,
+        "cout": 8,
+    }
+
     def __init__(
         self,
         image_shape: ImageShape,

@@ -40,6 +40,8 @@ class StyleGAN2Discriminator(Discriminator):
 
     batch_statistics = "minibatch stddev"
 
+    conformance = {"mapping_layers": 2, "channel_base": 128, "channel_max": 8}
+
     def __init__(
         self,
         image_shape: ImageShape,

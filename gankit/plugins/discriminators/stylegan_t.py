@@ -41,6 +41,11 @@ class StyleGANTDiscriminator(Discriminator):
     heads: Any
     dino: Any  # a FeatureNetwork with `token_maps` and `num_token_maps`
 
+    conformance = {
+        "feature": {"name": "timm-vit", "model": "test_vit.r160_in1k", "pretrained": False},
+        "side": 64,
+    }
+
     def __init__(
         self,
         image_shape: ImageShape,

@@ -27,6 +27,8 @@ class TimmCNN(TimmFeatures):
         model_args: further arguments of timm.create_model.
     """
 
+    conformance = {"model": "test_efficientnet.r160_in1k", "pretrained": False}
+
     def __init__(
         self,
         *,

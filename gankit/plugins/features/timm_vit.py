@@ -25,6 +25,8 @@ class TimmViT(TimmFeatures):
 
     num_token_maps: int  # length of what `token_maps` returns
 
+    conformance = {"model": "test_vit.r160_in1k", "pretrained": False}
+
     def __init__(
         self,
         *,

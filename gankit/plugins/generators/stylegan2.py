@@ -44,6 +44,8 @@ class StyleGAN2(Generator):
         use_noise: add noise to the feature maps of each layer.
     """
 
+    conformance = {"z_dim": 16, "w_dim": 16, "mapping_layers": 2, "channel_base": 128, "channel_max": 8}
+
     def __init__(
         self,
         image_shape: ImageShape,
@@ -190,7 +192,7 @@ class SynthesisBlock(nn.Module):
     ) -> tuple[Tensor, Tensor | None]:
         *ws, w_rgb = ws
         if x is None or self.conv0 is None:
-            x = self.conv1(self.const.expand(len(w_rgb), -1, -1, -1), ws[0], noise_mode)
+            x = self.conv1(self.const.expand(w_rgb.shape[0], -1, -1, -1), ws[0], noise_mode)
         elif self.skip is None:
             x = self.conv1(self.conv0(x, ws[0], noise_mode), ws[1], noise_mode)
         else:
@@ -236,7 +238,7 @@ class SynthesisLayer(nn.Module):
     def forward(self, x: Tensor, w: Tensor, noise_mode: str, gain: float = 1) -> Tensor:
         noise = None
         if self.use_noise and noise_mode == "random":
-            noise = random.randn(len(x), 1, *self.size, device=x.device) * self.noise_strength
+            noise = random.randn(x.shape[0], 1, *self.size, device=x.device) * self.noise_strength
         elif self.use_noise and noise_mode == "const":
             noise = self.noise_const * self.noise_strength
         return modulated_conv2d(

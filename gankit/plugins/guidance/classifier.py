@@ -31,6 +31,12 @@ class ClassifierGuidance(Guidance):
         side: images are resized to this many pixels, both sides.
     """
 
+    conformance = {
+        "feature": {"name": "timm-vit", "model": "test_vit.r160_in1k", "pretrained": False},
+        "classes": {"cat": 0, "dog": 1, "bird": 2},
+        "side": 32,
+    }
+
     def __init__(
         self,
         *,

@@ -28,6 +28,7 @@ class Mismatch(Regularizer):
     """
 
     side = "D"
+    second_order = False
     batch_statistics = "mismatched conditions"
 
     def __init__(

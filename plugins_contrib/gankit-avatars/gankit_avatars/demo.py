@@ -1,4 +1,4 @@
-"""`gankit demo`: samples the model that this package carries, trains one for a few minutes, writes a page about both."""
+"""`gankit demo`: samples the model of this package, trains one for a few minutes, writes a page about both."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import base64
 import html
 import io
 import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -106,9 +107,19 @@ def _row(images: Sequence[Any]) -> bytes:
 def _training(run: Path, minutes: float, device: str) -> list[str]:
     import gankit
 
-    begun = "going on with" if (run / "checkpoints").is_dir() else "training"
-    print(f"{begun} the recipe 'avatars' in {run} for {minutes:g} minutes ...", flush=True)
-    gankit.train("avatars", run, minutes=minutes, device=device)
+    def train(what: str) -> None:
+        print(f"{what} the recipe 'avatars' in {run} for {minutes:g} minutes ...", flush=True)
+        gankit.train("avatars", run, minutes=minutes, device=device)
+
+    if (run / "checkpoints").is_dir():
+        try:
+            train("going on with")
+        except gankit.GankitError as error:  # the recipe or the data of another version, say
+            print(f"  {error}\n  so the demo begins anew", flush=True)
+            shutil.rmtree(run)
+            train("training")
+    else:
+        train("training")
     log = [json.loads(line) for line in (run / "log.jsonl").read_text(encoding="utf-8").splitlines()]
     grids = sorted((run / "samples").glob("[0-9]*.png"))
     figures = [
@@ -141,9 +152,9 @@ def _number(value: Any) -> str:
 COMMANDS = """\
 gankit sample avatars --prompt "a wink, a bun and an orange sweater" --seeds 0-15
 gankit sample avatars --tags "afro, smile" --class afro --psi 0.5
-gankit train stylegan2 --data FOLDER --size 64 --out runs/mine      # your images; the same command continues
+gankit train stylegan2 --data FOLDER --size 64 --out runs/mine    # your images
 gankit sample runs/mine
-gankit recipes                                                      # what else can be trained"""
+gankit recipes                                                    # what else can be trained"""
 PYTHON = """\
 import gankit
 

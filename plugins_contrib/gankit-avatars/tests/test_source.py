@@ -98,8 +98,9 @@ def _draw(source: AvatarSource, start: int) -> None:
 
 def test_concurrent_writers(tmp_path):
     source = AvatarSource("", count=24, size=32, cache=str(tmp_path))
-    source.image(0)  # open here too: forked and spawned processes must not share the state
-    context = multiprocessing.get_context("spawn")
+    source.image(0)  # the workers inherit open maps, as those of a data loader do
+    methods = multiprocessing.get_all_start_methods()
+    context = multiprocessing.get_context("fork" if "fork" in methods else None)
     workers = [context.Process(target=_draw, args=(source, start)) for start in (0, 5)]
     for worker in workers:
         worker.start()
