@@ -88,7 +88,8 @@ def _tensor(images: Sequence[Image.Image] | np.ndarray) -> Tensor:
 @torch.inference_mode()
 def judge(images: Sequence[Image.Image] | np.ndarray) -> dict[str, list[str]]:
     """Head -> one answer an image; images are PIL or uint8 [N, H, W, 3]."""
-    net, answers = _load(), {name: [] for name in HEADS}
+    net = _load()
+    answers: dict[str, list[str]] = {name: [] for name in HEADS}
     for batch in _tensor(images).split(256):
         for name, logits in net(batch.float() / 127.5 - 1).items():
             answers[name] += [HEADS[name][i] for i in logits.argmax(1).tolist()]

@@ -63,13 +63,19 @@ def registering(*lines: str) -> str:
     return f"from gankit import hookimpl\n\n@hookimpl\ndef gankit_register(register):\n{body}\n"
 
 
-def run_gankit(
+def run_python(
     *arguments: object, path: Path | None = None, **environment: str
 ) -> subprocess.CompletedProcess[str]:
-    """`python -m gankit ARGS` with the packages of a folder; `environment` adds variables."""
+    """`python ARGS` with the packages of a folder; `environment` adds variables."""
     env = {k: v for k, v in os.environ.items() if not k.startswith("GANKIT_")}
     env |= {"OMP_NUM_THREADS": "1", "COLUMNS": "200", **environment}
     if path is not None:
         env["PYTHONPATH"] = os.pathsep.join(filter(None, [str(path), env.get("PYTHONPATH", "")]))
-    command = [sys.executable, "-m", "gankit", *map(str, arguments)]
+    command = [sys.executable, *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, env=env, timeout=300)
+
+
+def run_gankit(
+    *arguments: object, path: Path | None = None, **environment: str
+) -> subprocess.CompletedProcess[str]:
+    return run_python("-m", "gankit", *arguments, path=path, **environment)

@@ -19,6 +19,7 @@ from safetensors.torch import save_file
 
 import gankit
 from gankit.core import checkpoint
+from gankit.core.step import Stepper
 
 Cli = Callable[..., Result]
 
@@ -381,3 +382,66 @@ def test_a_real_limit_on_the_size_of_files(limit: int, run: Path, images: Path) 
     changed = {name for name in before if now.get(name) != before[name]}
     assert changed <= {"log.jsonl"}
     assert not list((run / "checkpoints").glob(".*"))
+
+
+# -------------------------------------------------------------------------------------------- memory, hub, strangers
+
+
+@pytest.mark.parametrize(
+    ("error", "fragments"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory."), ["out of memory", "--micro-batch 4", "channel_base"]),
+        (
+            RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"),
+            ["out of memory", "--micro-batch 4"],
+        ),
+        (MemoryError(), ["out of memory"]),
+        (RuntimeError("DataLoader worker (pid 7) is killed by signal: Bus error."), ["--workers 0", "pid 7"]),
+    ],
+)
+def test_lack_of_memory_is_told_with_a_way_out(
+    error: Exception,
+    fragments: list[str],
+    run: Path,
+    images: Path,
+    gankit_cli: Cli,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(Stepper, "run", fail)
+    before = contents(run)
+    mistake(resume(gankit_cli, run, images), *fragments)
+    assert {name: digest for name, digest in contents(run).items() if name in before} == before
+
+
+def test_other_errors_are_bugs_and_keep_their_traceback(
+    run: Path, images: Path, gankit_cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise RuntimeError("shapes do not match")
+
+    monkeypatch.setattr(Stepper, "run", fail)
+    with pytest.raises(RuntimeError, match="shapes do not match"):
+        resume(gankit_cli, run, images)
+
+
+def test_models_from_the_hub(
+    run: Path, gankit_cli: Cli, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    import huggingface_hub
+
+    asked = []
+
+    def snapshot(hub_id: str, **kwargs: Any) -> str:
+        asked.append(hub_id)
+        if hub_id == "someone/squares":
+            return str(newest(run))
+        raise huggingface_hub.errors.LocalEntryNotFoundError("Cannot find the file\nand so on")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot)
+    assert gankit_cli("sample", "someone/squares", "--seeds", 0, "--out", tmp_path / "s").code == 0
+    mistake(gankit_cli("sample", "someone/circles"), "'someone/circles'", "hub", "Cannot find the file")
+    mistake(gankit_cli("sample", "no/such/folder"), "unknown model 'no/such/folder'")
+    assert asked == ["someone/squares", "someone/circles"]

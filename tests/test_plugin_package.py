@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fake_packages import run_gankit, site_folder, write_package
+from fake_packages import run_gankit, run_python, site_folder, write_package
 from PIL import Image
 
 from gankit.core.plugins import registry
@@ -96,6 +96,10 @@ def test_installed_package(tmp_path: Path) -> None:
     assert "z_dim  (int, default 128)\n      width of the latent." in shown.stdout
     wrong = run_gankit("train", "dcgan", "--set", "generator.chanels=8", "--dry-run", path=site)
     assert (wrong.returncode, "did you mean 'channels'" in wrong.stderr) == (2, True)
+
+    tested = run_python("-m", "pytest", PACKAGE / "tests", "-q", "-p", "no:cacheprovider", path=site)
+    assert tested.returncode == 0, tested.stdout
+    assert re.search(r"^\.{10,}", tested.stdout)
 
     rng = np.random.RandomState(0)
     for i in range(8):

@@ -9,11 +9,14 @@ import signal
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
-from runs import Result, assert_same, start_gankit, tensors_of, tiny_set, wait_for
+from runs import TINY, Result, assert_same, start_gankit, tensors_of, tiny_set, wait_for
 
+import gankit
 from gankit.core import checkpoint
+from gankit.core.step import Stepper
 
 COMBINED = {"name": "combined", "parts": {"class": {}, "tags": {"dropout": 0.2, "noise": 0.05}}}
 OPTIONS = tiny_set(
@@ -143,3 +146,34 @@ def test_a_run_may_move_together_with_its_data(
     assert result.code == 2
     assert "the data set has changed" in result.message
     assert steps(run) == [1, 2]
+
+
+def test_the_api_saves_and_raises_what_stopped_it(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A script does not go on as if a training that the user interrupted had ended."""
+    original = Stepper.run
+    signals = [signal.SIGINT]
+
+    def interrupted(self: Stepper, *args: Any, **kwargs: Any) -> bool:
+        if self.step == 1:
+            for number in signals:
+                os.kill(os.getpid(), number)
+        return original(self, *args, **kwargs)
+
+    monkeypatch.setattr(Stepper, "run", interrupted)
+    options = {"data": str(images), "overrides": {**TINY, "train.images": 80}, "quiet": True}
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        gankit.train("stylegan2", tmp_path / "a", **options)
+    assert steps(tmp_path / "a") == [2]
+    signals[:] = [signal.SIGTERM]
+    with pytest.raises(SystemExit) as stopped:
+        gankit.train("stylegan2", tmp_path / "b", **options)
+    assert stopped.value.code == 143
+    assert steps(tmp_path / "b") == [2]
+    signals[:] = [signal.SIGINT, signal.SIGINT]  # the user insists: at once, without a checkpoint
+    with pytest.raises(KeyboardInterrupt):
+        gankit.train("stylegan2", tmp_path / "c", **options)
+    assert steps(tmp_path / "c") == []
+    assert signal.getsignal(signal.SIGINT) is before

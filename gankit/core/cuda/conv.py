@@ -53,9 +53,8 @@ def conv2d_resample(
         y0, y1 = y0 + (ny - down + 1) // 2, y1 + (ny - down) // 2
     pad = (x0, x1, y0, y1)
     pointwise = kh == kw == 1
-    if not pointwise and flip_weight == (
-        up > 1
-    ):  # the transposed convolution turns the kernel round by itself
+    turned = up > 1  # a transposed convolution turns the kernel round by itself
+    if flip_weight == turned and not pointwise:
         w = w.flip([2, 3])
 
     if up == 1 and down == 1:

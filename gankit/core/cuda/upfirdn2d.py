@@ -122,7 +122,7 @@ def _depthwise(
 
 class _Depthwise(torch.autograd.Function):
     """Torch differentiates this, too, but its double backward also computes the gradient of the constant weight,
-    channel by channel, which takes ten times as long as all the rest."""
+    channel by channel: a fifth of the time of an R1 step."""
 
     @staticmethod
     def compute(
@@ -150,14 +150,10 @@ class _Depthwise(torch.autograd.Function):
         (gradient,), (weight,) = gradients, ctx.saved_tensors
         rest = [0, 0]
         if not ctx.transposed:  # rows and columns at the end that the stride left out
-            for i, (size, stride, padding, taps) in enumerate(
-                zip(ctx.size, ctx.stride, ctx.padding, weight.shape[2:])
-            ):
-                rest[i] = (size + 2 * padding - taps) % stride
-        gradient = _depthwise(
-            gradient, weight, ctx.stride, ctx.padding, not ctx.transposed, (rest[0], rest[1])
-        )
-        return gradient, None, None, None, None, None
+            for i in (0, 1):
+                rest[i] = (ctx.size[i] + 2 * ctx.padding[i] - weight.shape[2 + i]) % ctx.stride[i]
+        dx = _depthwise(gradient, weight, ctx.stride, ctx.padding, not ctx.transposed, (rest[0], rest[1]))
+        return dx, None, None, None, None, None
 
 
 def symmetric(x: Tensor, padding: tuple[int, int, int, int]) -> tuple[Tensor, tuple[int, int]]:
