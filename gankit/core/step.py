@@ -98,16 +98,16 @@ class Stepper:
 
     # ------------------------------------------------------------------------------------------------- a step
 
-    def run(self, images: Tensor, labels: Sequence[Label], *, want_stop: bool = False) -> bool:
+    def run(self, images: Tensor, labels: Sequence[Label], *, want_stop: Callable[[], bool] = bool) -> bool:
         """One step on this process's rows of the batch; True if any process wants to stop.
 
-        `images` is [b, C, H, W] in [-1, 1] on the device, in the order of `labels`.
+        `images` is [b, C, H, W] in [-1, 1] on the device, in the order of `labels`; `want_stop` is asked at the end.
         """
         parts = self.parts
         torch.manual_seed((self.train.seed << 20) ^ self.nimg)  # for plugins that draw from torch directly
         with self.meter.timed("condition"), torch.set_grad_enabled(bool(self.conditioner_params)):
             cond = parts.conditioner.encode(labels) if not self.conditioner_params else None
-        self._votes = torch.tensor([0.0, 0.0, float(want_stop)], dtype=torch.float64)
+        self._votes = torch.zeros(3, dtype=torch.float64)  # sum and number of signs of D(real), wishes to stop
         self._finite = True
         for side in self.train.order.upper():
             phase = self._d_main if side == "D" else self._g_main
@@ -124,6 +124,7 @@ class Stepper:
         self.bad_in_a_row = 0 if self._finite else self.bad_in_a_row + 1
         self.bad_total += not self._finite
         self._update_ema()
+        self._votes[2] = want_stop()
         distributed.all_sum(self._votes)
         self.signs += self._votes[:2]
         if parts.augmentation is not None and self.step % ADAPT_EVERY == 0 and self.signs[1] > 0:
@@ -247,7 +248,7 @@ class Stepper:
         loss = self.parts.loss.d_loss(_floats(real_logits), _floats(fake_logits)).mean()
         loss = loss + self._eager_penalties("D", context)
         with torch.no_grad():
-            signs = torch.cat([logits.float().flatten() for logits in real_logits]).sign()
+            signs = torch.cat([logits.float().flatten() for logits in real_logits]).sign().nan_to_num()
             self._votes += torch.tensor([signs.sum().item(), signs.numel(), 0.0], dtype=torch.float64)
             for name, logits in (("real", real_logits), ("fake", fake_logits)):
                 flat = torch.cat([x.float().flatten() for x in logits])

@@ -275,8 +275,7 @@ class Trainer:
             for name, reason in batch.skipped:
                 self.progress.say(f"skipped {name}: {reason}")
             images = from_uint8(batch.images.to(self.device, memory_format=torch.channels_last))
-            late = self.deadline is not None and time.monotonic() > self.deadline
-            stop = stepper.run(images, batch.labels, want_stop=bool(late or self.stop_signal))
+            stop = stepper.run(images, batch.labels, want_stop=self._wants_stop)
             if stepper.bad_in_a_row >= train.max_bad_steps:
                 raise GankitError(
                     f"the gradients of {train.max_bad_steps} steps in a row were not finite; the last good checkpoint "
@@ -300,6 +299,10 @@ class Trainer:
         newest = last or self._newest()
         assert newest is not None
         return newest
+
+    def _wants_stop(self) -> bool:
+        late = self.deadline is not None and time.monotonic() > self.deadline
+        return late or bool(self.stop_signal)
 
     def _newest(self) -> Path | None:
         found = checkpoint.checkpoints(self.out)

@@ -22,6 +22,7 @@ from gankit.core.random import rand, randn
 from gankit.core.text_cache import TextCache
 from gankit.core.weights import find_folder, read_safetensors, sha256_of
 from gankit.errors import GankitError
+from gankit.plugins.conditioning.attention_pool import AttentionPool, load_pool
 
 
 class EncodedText(Conditioner):
@@ -161,8 +162,9 @@ class TextConditioner(EncodedText):
 
     Args:
         model: hub id or folder of the encoder in the hub's layout, weights as safetensors.
-        pooling: how token features become one vector: "mean", "max", "cls" (first token) or "eos" (last token; for the
-            last layer of CLIP with its text projection).
+        pooling: how token features become one vector: "mean", "max", "cls" (first token), "eos" (last token; for the
+            last layer of CLIP with its text projection) or "attention" (see pool_weights).
+        pool_weights: hub id or safetensors file of the fitted pool for pooling "attention".
         layers: hidden layers that are pooled and concatenated; 0 is the input embedding, -1 the output.
         normalize: scale the embedding to length 1, each layer having an equal share.
         max_length: tokens of a text beyond this number, or beyond the encoder's own limit, are cut off.
@@ -180,7 +182,8 @@ class TextConditioner(EncodedText):
         self,
         *,
         model: str = "sentence-transformers/all-MiniLM-L6-v2",
-        pooling: Literal["mean", "max", "cls", "eos"] = "mean",
+        pooling: Literal["mean", "max", "cls", "eos", "attention"] = "mean",
+        pool_weights: str | None = None,
         layers: tuple[int, ...] = (-1,),
         normalize: bool = True,
         max_length: int = 128,
@@ -203,11 +206,20 @@ class TextConditioner(EncodedText):
             )
         if max_length < 3:
             raise GankitError(f"max_length = {max_length} of conditioner 'text' must be at least 3")
+        self._pool_module: list[AttentionPool] = []  # a list, so that torch does not register it
+        if (pooling == "attention") != (pool_weights is not None):
+            raise GankitError("conditioner 'text': pooling 'attention' and pool_weights go together; set both or none")
+        if pool_weights is not None:
+            if len(layers) > 1:
+                raise GankitError("conditioner 'text': pooling 'attention' reads one layer; set layers to a single one")
+            self._pool_module.append(load_pool(pool_weights, hidden))
         if trainable and dtype != "float32":
             raise GankitError(
                 f"dtype = {dtype} of conditioner 'text' does not go with trainable; remove one of them"
             )
         c_dim = sum(self._config.projection_dim if self._projected(layer) else hidden for layer in layers)
+        if self._pool_module:
+            c_dim = self._pool_module[0].width
         self.set_up(c_dim=c_dim, token_dim=hidden if tokens else 0)
 
     def _read_config(self) -> None:
@@ -248,6 +260,10 @@ class TextConditioner(EncodedText):
             ) from None
         if isinstance(getattr(encoder, "pooler", None), nn.Module):
             encoder.pooler = None  # BERT's sentence classifier, not used here and often not trained
+        deepest = max(layer % (self._config.num_hidden_layers + 1) for layer in self.layers)
+        stack = getattr(getattr(encoder, "encoder", None), "layer", None)  # of BERT and its relatives
+        if isinstance(stack, nn.ModuleList) and not self.tokens and not self.trainable:
+            del stack[deepest:]  # layers beyond the last one that is read
         return encoder.to(getattr(torch, self.dtype))
 
     @property
@@ -301,13 +317,16 @@ class TextConditioner(EncodedText):
             return hidden[:, 0]
         if self.pooling == "eos":  # tokenizers put it last, also after cutting
             return hidden[torch.arange(len(hidden), device=hidden.device), mask.sum(dim=1) - 1]
+        if self.pooling == "attention":
+            return self._pool_module[0].to(hidden.device)(hidden, mask)
         if self.pooling == "max":
             return hidden.masked_fill(~mask[:, :, None], -torch.inf).amax(dim=1)
         return (hidden * mask[:, :, None]).sum(dim=1) / mask.sum(dim=1, keepdim=True)
 
     def cache_key(self) -> str:
         options = (self.pooling, self.layers, self.normalize, self.max_length, self.dtype)
-        return json.dumps([folder_digest(self._folder), *options])
+        pools = [sha256_of(pool.state_dict()) for pool in self._pool_module]
+        return json.dumps([folder_digest(self._folder), *options, *pools])
 
     def identity(self) -> dict[str, str]:
         if self.trainable:
@@ -315,7 +334,8 @@ class TextConditioner(EncodedText):
         tensors: dict[str, Tensor] = {}
         for file in sorted(self._folder.glob("*.safetensors")):
             tensors |= read_safetensors(file)
-        return {"sha256": sha256_of(tensors)}
+        pools = {"pool": sha256_of(pool.state_dict()) for pool in self._pool_module}
+        return {"sha256": sha256_of(tensors), **pools}
 
 
 def folder_digest(folder: Path) -> str:

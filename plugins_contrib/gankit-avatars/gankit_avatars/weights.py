@@ -7,17 +7,19 @@ from pathlib import Path
 
 import torch
 from gankit.core.interfaces import WeightSource
+from safetensors.torch import load_file
 from torch import Tensor
 
 EFFICIENTNET = "timm/tf_efficientnet_lite0.in1k"
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"
+CAPTION_POOL = "gankit-avatars/caption-pool"  # comes with this package, see fit_pool.py
 
 
 class PackagedWeights(WeightSource):
     """EfficientNet-Lite0 and all-MiniLM-L6-v2 from the packages that gankit-avatars depends on."""
 
     def ids(self) -> Iterable[str]:
-        return (EFFICIENTNET, MINILM)
+        return (EFFICIENTNET, MINILM, CAPTION_POOL)
 
     def folder(self, hub_id: str) -> Path | None:
         if hub_id != MINILM:
@@ -27,6 +29,8 @@ class PackagedWeights(WeightSource):
         return Path(MODEL_DIR)
 
     def state_dict(self, hub_id: str) -> dict[str, Tensor] | None:
+        if hub_id == CAPTION_POOL:
+            return load_file(Path(__file__).with_name("caption_pool.safetensors"))
         if hub_id != EFFICIENTNET:
             return None
         import timm
