@@ -16,13 +16,14 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from gankit_avatars import attributes as at
-from gankit_avatars.attributes import Avatar
-from gankit_avatars.source import AvatarSource
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
+
+from gankit_avatars import attributes as at
+from gankit_avatars.attributes import Avatar
+from gankit_avatars.source import AvatarSource
 
 WEIGHTS = Path(__file__).with_suffix(".safetensors")
 HIDDEN = "hidden"

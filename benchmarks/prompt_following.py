@@ -11,15 +11,15 @@ from __future__ import annotations
 import argparse
 import json
 
-import gankit
 import numpy as np
 import torch
+from attribute_classifier import agreement
+
+import gankit
 from gankit.core.grids import save_png, sheet
 from gankit.core.images import to_uint8
 from gankit.core.labels import Label
 from gankit_avatars.source import AvatarSource
-
-from attribute_classifier import agreement
 
 HELD_OUT_SEED = 909  # never trained on: neither by the generator (seed 0) nor by the classifier (101, 202)
 
@@ -33,7 +33,9 @@ def wish(source: AvatarSource, index: int, by: str) -> Label:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("model")
     parser.add_argument("--count", type=int, default=1000)
     parser.add_argument("--by", choices=["text", "tags", "class"], default="text")
@@ -54,9 +56,13 @@ def main() -> None:
             ws = pipe.generator.mapping(z, cond, truncation_psi=arguments.psi)
             drawn += list(to_uint8(pipe.generator.synthesis(ws, cond, noise_mode="const")))
     got, ceiling = agreement(np.stack(drawn), wanted), agreement(real, wanted)
-    print(f"{arguments.model}, {pipe.nimg} images, by {arguments.by}, psi {arguments.psi}, {arguments.count} samples")
+    print(
+        f"{arguments.model}, {pipe.nimg} images, by {arguments.by}, psi {arguments.psi}, {arguments.count} samples"
+    )
     for name in got:
-        print(f"{name:15} {got[name]:6.3f}   ceiling {ceiling[name]:6.3f}   fraction {got[name] / ceiling[name]:6.3f}")
+        print(
+            f"{name:15} {got[name]:6.3f}   ceiling {ceiling[name]:6.3f}   fraction {got[name] / ceiling[name]:6.3f}"
+        )
     print(json.dumps({name: round(got[name] / ceiling[name], 4) for name in got}))
     if arguments.sheet:
         pairs = [image for i in range(32) for image in (np.asarray(real[i]), drawn[i])]

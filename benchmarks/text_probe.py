@@ -11,10 +11,11 @@ import argparse
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor, nn
+
 from gankit_avatars.attributes import Avatar, Draws
 from gankit_avatars.captions import caption
 from gankit_avatars.weights import MINILM, PackagedWeights
-from torch import Tensor, nn
 
 TOLD = ("top", "hair_color", "hat_color", "skin", "accessory", "clothes_color")
 

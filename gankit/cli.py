@@ -6,6 +6,7 @@ import importlib
 import os
 import sys
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -21,7 +22,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-CommandLineError = typer.BadParameter.__mro__[2]  # click's ClickException; newer typers carry their own click
+CommandLineError: Any = typer.BadParameter.__mro__[
+    2
+]  # click's ClickException; newer typers carry their own click
 Strict = Annotated[bool, typer.Option("--strict-plugins", help="A plugin that cannot be loaded is an error.")]
 
 
@@ -261,7 +264,7 @@ def show(name: Annotated[str, typer.Argument(help="A plugin's name, or kind/name
 OWN_COMMANDS = ("train", "sample", "export", "recipes", "plugins")
 
 
-def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
+def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
     widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
     for row in [head, *rows]:
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip())

@@ -16,7 +16,7 @@ from PIL import Image
 from gankit.core import checkpoint, devices, models
 from gankit.core.grids import to_pil
 from gankit.core.images import to_uint8
-from gankit.core.interfaces import Condition
+from gankit.core.interfaces import Condition, Generator
 from gankit.core.labels import Label
 from gankit.core.models import Model
 from gankit.core.plugins import registry
@@ -62,7 +62,9 @@ def find_model(model: str | Path) -> Path:
         package, _, inner = plugin.target.partition(":")
         folder = Path(str(importlib.resources.files(package).joinpath(inner)))
         if not folder.is_dir():
-            raise GankitError(f"the model {name!r} is not in package {plugin.package!r} ({folder}); reinstall it")
+            raise GankitError(
+                f"the model {name!r} is not in package {plugin.package!r} ({folder}); reinstall it"
+            )
         return folder
     if re.fullmatch(r"[\w.-]+/[\w.-]+", name) and not path.parent.is_dir():
         return _from_hub(name)
@@ -95,7 +97,8 @@ class Pipeline:
     def __init__(self, model: Model, device: torch.device) -> None:
         self.recipe, self.nimg, self.device = model.recipe, model.nimg, device
         self.conditioner = model.conditioner.to(device).eval().requires_grad_(False)
-        self.generator = models.channels_last(model.generator, device).eval().requires_grad_(False)
+        self.generator: Generator = models.channels_last(model.generator, device)
+        self.generator.eval().requires_grad_(False)
         self._centers: dict[bytes, torch.Tensor] = {}
 
     def __call__(
@@ -200,7 +203,9 @@ class Pipeline:
                 raise GankitError(f"the weight of tag {tag!r} must be above 0 and at most 1, not {weight}")
         label = Label(cls, weights, (prompt,) if prompt is not None else ())
         if ignored := self.conditioner.ignored(label):
-            warnings.warn(f"too rare in the training data to have an effect: {', '.join(ignored)}", stacklevel=3)
+            warnings.warn(
+                f"too rare in the training data to have an effect: {', '.join(ignored)}", stacklevel=3
+            )
         return label
 
 

@@ -28,7 +28,11 @@ def pool_file(tmp_path, bert):
 
 def test_pool_is_applied_to_the_tokens_of_its_layer(bert, pool_file):
     path, pool = pool_file
-    pooled = ready(TextConditioner(model=str(bert), pooling="attention", pool_weights=str(path), layers=(1,), normalize=False))
+    pooled = ready(
+        TextConditioner(
+            model=str(bert), pooling="attention", pool_weights=str(path), layers=(1,), normalize=False
+        )
+    )
     tokens = ready(TextConditioner(model=str(bert), tokens=True, layers=(1,)))
     encoder = tokens.load_encoder().eval()
     batch = tokens.tokenizer(["red hair"], return_tensors="pt")

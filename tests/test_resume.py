@@ -16,6 +16,7 @@ from runs import TINY, Result, assert_same, start_gankit, tensors_of, tiny_set, 
 
 import gankit
 from gankit.core import checkpoint
+from gankit.core import run as run_module
 from gankit.core.step import Stepper
 
 COMBINED = {"name": "combined", "parts": {"class": {}, "tags": {"dropout": 0.2, "noise": 0.05}}}
@@ -48,7 +49,7 @@ def steps(run: Path) -> list[int]:
     return [int(p.name) // 8 for p in checkpoint.checkpoints(run)]
 
 
-@pytest.mark.parametrize("source", ["folder", "shards"])
+@pytest.mark.parametrize("source", [pytest.param("folder", marks=pytest.mark.slow), "shards"])
 def test_a_killed_run_continues_to_the_bit(
     source: str, images: Path, tmp_path: Path, gankit_cli: Callable[..., Result]
 ) -> None:
@@ -76,6 +77,9 @@ def test_a_killed_run_continues_to_the_bit(
     for step in (5, 6):
         a, b = (tmp_path / run / "checkpoints" / f"{8 * step:09d}" for run in ("whole", "killed"))
         assert_same(a, b)
+        assert json.loads((a / run_module.STATE).read_text()) == json.loads(
+            (b / run_module.STATE).read_text()
+        )
     names = tensors_of(b).keys()
     for part in (
         "augmentation.safetensors:p",

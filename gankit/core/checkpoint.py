@@ -136,7 +136,7 @@ def _checksum(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str
     for name in sorted(tensors):
         tensor = tensors[name]
         total.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
-        total.update(tensor.view(_INTEGERS[tensor.element_size()]).numpy())  # numpy has no bfloat16
+        total.update(tensor.view(_INTEGERS[tensor.element_size()]).numpy().data)  # numpy has no bfloat16
     return total.hexdigest()
 
 

@@ -326,6 +326,10 @@ class Augmentation(nn.Module, ABC):
     def update(self, real_signs: float, nimg: int, batch: int) -> None:
         """Adapt to the mean sign of D's real logits over the `batch` images since the last call (4 steps)."""
 
+    def scalars(self) -> dict[str, float]:
+        """What to log, such as an adaptive strength."""
+        return {}
+
 
 class Tracker(ABC):
     """`__init__(self, run_dir: Path, *, options)`; called on the main process only, a few times a minute at most."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -52,9 +52,14 @@ def _seeded(recipe: Recipe, offset: int, make: Any) -> Any:
         return make()
 
 
-def channels_last(module: nn.Module, device: torch.device) -> nn.Module:
+Network = TypeVar("Network", bound=nn.Module)
+
+
+def channels_last(module: Network, device: torch.device) -> Network:
     """Move a network; convolution weights go channels-last, which is twice as fast on CPUs and on tensor cores."""
-    return module.to(device) if device.type == "mps" else module.to(device, memory_format=torch.channels_last)
+    if device.type == "mps":
+        return module.to(device)
+    return module.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
 # --------------------------------------------------------------------------------------------- model folders

@@ -55,7 +55,9 @@ def _draw(fn, shape: tuple[int, ...], device: torch.device | str | None, **kwarg
         return fn(shape, device=device, **kwargs)
     generator = state.generator(device)
     if shape[0] > state.count:
-        raise ValueError(f"a draw of {shape[0]} rows inside a micro-batch of {state.count}: the first axis is the batch")
+        raise ValueError(
+            f"a draw of {shape[0]} rows inside a micro-batch of {state.count}: the first axis is the batch"
+        )
     full = fn((state.total, *shape[1:]), device=device, generator=generator, **kwargs)
     return full[state.start : state.start + shape[0]]
 

@@ -14,7 +14,7 @@ from gankit.core import options
 from gankit.core.plugins import registry
 from gankit.errors import GankitError, unknown
 
-VERSION = 1
+VERSION: Literal[1] = 1
 
 
 def parse_count(value: Any) -> Any:
@@ -103,7 +103,18 @@ class TrainOptions(_Section):
 # Changing these does not change what the run computes, so a resumed run may differ in them.
 FREE_TO_CHANGE = frozenset(
     "train." + name
-    for name in (["images", "micro_batch", "max_bad_steps", "tick", "samples_every", "checkpoint_every", "keep", "workers"])
+    for name in (
+        [
+            "images",
+            "micro_batch",
+            "max_bad_steps",
+            "tick",
+            "samples_every",
+            "checkpoint_every",
+            "keep",
+            "workers",
+        ]
+    )
 ) | {"trackers", "name", "description", "data.path"}
 
 

@@ -79,7 +79,7 @@ def run_sampling(
         raise GankitError(f"cannot create {out}: {error.strerror or error}; choose another --out") from None
     wishes: list[dict[str, Any]] = []
     for i in range(count):
-        wish = {
+        wish: dict[str, Any] = {
             "prompt": prompts[min(i, len(prompts) - 1)] if prompts else None,
             "tags": parse_tags(tags[min(i, len(tags) - 1)]) if tags else None,
             "cls": classes[min(i, len(classes) - 1)] if classes else None,
@@ -92,9 +92,9 @@ def run_sampling(
             **wish,
             seeds=numbers,
             psi=psi,
-            center=center,
-            noise_mode=noise,
-            batch_size=batch_size,  # type: ignore[arg-type]
+            center=center,  # type: ignore[arg-type]
+            noise_mode=noise,  # type: ignore[arg-type]
+            batch_size=batch_size,
         )
         for seed, image in zip(numbers, images):
             prefix = f"{i:03d}-" if count > 1 else ""

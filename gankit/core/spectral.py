@@ -66,7 +66,7 @@ class _SpectralNorm:
         return torch.addcmul(self.bias.to(y.dtype).view(-1, *[1] * (y.ndim - 2)), y, scale)
 
 
-class SNConv1d(_SpectralNorm, nn.Conv1d):
+class SNConv1d(_SpectralNorm, nn.Conv1d):  # type: ignore[misc]
     """`nn.Conv1d` whose weight has spectral norm 1."""
 
     def __init__(self, *args, **kwargs) -> None:
@@ -77,7 +77,7 @@ class SNConv1d(_SpectralNorm, nn.Conv1d):
         return self._normalise(self._conv_forward(x, self.weight_orig, None))
 
 
-class SNConv2d(_SpectralNorm, nn.Conv2d):
+class SNConv2d(_SpectralNorm, nn.Conv2d):  # type: ignore[misc]
     """`nn.Conv2d` whose weight has spectral norm 1."""
 
     def __init__(self, *args, **kwargs) -> None:

@@ -107,7 +107,9 @@ class Stepper:
         torch.manual_seed((self.train.seed << 20) ^ self.nimg)  # for plugins that draw from torch directly
         with self.meter.timed("condition"), torch.set_grad_enabled(bool(self.conditioner_params)):
             cond = parts.conditioner.encode(labels) if not self.conditioner_params else None
-        self._votes = torch.zeros(3, dtype=torch.float64)  # sum and number of signs of D(real), wishes to stop
+        self._votes = torch.zeros(
+            3, dtype=torch.float64
+        )  # sum and number of signs of D(real), wishes to stop
         self._finite = True
         for side in self.train.order.upper():
             phase = self._d_main if side == "D" else self._g_main
@@ -278,7 +280,8 @@ class Stepper:
         total = torch.zeros((), device=self.device)
         for name, regularizer in self.parts.regularizers.items():
             if regularizer.side == side and regularizer.interval == 1:
-                with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16 and not regularizer.second_order):
+                bf16 = self.bf16 and not regularizer.second_order
+                with torch.autocast(self.device.type, torch.bfloat16, enabled=bf16):
                     value = regularizer.penalty(context).float().mean()
                 self.meter.add(f"loss/{name}", value.item())
                 total = total + value

@@ -227,6 +227,7 @@ class Trainer:
     def _start_from(self, parts: Parts) -> None:
         from gankit.pipeline import find_model
 
+        assert self.init is not None
         folder = find_model(self.init)
         tensors, _ = checkpoint.load_tensors(folder / "generator.safetensors")
         self.progress.say(f"generator from {self.init}: {models.transfer(parts.G, tensors)}")
@@ -315,9 +316,8 @@ class Trainer:
         scalars["time/data"] = waited / seconds
         for name, spent in meter.seconds.items():
             scalars[f"time/{name}"] = spent / seconds
-        augmentation = self.stepper.parts.augmentation
-        if augmentation is not None and hasattr(augmentation, "p"):
-            scalars["augment/p"] = float(augmentation.p)
+        if self.stepper.parts.augmentation is not None:
+            scalars.update({f"augment/{k}": v for k, v in self.stepper.parts.augmentation.scalars().items()})
         scalars["bad_steps"] = self.stepper.bad_total
         meter.reset()
         if not self.world.main:

@@ -104,6 +104,9 @@ class ADA(Augmentation):
         self.p = p
         return self
 
+    def scalars(self) -> dict[str, float]:
+        return {"p": float(self.p)}
+
     def update(self, real_signs: float, nimg: int, batch: int) -> None:
         """One step of p towards the target; `batch` is the number of images since the last call."""
         if self.target is None or real_signs == self.target:

@@ -45,7 +45,9 @@ def load_pool(weights: str, token_dim: int) -> AttentionPool:
         pool = AttentionPool(queries.shape[1], len(queries), len(values))
         pool.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})
     except (KeyError, IndexError, RuntimeError):
-        raise GankitError(f"pool_weights = {weights!r} of conditioner 'text' is not a fitted attention pool") from None
+        raise GankitError(
+            f"pool_weights = {weights!r} of conditioner 'text' is not a fitted attention pool"
+        ) from None
     if queries.shape[1] != token_dim:
         raise GankitError(
             f"pool_weights = {weights!r} of conditioner 'text' is for tokens of width {queries.shape[1]}, "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -26,7 +26,7 @@ class CombinedConditioner(Conditioner):
         drop_all: probability in [0, 1] with which training hides all parts of an image.
     """
 
-    conformance = {"parts": {"class": {}, "tags": {}}}
+    conformance: ClassVar[dict[str, Any]] = {"parts": {"class": {}, "tags": {}}}
 
     def __init__(
         self,

@@ -208,10 +208,14 @@ class TextConditioner(EncodedText):
             raise GankitError(f"max_length = {max_length} of conditioner 'text' must be at least 3")
         self._pool_module: list[AttentionPool] = []  # a list, so that torch does not register it
         if (pooling == "attention") != (pool_weights is not None):
-            raise GankitError("conditioner 'text': pooling 'attention' and pool_weights go together; set both or none")
+            raise GankitError(
+                "conditioner 'text': pooling 'attention' and pool_weights go together; set both or none"
+            )
         if pool_weights is not None:
             if len(layers) > 1:
-                raise GankitError("conditioner 'text': pooling 'attention' reads one layer; set layers to a single one")
+                raise GankitError(
+                    "conditioner 'text': pooling 'attention' reads one layer; set layers to a single one"
+                )
             self._pool_module.append(load_pool(pool_weights, hidden))
         if trainable and dtype != "float32":
             raise GankitError(
@@ -334,8 +338,10 @@ class TextConditioner(EncodedText):
         tensors: dict[str, Tensor] = {}
         for file in sorted(self._folder.glob("*.safetensors")):
             tensors |= read_safetensors(file)
-        pools = {"pool": sha256_of(pool.state_dict()) for pool in self._pool_module}
-        return {"sha256": sha256_of(tensors), **pools}
+        identity = {"sha256": sha256_of(tensors)}
+        if self._pool_module:
+            identity["pool"] = sha256_of(self._pool_module[0].state_dict())
+        return identity
 
 
 def folder_digest(folder: Path) -> str:

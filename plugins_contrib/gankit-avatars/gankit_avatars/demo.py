@@ -94,6 +94,7 @@ def _samples(device: str) -> list[str]:
 
 def _row(images: Sequence[Any]) -> bytes:
     import numpy as np
+
     from gankit.core.grids import sheet
 
     stream = io.BytesIO()

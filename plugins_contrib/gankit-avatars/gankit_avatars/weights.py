@@ -6,9 +6,10 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import torch
-from gankit.core.interfaces import WeightSource
 from safetensors.torch import load_file
 from torch import Tensor
+
+from gankit.core.interfaces import WeightSource
 
 EFFICIENTNET = "timm/tf_efficientnet_lite0.in1k"
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"

@@ -6,10 +6,10 @@ import re
 from pathlib import Path
 from typing import Any
 
-import gankit
 import pytest
-from gankit.core import checkpoint
 
+import gankit
+from gankit.core import checkpoint
 from gankit_avatars.demo import CLASSES, PROMPTS, TAGS, demo
 
 TINY = {

@@ -6,9 +6,9 @@ from importlib.metadata import entry_points
 
 import pytest
 import torch
-from gankit.core.interfaces import Source, WeightSource
 
 import gankit_avatars
+from gankit.core.interfaces import Source, WeightSource
 from gankit_avatars.source import AvatarSource
 from gankit_avatars.weights import EFFICIENTNET, MINILM, PackagedWeights, rename_in_order
 
