@@ -102,20 +102,10 @@ class TrainOptions(_Section):
 
 # Changing these does not change what the run computes, so a resumed run may differ in them.
 FREE_TO_CHANGE = frozenset(
-    "train." + name
-    for name in (
-        [
-            "images",
-            "micro_batch",
-            "max_bad_steps",
-            "tick",
-            "samples_every",
-            "checkpoint_every",
-            "keep",
-            "workers",
-        ]
-    )
-) | {"trackers", "name", "description", "data.path"}
+    {"name", "description", "trackers", "data.path"}
+    | {"train.images", "train.micro_batch", "train.max_bad_steps", "train.tick", "train.samples_every"}
+    | {"train.checkpoint_every", "train.keep", "train.workers"}
+)
 
 
 class Recipe(_Section):

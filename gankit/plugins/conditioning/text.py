@@ -167,6 +167,7 @@ class TextConditioner(EncodedText):
         pool_weights: hub id or safetensors file of the fitted pool for pooling "attention".
         layers: hidden layers that are pooled and concatenated; 0 is the input embedding, -1 the output.
         normalize: scale the embedding to length 1, each layer having an equal share.
+        scale: factor on the embedding; how strongly it acts beside z and other conditions when training begins.
         max_length: tokens of a text beyond this number, or beyond the encoder's own limit, are cut off.
         trainable: fine-tune the encoder together with G (see train.lr_conditioner); turns the cache off.
         tokens: also emit the sequence of token features of the last layer, for networks with cross-attention.
@@ -186,6 +187,7 @@ class TextConditioner(EncodedText):
         pool_weights: str | None = None,
         layers: tuple[int, ...] = (-1,),
         normalize: bool = True,
+        scale: float = 1.0,
         max_length: int = 128,
         trainable: bool = False,
         tokens: bool = False,
@@ -195,7 +197,7 @@ class TextConditioner(EncodedText):
     ) -> None:
         super().__init__(trainable=trainable, noise=noise, dropout=dropout)
         self.model, self.pooling, self.layers, self.normalize = model, pooling, tuple(layers), normalize
-        self.max_length, self.tokens, self.dtype = max_length, tokens, dtype
+        self.scale, self.max_length, self.tokens, self.dtype = scale, max_length, tokens, dtype
         self._tokenizer: Any = None
         self._read_config()
         depth, hidden = self._config.num_hidden_layers, self._config.hidden_size
@@ -313,6 +315,7 @@ class TextConditioner(EncodedText):
         embedding = torch.cat(pooled, dim=1)
         if self.normalize and len(pooled) > 1:
             embedding = embedding * len(pooled) ** -0.5
+        embedding = embedding * self.scale
         return Condition(embedding, last * mask[:, :, None], mask) if self.tokens else Condition(embedding)
 
     def _pool(self, hidden: Tensor, mask: Tensor) -> Tensor:
@@ -328,7 +331,7 @@ class TextConditioner(EncodedText):
         return (hidden * mask[:, :, None]).sum(dim=1) / mask.sum(dim=1, keepdim=True)
 
     def cache_key(self) -> str:
-        options = (self.pooling, self.layers, self.normalize, self.max_length, self.dtype)
+        options = (self.pooling, self.layers, self.normalize, self.scale, self.max_length, self.dtype)
         pools = [sha256_of(pool.state_dict()) for pool in self._pool_module]
         return json.dumps([folder_digest(self._folder), *options, *pools])
 
