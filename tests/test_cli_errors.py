@@ -416,6 +416,16 @@ def test_lack_of_memory_is_told_with_a_way_out(
     assert {name: digest for name, digest in contents(run).items() if name in before} == before
 
 
+def test_a_batch_that_processes_cannot_share(
+    images: Path, tmp_path: Path, gankit_cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in (("RANK", "0"), ("WORLD_SIZE", "3"), ("LOCAL_RANK", "0")):  # as torchrun sets them
+        monkeypatch.setenv(name, value)
+    result = gankit_cli("train", "stylegan2", "--data", images, "--out", tmp_path / "run", *tiny_set())
+    mistake(result, "train.batch = 8 cannot be shared by 3 processes", "multiple of 3")
+    assert not (tmp_path / "run").exists()
+
+
 def test_other_errors_are_bugs_and_keep_their_traceback(
     run: Path, images: Path, gankit_cli: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -119,6 +119,13 @@ def test_truncation_pulls_towards_the_mean_of_the_condition(pipe: gankit.Pipelin
     assert (to_global[0] == to_global[1]).all()  # ... and StyleGAN2's global mean is one for all
 
 
+def test_psi_is_linear_in_w(pipe: gankit.Pipeline) -> None:
+    cond, z = pipe.conditioner.encode([pipe.label(cls="round")]), pipe.latents(range(3))
+    full, center = pipe.mapping(z, cond), pipe.center(cond)
+    assert torch.allclose(pipe.mapping(z, cond, psi=0.3), center + 0.3 * (full - center), atol=1e-5)
+    assert torch.allclose(pipe.mapping(z, cond, psi=1.4), center + 1.4 * (full - center), atol=1e-5)
+
+
 def test_the_center_is_the_mean_over_latents(pipe: gankit.Pipeline) -> None:
     cond = pipe.conditioner.encode([pipe.label(cls="round")])
     z = torch.from_numpy(np.random.RandomState(1).randn(4096, pipe.generator.z_dim).astype(np.float32))

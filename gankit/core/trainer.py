@@ -18,7 +18,7 @@ from gankit.core import checkpoint, devices, distributed, models, options, run
 from gankit.core import recipe as recipes
 from gankit.core.data import Batches, open_source
 from gankit.core.grids import save_png, sheet
-from gankit.core.images import from_uint8, to_uint8
+from gankit.core.images import BadImage, fit, from_uint8, to_uint8
 from gankit.core.interfaces import Condition, Source, Tracker
 from gankit.core.labels import Label
 from gankit.core.paths import cache_dir
@@ -118,12 +118,12 @@ class Trainer:
         self.deadline = None if minutes is None else time.monotonic() + 60 * minutes
         self.world = distributed.world_from_env()
         self.device = devices.pick_device(device, self.world.local_rank)
-        distributed.start(self.world, self.device)
         if recipe.train.batch % self.world.size:
             raise GankitError(
                 f"train.batch = {recipe.train.batch} cannot be shared by {self.world.size} processes; "
                 f"use a multiple of {self.world.size}"
             )
+        distributed.start(self.world, self.device)
         self.progress = Progress(self.world.main and not quiet)
         self.batches: Batches | None = None
         self.trackers: list[Tracker] = []
@@ -369,17 +369,18 @@ class _SampleGrid:
 
     def __init__(self, source: Source, stepper: Stepper, recipe: Recipe) -> None:
         self.stepper, self.recipe, self.source = stepper, recipe, source
-        self.count = min(SAMPLE_IMAGES, max(len(source), 1))
-        self.labels = [_first_text(source.label(i)) for i in range(self.count)]
+        self.count = min(SAMPLE_IMAGES, len(source))
+        self.indices = [
+            i * len(source) // self.count for i in range(self.count)
+        ]  # data may be sorted by class
+        self.labels = [_first_text(source.label(i)) for i in self.indices]
         z = np.random.RandomState(recipe.train.seed).randn(SAMPLE_IMAGES, stepper.parts.G.z_dim)
         self.z = torch.from_numpy(z[: self.count].astype(np.float32))
 
     def real(self) -> Any:
-        from gankit.core.images import BadImage, fit
-
         height, width = self.recipe.data.size
         tiles = []
-        for index in range(self.count):
+        for index in self.indices:
             try:
                 image = fit(
                     self.source.image(index), (height, width), self.recipe.data.fit, self.recipe.data.channels

@@ -140,8 +140,11 @@ def _training(run: Path, minutes: float, device: str) -> list[str]:
     rows = ["".join(f"<th>{name}</th>" for name in columns)]
     rows += ["".join(f"<td>{_number(line.get(key))}</td>" for key in columns.values()) for line in shown]
     table = "<table>" + "".join(f"<tr>{row}</tr>" for row in rows) + "</table>"
-    hours = "Good pictures take hours; `gankit demo` goes on where it stopped."
-    return [_section(f"{minutes:g} minutes of training on this machine", f"<p>{hours}</p>", *figures, table)]
+    note = (
+        f"<p>{minutes:g} minutes, {log[-1]['nimg']:,} images so far; good pictures take hours. "
+        "The next <code>gankit demo</code> goes on from here.</p>"
+    )
+    return [_section("Training on this machine", note, *figures, table)]
 
 
 def _number(value: Any) -> str:
