@@ -75,7 +75,6 @@ def test_conforms() -> None:
     assert done >= 11
 
 
-@pytest.mark.slow
 def test_installed_package(tmp_path: Path) -> None:
     """Built as a wheel, installed beside gankit, listed, conforming, trained for two steps and sampled."""
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "-q"]

@@ -10,7 +10,7 @@ import torch
 import gankit_avatars
 from gankit.core.interfaces import Source, WeightSource
 from gankit_avatars.source import AvatarSource
-from gankit_avatars.weights import EFFICIENTNET, MINILM, PackagedWeights, rename_in_order
+from gankit_avatars.weights import CAPTION_POOL, EFFICIENTNET, MINILM, PackagedWeights, rename_in_order
 
 torch.set_num_threads(1)
 
@@ -50,7 +50,7 @@ def test_minilm_folder():
     folder = weights.folder(MINILM)
     assert (folder / "config.json").is_file()
     assert (folder / "model.safetensors").is_file()
-    assert set(weights.ids()) == {EFFICIENTNET, MINILM}
+    assert set(weights.ids()) == {EFFICIENTNET, MINILM, CAPTION_POOL}
     assert weights.folder("other/model") is None
     assert weights.state_dict("other/model") is None
 
@@ -62,3 +62,21 @@ def test_rename_checks_shapes():
     assert renamed["q"] is b
     with pytest.raises(ValueError, match="layers"):
         rename_in_order({"x": b, "y": a}, {"p": a, "q": b})
+
+
+def test_caption_pool_binds_colours_to_their_nouns():
+    """Prompts that an average over words cannot tell apart: swapping two colours moves the vector far."""
+    from gankit.core.labels import Label, Vocabulary
+    from gankit.plugins.conditioning.text import TextConditioner
+
+    conditioner = TextConditioner(
+        pooling="attention", pool_weights=CAPTION_POOL, layers=(3,), normalize=False
+    )
+    conditioner.set_vocabulary(Vocabulary(captioned=1, total=1))
+    texts = (
+        "a person with red hair and pale skin wearing a blue hoodie",
+        "a person with blue hair and pale skin wearing a red hoodie",
+        "a person in a blue hoodie, with pale skin and red hair",
+    )
+    first, swapped, reworded = conditioner.encode([Label(texts=(t,)) for t in texts]).embedding
+    assert (first - swapped).norm() > (first - reworded).norm()
