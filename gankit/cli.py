@@ -59,6 +59,8 @@ def _add_plugin_commands(arguments: list[str]) -> None:
     called = next((argument for argument in arguments if not argument.startswith("-")), None)
     for name in registry().names("command"):
         if name in OWN_COMMANDS:
+            package = registry().get("command", name).package
+            warnings.warn(f"command {name!r} of package {package!r} is ignored: gankit has its own", stacklevel=1)
             continue
         app.registered_commands = [command for command in app.registered_commands if command.name != name]
         if name != called:
@@ -254,7 +256,9 @@ def plugins(
 
 
 @plugins_app.command()
-def show(name: Annotated[str, typer.Argument(help="A plugin's name, or kind/name.")]) -> None:
+def show(
+    name: Annotated[str, typer.Argument(help="A plugin's name, or kind/name.")], strict_plugins: Strict = False
+) -> None:
     """Print the options of a plugin: types, defaults, help."""
     from gankit.core.describe import describe
 

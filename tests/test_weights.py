@@ -142,3 +142,12 @@ def test_unfit_weights_are_explained(monkeypatch, tmp_path):
     monkeypatch.setenv(weights.ENV_FOLDER, str(tmp_path))
     with pytest.raises(GankitError, match="do not fit"):
         TimmCNN(model="resnet18.a1_in1k")
+
+
+def test_a_broken_weight_source_does_not_silence_the_others(monkeypatch, hub):
+    from gankit.core.plugins import Plugin, registry
+
+    broken = Plugin("weights", "broken", "no_such_module:Weights", "broken-package", "1")
+    monkeypatch.setitem(registry().plugins, ("weights", "broken"), broken)
+    with pytest.warns(UserWarning, match="broken-package"), pytest.raises(GankitError, match="no weights for"):
+        weights.find_state_dict("nobody/nothing")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -75,7 +76,12 @@ def _users_folder(hub_id: str) -> Path | None:
 def _sources() -> Iterator[WeightSource]:
     """Weight sources, those of other packages before the built-in one, which may go online."""
     for name in registry().names("weights"):
-        yield registry().load("weights", name)()
+        try:
+            source = registry().load("weights", name)()
+        except GankitError as error:  # a broken package must not keep the others from answering
+            warnings.warn(str(error), stacklevel=3)
+            continue
+        yield source
 
 
 def _missing(hub_id: str, wanted: str) -> GankitError:
