@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 import sys
 import warnings
@@ -60,7 +59,9 @@ def _add_plugin_commands(arguments: list[str]) -> None:
     for name in registry().names("command"):
         if name in OWN_COMMANDS:
             package = registry().get("command", name).package
-            warnings.warn(f"command {name!r} of package {package!r} is ignored: gankit has its own", stacklevel=1)
+            warnings.warn(
+                f"command {name!r} of package {package!r} is ignored: gankit has its own", stacklevel=1
+            )
             continue
         app.registered_commands = [command for command in app.registered_commands if command.name != name]
         if name != called:
@@ -182,7 +183,7 @@ def sample(
     strict_plugins: Strict = False,
 ) -> None:
     """Draw pictures: one PNG for each wish and seed, and a contact sheet."""
-    from gankit.core.sampling import run_sampling
+    from gankit.sampling import run_sampling
 
     written = run_sampling(
         model,
@@ -207,7 +208,7 @@ def export(
     dtype: Annotated[str, typer.Option(help="Store weights as fp32, fp16 or bf16.")] = "fp32",
 ) -> None:
     """Write a slim model folder: generator, conditioner and recipe, without what only training needs."""
-    from gankit.core.sampling import export_model
+    from gankit.sampling import export_model
 
     export_model(model, out, dtype)
     print(f"wrote {out}")
@@ -257,7 +258,8 @@ def plugins(
 
 @plugins_app.command()
 def show(
-    name: Annotated[str, typer.Argument(help="A plugin's name, or kind/name.")], strict_plugins: Strict = False
+    name: Annotated[str, typer.Argument(help="A plugin's name, or kind/name.")],
+    strict_plugins: Strict = False,
 ) -> None:
     """Print the options of a plugin: types, defaults, help."""
     from gankit.core.describe import describe
@@ -272,7 +274,3 @@ def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
     widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
     for row in [head, *rows]:
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip())
-
-
-if __name__ == "__main__":
-    importlib.import_module("gankit.__main__")

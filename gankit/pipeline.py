@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.resources
-import re
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -13,13 +11,13 @@ import numpy as np
 import torch
 from PIL import Image
 
-from gankit.core import checkpoint, devices, models
+from gankit.core import devices, models
 from gankit.core.grids import to_pil
 from gankit.core.images import to_uint8
 from gankit.core.interfaces import Condition, Generator
 from gankit.core.labels import Label
+from gankit.core.locate import find_model
 from gankit.core.models import Model
-from gankit.core.plugins import registry
 from gankit.errors import GankitError, unknown
 
 CENTER_LATENTS = 1024  # latents whose mean is the centre of truncation
@@ -37,52 +35,6 @@ def load(model: str | Path, *, device: str = "auto") -> Pipeline:
     Raises GankitError if there is no such model, or it is damaged or of another version.
     """
     return Pipeline(models.load_model(find_model(model)), devices.pick_device(device))
-
-
-def find_model(model: str | Path) -> Path:
-    """The folder behind anything that `load` accepts."""
-    path = Path(model)
-    if path.is_file():
-        raise GankitError(f"{path} is a file; a model is a folder with recipe.yaml and generator.safetensors")
-    if path.is_dir():
-        if (path / "generator.safetensors").is_file() or (path / "conditioner.json").is_file():
-            return path
-        found = checkpoint.checkpoints(path)
-        if found:
-            return found[-1]
-        if (path / "recipe.yaml").is_file():
-            raise GankitError(f"the run {path} has no checkpoint yet; train it for a while first")
-        raise GankitError(
-            f"{path} holds neither a model nor a run: recipe.yaml and generator.safetensors are missing"
-        )
-    name = str(model)
-    names = registry().names("model")
-    if name in names:
-        plugin = registry().get("model", name)
-        package, _, inner = plugin.target.partition(":")
-        folder = Path(str(importlib.resources.files(package).joinpath(inner)))
-        if not folder.is_dir():
-            raise GankitError(
-                f"the model {name!r} is not in package {plugin.package!r} ({folder}); reinstall it"
-            )
-        return folder
-    if re.fullmatch(r"[\w.-]+/[\w.-]+", name) and not path.parent.is_dir():
-        return _from_hub(name)
-    raise GankitError(unknown("model", name, names, hint="nor is there a folder of that name"))
-
-
-def _from_hub(hub_id: str) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
-    wanted = ["recipe.yaml", "*.safetensors", "conditioner.json", "README.md"]
-    try:
-        return Path(snapshot_download(hub_id, allow_patterns=wanted, ignore_patterns=["training/*"]))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise GankitError(
-            f"cannot get {hub_id!r} from the Hugging Face hub, nor is it a local folder ({reason})"
-        ) from None
 
 
 class Pipeline:

@@ -14,9 +14,9 @@ from fake_packages import registering, site_folder, write_package
 
 import gankit
 from gankit.core.plugins import registry
-from gankit.core.sampling import export_model
 from gankit.core.weights import find_state_dict
 from gankit.hookspecs import KINDS
+from gankit.sampling import export_model
 from gankit.testing import Subject, checks_of
 
 

@@ -22,7 +22,7 @@ from gankit.core import checkpoint
 from gankit.core import recipe as recipes
 from gankit.core.interfaces import Condition, Conditioner, CondSpec, Label, Vocabulary
 from gankit.core.plugins import registry
-from gankit.core.sampling import parse_seeds, parse_tags
+from gankit.sampling import parse_seeds, parse_tags
 
 
 class Letters(Conditioner):

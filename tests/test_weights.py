@@ -149,5 +149,8 @@ def test_a_broken_weight_source_does_not_silence_the_others(monkeypatch, hub):
 
     broken = Plugin("weights", "broken", "no_such_module:Weights", "broken-package", "1")
     monkeypatch.setitem(registry().plugins, ("weights", "broken"), broken)
-    with pytest.warns(UserWarning, match="broken-package"), pytest.raises(GankitError, match="no weights for"):
+    with (
+        pytest.warns(UserWarning, match="broken-package"),
+        pytest.raises(GankitError, match="no weights for"),
+    ):
         weights.find_state_dict("nobody/nothing")

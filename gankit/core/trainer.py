@@ -21,6 +21,7 @@ from gankit.core.grids import save_png, sheet
 from gankit.core.images import BadImage, fit, from_uint8, to_uint8
 from gankit.core.interfaces import Condition, Source, Tracker
 from gankit.core.labels import Label
+from gankit.core.locate import find_model
 from gankit.core.paths import cache_dir
 from gankit.core.progress import Progress
 from gankit.core.recipe import Recipe
@@ -225,8 +226,6 @@ class Trainer:
             )
 
     def _start_from(self, parts: Parts) -> None:
-        from gankit.pipeline import find_model
-
         assert self.init is not None
         folder = find_model(self.init)
         tensors, _ = checkpoint.load_tensors(folder / "generator.safetensors")

@@ -9,7 +9,8 @@ import torch
 
 from gankit.core import models
 from gankit.core import recipe as recipes
-from gankit.pipeline import Pipeline, find_model
+from gankit.core.locate import find_model
+from gankit.pipeline import Pipeline
 from gankit.testing.common import Subject
 
 

@@ -13,8 +13,9 @@ from PIL.PngImagePlugin import PngInfo
 
 from gankit.core import checkpoint, models
 from gankit.core.grids import save_png, sheet
+from gankit.core.locate import find_model
 from gankit.errors import GankitError, unknown
-from gankit.pipeline import find_model, load
+from gankit.pipeline import load
 
 DTYPES = {"fp32": None, "fp16": torch.float16, "bf16": torch.bfloat16}
 
