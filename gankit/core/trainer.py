@@ -11,24 +11,21 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from gankit.core import checkpoint, devices, distributed, models, options, run
 from gankit.core import recipe as recipes
 from gankit.core.data import Batches, open_source
-from gankit.core.grids import save_png, sheet
-from gankit.core.images import BadImage, fit, from_uint8, to_uint8
-from gankit.core.interfaces import Condition, Source, Tracker
-from gankit.core.labels import Label
+from gankit.core.grids import save_png
+from gankit.core.images import from_uint8
+from gankit.core.interfaces import Tracker
 from gankit.core.locate import find_model
 from gankit.core.paths import cache_dir
 from gankit.core.progress import Progress
 from gankit.core.recipe import Recipe
+from gankit.core.samples import SampleGrid
 from gankit.core.step import Parts, Stepper
 from gankit.errors import GankitError
-
-SAMPLE_IMAGES = 32  # on a grid of samples
 
 
 def train(
@@ -180,7 +177,7 @@ class Trainer:
                 for name, spec in recipe.trackers.items()
             ]
             self._trim_log()
-        self._samples = _SampleGrid(self.source, self.stepper, recipe)
+        self._samples = SampleGrid(self.source, self.stepper, recipe)
         self.batches = Batches(
             self.source,
             size=recipe.data.size,
@@ -361,48 +358,6 @@ class Trainer:
         finally:
             for number, handler in old.items():
                 signal.signal(number, handler)
-
-
-class _SampleGrid:
-    """The same latents and conditions each time, so that grids of a run can be compared."""
-
-    def __init__(self, source: Source, stepper: Stepper, recipe: Recipe) -> None:
-        self.stepper, self.recipe, self.source = stepper, recipe, source
-        self.count = min(SAMPLE_IMAGES, len(source))
-        self.indices = [
-            i * len(source) // self.count for i in range(self.count)
-        ]  # data may be sorted by class
-        self.labels = [_first_text(source.label(i)) for i in self.indices]
-        z = np.random.RandomState(recipe.train.seed).randn(SAMPLE_IMAGES, stepper.parts.G.z_dim)
-        self.z = torch.from_numpy(z[: self.count].astype(np.float32))
-
-    def real(self) -> Any:
-        height, width = self.recipe.data.size
-        tiles = []
-        for index in self.indices:
-            try:
-                image = fit(
-                    self.source.image(index), (height, width), self.recipe.data.fit, self.recipe.data.channels
-                )
-            except BadImage:
-                image = np.zeros((height, width, self.recipe.data.channels), np.uint8)
-            tiles.append(image)
-        return sheet(tiles, columns=8)
-
-    @torch.no_grad()
-    def fake(self) -> Any:
-        stepper, tiles = self.stepper, []
-        micro = min(stepper.micro, 16)
-        for start in range(0, self.count, micro):
-            labels = self.labels[start : start + micro]
-            cond: Condition = stepper.conditioner_ema.encode(labels)
-            images = stepper.G_ema(self.z[start : start + micro].to(stepper.device), cond, noise_mode="const")
-            tiles += list(to_uint8(images))
-        return sheet(tiles, columns=8)
-
-
-def _first_text(label: Label) -> Label:
-    return Label(label.cls, label.tags, label.texts[:1])
 
 
 def crossed(nimg: int, batch: int, every: int) -> bool:
