@@ -261,7 +261,7 @@ class Stepper:
     def _g_main(self, context: StepContext, labels: Sequence[Label]) -> Tensor:
         D = context.D
         with self._autocast():
-            fake = self._fake(context, update_emas=False)
+            fake = context.features["fake"] = self._fake(context, update_emas=False)
             judged = context.cond.detach()
             fake_logits = D(self._augment(fake), judged)
             real_logits = None

@@ -116,6 +116,8 @@ class Trainer:
         self.deadline = None if minutes is None else time.monotonic() + 60 * minutes
         self.world = distributed.world_from_env()
         self.device = devices.pick_device(device, self.world.local_rank)
+        if self.device.type == "cpu":
+            devices.keep_freed_memory()
         if recipe.train.batch % self.world.size:
             raise GankitError(
                 f"train.batch = {recipe.train.batch} cannot be shared by {self.world.size} processes; "
