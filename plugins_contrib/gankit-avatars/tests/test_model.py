@@ -1,0 +1,64 @@
+"""The trained model that comes along draws what it is asked for: colours read off the pixels, no classifier involved."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+
+import numpy as np
+import pytest
+from PIL import Image, ImageColor
+
+import gankit
+from gankit_avatars.attributes import FABRIC_COLORS, SKIN_COLORS
+
+CHEST = (slice(58, 63), slice(22, 42))
+FOREHEAD = (slice(16, 22), slice(29, 36))  # of a bald head
+
+
+@pytest.fixture(scope="module")
+def pipe() -> gankit.Pipeline:
+    return gankit.load("avatars")
+
+
+def hits(images: list[Image.Image], place: tuple[slice, slice], palette: dict[str, str], name: str) -> int:
+    """How many pictures are, at a place, nearest to the named colour of a palette."""
+    names, colours = list(palette), np.array([ImageColor.getrgb(c) for c in palette.values()])
+    means = np.stack([np.asarray(image)[place].reshape(-1, 3).mean(0) for image in images])
+    nearest = np.linalg.norm(means[:, None] - colours, axis=2).argmin(1)
+    return sum(names[i] == name for i in nearest)
+
+
+def test_prompts_colour_the_clothes(pipe: gankit.Pipeline) -> None:
+    right = sum(
+        hits(pipe(f"a person wearing a {c} hoodie", seeds=range(4)), CHEST, FABRIC_COLORS, c)
+        for c in FABRIC_COLORS
+    )
+    assert right >= 0.8 * 4 * len(FABRIC_COLORS)
+
+
+def test_prompts_colour_the_skin(pipe: gankit.Pipeline) -> None:
+    right = sum(
+        hits(pipe(f"a bald head with {c} skin and a blue t-shirt", seeds=range(4)), FOREHEAD, SKIN_COLORS, c)
+        for c in SKIN_COLORS
+    )
+    assert right >= 0.8 * 4 * len(SKIN_COLORS)
+
+
+def test_tags_colour_the_clothes(pipe: gankit.Pipeline) -> None:
+    right = sum(
+        hits(pipe(tags=f"{c}_clothes, hoodie", seeds=range(4)), CHEST, FABRIC_COLORS, c)
+        for c in FABRIC_COLORS
+    )
+    assert right >= 0.8 * 4 * len(FABRIC_COLORS)
+
+
+def test_any_wish_or_none_and_z_varies_the_rest(pipe: gankit.Pipeline) -> None:
+    for wish in ({"cls": "afro"}, {"tags": ["afro"]}, {"prompt": "an afro"}, {}):
+        a, b = (np.asarray(image).astype(int) for image in pipe(**wish, seeds=(0, 1)))
+        assert abs(a - b).mean() > 2, wish
+
+
+def test_it_is_small_and_says_where_it_comes_from(pipe: gankit.Pipeline) -> None:
+    folder = files("gankit_avatars").joinpath("model")
+    assert sum(len(file.read_bytes()) for file in folder.iterdir()) < 40e6
+    assert f"{pipe.nimg:,} images" in folder.joinpath("README.md").read_text(encoding="utf-8")
