@@ -215,6 +215,36 @@ def export(
 
 
 @app.command()
+def convert(
+    file: Annotated[
+        str, typer.Argument(help="A .pkl or .pt file of another code base, or a folder or hub id.")
+    ],
+    out: Annotated[Path, typer.Argument(help="New model folder.")],
+    network: Annotated[
+        str | None, typer.Option(help="G_ema or G; by default the first that is there.")
+    ] = None,
+    discriminator: Annotated[
+        bool, typer.Option("--discriminator/--no-discriminator", help="Take D too, for --init.")
+    ] = True,
+    classes: Annotated[
+        str | None, typer.Option(help="Names of the classes in order: a,b,c, or a text file of lines.")
+    ] = None,
+    strict_plugins: Strict = False,
+) -> None:
+    """Turn a published network into a model folder. Nothing in the file is executed."""
+    from gankit.core.importing import convert as convert_file
+    from gankit.core.importing import read_names
+    from gankit.core.locate import find_foreign
+
+    names = None if classes is None else read_names(classes)
+    for note in convert_file(
+        find_foreign(file), out, network=network, discriminator=discriminator, classes=names
+    ):
+        warnings.warn(note, stacklevel=1)
+    print(f"wrote {out}")
+
+
+@app.command()
 def recipes(strict_plugins: Strict = False) -> None:
     """List recipes."""
     from gankit.core.recipe import read_page
@@ -267,7 +297,7 @@ def show(
     print(describe(name))
 
 
-OWN_COMMANDS = ("train", "sample", "export", "recipes", "plugins")
+OWN_COMMANDS = ("train", "sample", "export", "convert", "recipes", "plugins")
 
 
 def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:

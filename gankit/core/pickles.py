@@ -3,7 +3,7 @@
 A pickle is a program for a small stack machine that may import any name and call it with any arguments. Here the
 machine is our own, and its instruction set has no import and no call: a name becomes a `Global`, calling it a `Call`
 that only remembers what was asked for, and so on. Whoever needs a tensor or a module looks for the pattern of nodes
-that stands for it (`gankit.core.foreign`); the rest, such as embedded source text, hooks and functions, stays untouched.
+that stands for it (`gankit.core.foreign`); the rest, such as embedded source text or hooks, is never touched.
 
 Why not a subclass of `pickle.Unpickler` that allows a few names: it does call what `find_class` returns, with
 arguments from the file, and lets BUILD set attributes, so it is as safe as the least harmless of those names. The C
@@ -17,7 +17,7 @@ machine allocates no more than a constant for each byte that is really there, an
 from __future__ import annotations
 
 import pickletools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO
 
@@ -392,11 +392,11 @@ _ACTIONS: dict[str, _Action] = {
 }
 
 
-def refuse_attacks(ledger: Ledger, path: object) -> None:
+def refuse_attacks(called: Iterable[str], path: object) -> None:
     """Raise GankitError if a file would call what only an attack calls.
 
     Nothing is called anyway; this spares a user from trusting the rest of such a file."""
-    bad = sorted(name for name in ledger.called if _hostile(name))
+    bad = attacks(called)
     if bad:
         raise GankitError(
             f"{path} is hostile: opened by ordinary means it would call {', '.join(bad[:3])}; nothing of it was "
@@ -404,13 +404,16 @@ def refuse_attacks(ledger: Ledger, path: object) -> None:
         )
 
 
+def attacks(called: Iterable[str]) -> list[str]:
+    """Which of the names that a file would call no honest file calls."""
+    return sorted(name for name in called if _hostile(name))
+
+
 _HOSTILE_MODULES = frozenset(
     {
         "os",
         "posix",
         "nt",
-        "posixpath",
-        "ntpath",
         "subprocess",
         "sys",
         "shutil",
@@ -418,45 +421,23 @@ _HOSTILE_MODULES = frozenset(
         "pty",
         "ctypes",
         "_ctypes",
-    }
-    | {
         "runpy",
         "importlib",
+    }
+    | {
         "imp",
         "code",
         "codeop",
         "commands",
         "popen2",
-        "multiprocessing",
-        "threading",
-        "asyncio",
-    }
-    | {
         "webbrowser",
         "urllib",
         "http",
         "requests",
         "ftplib",
         "smtplib",
-        "pip",
-        "ensurepip",
-        "venv",
-        "pdb",
-        "bdb",
     }
-    | {
-        "timeit",
-        "cProfile",
-        "profile",
-        "trace",
-        "tempfile",
-        "pathlib",
-        "io",
-        "_io",
-        "signal",
-        "platform",
-        "site",
-    }
+    | {"pip", "ensurepip", "venv", "pdb", "bdb", "timeit", "cProfile", "profile", "trace", "tempfile", "site"}
 )
 _HOSTILE_BUILTINS = frozenset(
     {"eval", "exec", "execfile", "compile", "open", "input", "breakpoint", "__import__", "exit", "quit"}
