@@ -255,7 +255,7 @@ class KindImporter(contracts.Importer):
         return network.class_name in self.classes and "layer.weight" in network.tensors
 
     def convert(self, network):
-        pixels, z_dim = network.shape("layer.weight")
+        pixels, z_dim = network.shape("layer.weight", 2)
         side = network.integer("", "side", high=64)
         return contracts.Imported(
             "generator",

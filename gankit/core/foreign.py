@@ -75,6 +75,24 @@ class TensorRecord:
     shape: tuple[int, ...]
     stride: tuple[int, ...]
 
+    @classmethod
+    def of(cls, tensor: Tensor) -> TensorRecord:
+        """A record of a float tensor, for importers that compute or reorder one."""
+        data = tensor.detach().float().contiguous()
+        return cls(Storage("float32", data.numpy().tobytes()), 0, tuple(data.shape), data.stride())
+
+    def reshaped(self, *shape: int) -> TensorRecord:
+        """The same numbers in a shape that differs in dimensions of size 1 only.
+
+        Raises GankitError if it differs in more."""
+        kept = [(n, step) for n, step in zip(self.shape, self.stride) if n != 1]
+        if [n for n, _ in kept] != [n for n in shape if n != 1]:
+            raise GankitError(f"a tensor of the file is {list(self.shape)} and should be like {list(shape)}")
+        steps = iter(step for _, step in kept)
+        return TensorRecord(
+            self.storage, self.offset, shape, tuple(1 if n == 1 else next(steps) for n in shape)
+        )
+
     @property
     def dtype(self) -> str:
         return self.storage.dtype
@@ -135,12 +153,14 @@ class ForeignNetwork:
         role: 'G', 'D', 'G_ema' or another name that the file gives it.
         modules: its modules by path, the network itself as ''; empty for a state dict.
         tensors: its state dict in order, not yet read.
+        extras: tensors that lie beside the networks in the file, such as a mean of w.
     """
 
     origin: str
     role: str
     modules: dict[str, Module] = field(default_factory=dict)
     tensors: dict[str, TensorRecord] = field(default_factory=dict)
+    extras: dict[str, TensorRecord] = field(default_factory=dict)
 
     @property
     def class_name(self) -> str:
@@ -189,13 +209,15 @@ class ForeignNetwork:
             f"{self.origin}: {name} = {shown} of {self.role} ({self.described}) is not possible or not supported"
         )
 
-    def shape(self, name: str) -> tuple[int, ...]:
-        """Shape of a tensor. Raises GankitError if there is none of that name."""
-        if name not in self.tensors:
+    def shape(self, name: str, rank: int) -> tuple[int, ...]:
+        """Shape of a tensor. Raises GankitError if there is none of that name, or with another number of dimensions."""
+        record = self.tensors.get(name)
+        if record is None or len(record.shape) != rank:
+            what = "no tensor" if record is None else f"no tensor of {rank} dimensions"
             raise GankitError(
-                f"{self.origin}: {self.role} ({self.described}) has no tensor {name!r}, so it is not what it seems"
+                f"{self.origin}: {self.role} ({self.described}) has {what} {name!r}, so it is not what it seems"
             )
-        return self.tensors[name].shape
+        return record.shape
 
 
 @dataclass(eq=False)
@@ -352,6 +374,11 @@ class _Finder:
             raise GankitError(f"{self.path} holds no networks but {what}; nothing of it was executed")
         elif self._is_state_dict(found):
             found = {"G_ema": found}
+        extras = {
+            key: record
+            for key, value in found.items()
+            if isinstance(key, str) and (record := self._tensor(value)) is not None
+        }
         for key, value in found.items():
             if not isinstance(key, str) or not _NAME.fullmatch(key):
                 continue
@@ -362,8 +389,9 @@ class _Finder:
                 skipped[role] = str(error)
                 continue
             if network is not None:
+                network.extras = extras
                 networks[role] = network
-            elif isinstance(value, Call):
+            elif isinstance(value, Call) and not _is_tensor(value):
                 skipped[role] = (
                     f"{self.path}: {role} is not a network but {value!r}, which gankit does not make; nothing of it "
                     "was executed"
@@ -477,7 +505,7 @@ class _Finder:
         return self.embedded[id(node)][1]
 
 
-_ROLES = {"g_ema": "G_ema", "g": "G", "d": "D", "discriminator": "D", "generator": "G"}
+_ROLES = {"g_ema": "G_ema", "g": "G", "d": "D", "discriminator": "D", "generator": "G", "GAN": "G_ema"}
 _PARAMETERS = ("_rebuild_parameter", "_rebuild_parameter_with_state")
 _TENSORS = ("_rebuild_tensor_v2", "_rebuild_tensor")
 

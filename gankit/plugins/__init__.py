@@ -55,6 +55,7 @@ BUILTIN = {
     "importer": {
         "stylegan2-ada": "importers.stylegan2:StyleGAN2Importer",
         "stylegan-t": "importers.stylegan_t:StyleGANTImporter",
+        "rosinality": "importers.rosinality:RosinalityImporter",
     },
     "tracker": {"tensorboard": "trackers.tensorboard:TensorBoardTracker"},
 }

@@ -6,6 +6,7 @@ the defaults of the two code bases differ.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from gankit.core.foreign import ForeignNetwork
@@ -63,8 +64,8 @@ def mapping_options(network: ForeignNetwork, c_dim: int) -> dict[str, Any]:
     return {
         "mapping_layers": depth,
         "mapping_lr_multiplier": network.setting("mapping.fc0", "bias_gain"),
-        "embed_features": network.shape("mapping.embed.weight")[0] if c_dim else None,
-        "layer_features": network.shape("mapping.fc0.weight")[0] if depth > 1 else None,
+        "embed_features": network.shape("mapping.embed.weight", 2)[0] if c_dim else None,
+        "layer_features": network.shape("mapping.fc0.weight", 2)[0] if depth > 1 else None,
     }
 
 
@@ -84,10 +85,15 @@ def discriminator_spec(network: ForeignNetwork, c_dim: int, size: int) -> dict[s
     else:
         spec["mbstd_channels"] = 0
     if c_dim:
-        spec["cmap_dim"] = network.shape("b4.out.weight")[0]
+        spec["cmap_dim"] = network.shape("b4.out.weight", 2)[0]
         spec["mapping_layers"] = count_layers(network)
         spec["mapping_lr_multiplier"] = network.setting("mapping.fc0", "bias_gain")
     return spec
+
+
+def channel_options(widths: Sequence[int], size: int) -> dict[str, int]:
+    """The options that give these numbers of feature maps, coarse to fine, the last at `size` pixels."""
+    return {"channel_base": widths[-1] * size, "channel_max": max(widths)}
 
 
 def count_layers(network: ForeignNetwork) -> int:

@@ -6,7 +6,7 @@ from typing import Any
 
 from gankit.core.foreign import ForeignNetwork, TensorRecord
 from gankit.core.interfaces import Imported, Importer, Vocabulary
-from gankit.plugins.importers.stylegan2 import image_channels, refuse_other_activations
+from gankit.plugins.importers.stylegan2 import channel_options, image_channels, refuse_other_activations
 
 TOWER = "mapping.clip.model"
 
@@ -24,6 +24,8 @@ class StyleGANTImporter(Importer):
         first = "synthesis.b8.convs1"
         refuse_other_activations(network, f"{first}.0")
         depth = residual_blocks = 0
+        sides = [8 << i for i in range(size.bit_length() - 3)]
+        widths = [network.shape(f"synthesis.b{side}.convs1.0.weight", 4)[0] for side in sides]
         while f"mapping.mlp.fc{depth}.weight" in network.tensors:
             depth += 1
         while f"{first}.{2 * residual_blocks + 1}.gamma" in network.tensors:
@@ -32,7 +34,7 @@ class StyleGANTImporter(Importer):
             "name": "stylegan-t",
             "z_dim": network.integer("", "z_dim"),
             "mapping_layers": depth,
-            **self._channels(network, size),
+            **channel_options(widths, size),
             "num_res_blocks": residual_blocks,
             "architecture": "skip"
             if "synthesis.b8.torgb.weight" in network.tensors or size == 8
@@ -58,15 +60,6 @@ class StyleGANTImporter(Importer):
             sections={"discriminator": "stylegan-t", "loss": "hinge"},
         )
 
-    def _channels(self, network: ForeignNetwork, size: int) -> dict[str, int]:
-        """Base and maximum that give the numbers of feature maps that are there."""
-        widths = []
-        side = 8
-        while side <= size:
-            widths.append(network.shape(f"synthesis.b{side}.convs1.0.weight")[0])
-            side *= 2
-        return {"channel_base": widths[-1] * size, "channel_max": max(widths)}
-
 
 def _tower_spec(network: ForeignNetwork) -> dict[str, Any]:
     """The text tower as options of conditioner 'clip-tower'."""
@@ -74,12 +67,12 @@ def _tower_spec(network: ForeignNetwork) -> dict[str, Any]:
     layers = 0
     while f"{block}.{layers}.ln_1.weight" in network.tensors:
         layers += 1
-    vocab_size, width = network.shape(f"{TOWER}.token_embedding.weight")
+    vocab_size, width = network.shape(f"{TOWER}.token_embedding.weight", 2)
     gelu = network.modules.get(f"{block}.0.mlp.gelu")
     return {
         "name": "clip-tower",
-        "embed_dim": network.shape(f"{TOWER}.text_projection")[-1],
-        "context_length": network.shape(f"{TOWER}.positional_embedding")[0],
+        "embed_dim": network.shape(f"{TOWER}.text_projection", 2)[-1],
+        "context_length": network.shape(f"{TOWER}.positional_embedding", 2)[0],
         "vocab_size": vocab_size,
         "width": width,
         "heads": network.integer(f"{block}.0.attn", "num_heads", high=width),
