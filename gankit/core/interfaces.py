@@ -136,6 +136,11 @@ class Conditioner(nn.Module, ABC):
         """Which of 'cls', 'tags', 'text' this conditioner reads."""
         raise NotImplementedError
 
+    def columns(self) -> list[tuple[str, str]]:
+        """What each of the `spec.c_dim` numbers stands for: pairs of a kind ('cls', 'tags' or one of its own) and a
+        name, all different. Numbers with the same name in two models mean the same, so that `--init` can match them."""
+        return [(type(self).__name__, str(i)) for i in range(self.spec.c_dim)]
+
     def ignored(self, label: Label) -> list[str]:
         """Tags of a label that are known but without effect, because they are rare in the training data."""
         return []

@@ -21,9 +21,10 @@ def find_model(model: str | Path) -> Path:
     """
     path = Path(model)
     if path.is_file():
-        if path.suffix == ".safetensors":
+        if path.suffix not in SUFFIXES:
             raise GankitError(
-                f"{path} is a file; a model is a folder with recipe.yaml and generator.safetensors"
+                f"{path} is a file; a model is a folder with recipe.yaml and generator.safetensors, or a network of "
+                f"another code base ({', '.join(SUFFIXES)})"
             )
         return importing.cached(path)
     if path.is_dir():

@@ -62,6 +62,7 @@ class CLIPTowerConditioner(EncodedText):
             "heads": heads,
             "layers": layers,
         }
+        self.encoder_name = f"{self.text} {normalize}"
         self._tokenizer: Any = None
         self.set_up(c_dim=embed_dim)
         self.encoder.requires_grad_(trainable)
