@@ -173,8 +173,9 @@ def _copy_columns(axis: int, columns: Columns, source: Tensor, target: Tensor) -
     source, target = source.movedim(axis, 0), target.movedim(axis, 0)
     before = len(target) - len(columns.source)  # numbers on this axis that belong to no condition, such as z
     old_before = len(source) - columns.width
-    common = tuple(slice(0, min(a, b)) for a, b in zip(source.shape[1:], target.shape[1:]))
-    source, target = source[(slice(None), *common)], target[(slice(None), *common)]  # views
+    for i in range(1, source.dim()):  # views of the part that both have
+        size = min(source.shape[i], target.shape[i])
+        source, target = source.narrow(i, 0, size), target.narrow(i, 0, size)
     if before > 0:  # a sum over z and the condition: what is new has no effect at first
         target[:] = 0
     shared = max(min(before, old_before), 0)
