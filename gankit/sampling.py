@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from PIL.PngImagePlugin import PngInfo
 
+import gankit
 from gankit.core import checkpoint, models
 from gankit.core.grids import save_png, sheet
 from gankit.core.locate import find_model
@@ -139,3 +140,47 @@ def export_model(model: str, out: Path, dtype: str) -> None:
             encoders=loaded.conditioner.identity(),
             dtype=DTYPES[dtype],
         )
+        checkpoint.write_text(folder / "README.md", _card(loaded, out.name))
+
+
+def _card(model: models.Model, name: str) -> str:
+    """A model card with the header that the Hugging Face hub reads."""
+    channels, height, width = model.recipe.image_shape
+    wishes = {
+        "text": "'a prompt'",
+        "tags": "tags=['a', 'b']",
+        "cls": "cls='a class'",
+    }
+    asked = "".join(f"{wish}, " for field, wish in wishes.items() if field in model.conditioner.accepts)
+    kind = "text-to-image" if "text" in model.conditioner.accepts else "unconditional-image-generation"
+    return CARD.format(
+        name=name,
+        kind=kind,
+        recipe=model.recipe.name,
+        description=model.recipe.description,
+        size=f"{width} x {height} pixels, {channels} channels",
+        images=f"{model.nimg:,}",
+        asked=asked,
+        version=gankit.__version__,
+    )
+
+
+CARD = """\
+---
+library_name: gankit
+pipeline_tag: {kind}
+---
+# {name}
+
+A generator of {size}, trained with gankit {version} by the recipe `{recipe}`
+({description}) on {images} images. `recipe.yaml` has every option.
+
+```python
+import gankit
+
+pipe = gankit.load("{name}")  # this folder, or owner/name on the hub
+pipe({asked}seeds=range(8), psi=0.7)  # -> PIL images
+```
+
+Data, licence and limits: to be filled in by whoever publishes it.
+"""

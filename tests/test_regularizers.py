@@ -23,6 +23,7 @@ from gankit.plugins.losses.non_saturating import NonSaturating
 from gankit.plugins.regularizers.mismatch import Mismatch
 from gankit.plugins.regularizers.path_length import PathLength
 from gankit.plugins.regularizers.r1 import R1
+from gankit.plugins.regularizers.reconstruction import Reconstruction
 
 
 @pytest.fixture(autouse=True)
@@ -290,6 +291,15 @@ def test_mismatch_reuses_the_features_of_the_main_step() -> None:
 def test_mismatch_needs_a_condition() -> None:
     with pytest.raises(GankitError, match="conditional"):
         Mismatch().penalty(context(D=LinearD((3, 8, 8))))
+
+
+@pytest.mark.parametrize(("nimg", "left"), [(0, 1.0), (500, 0.75), (2000, 0.0), (9000, 0.0)])
+def test_reconstruction_fades_out(nimg: int, left: float) -> None:
+    fake = torch.rand(4, 3, 8, 8, requires_grad=True)
+    step = context(real=torch.rand(4, 3, 8, 8), nimg=nimg, features={"fake": fake})
+    penalty = Reconstruction(weight=8.0, until_kimg=2.0).penalty(step)
+    torch.testing.assert_close(penalty, 8.0 * left * (fake - step.real).abs().mean((1, 2, 3)))
+    assert penalty.requires_grad == (left > 0)  # afterwards it costs nothing
 
 
 def test_options() -> None:

@@ -284,10 +284,14 @@ def test_export(
     newest, out = checkpoint.checkpoints(runs["any"])[-1], tmp_path / "deep" / "model"
     assert gankit_cli("export", runs["any"], out, "--dtype", dtype).code == 0
     assert sorted(p.name for p in out.iterdir()) == [
+        "README.md",
         "conditioner.json",
         "generator.safetensors",
         "recipe.yaml",
     ]
+    card = (out / "README.md").read_text(encoding="utf-8")
+    assert "pipe('a prompt', tags=['a', 'b'], cls='a class', seeds=range(8), psi=0.7)" in card
+    assert "on 48 images" in card
     kinds = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
     with safe_open(out / "generator.safetensors", "pt") as file:
         stored: list[Tensor] = [file.get_tensor(name) for name in file.keys()]  # noqa: SIM118

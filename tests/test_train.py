@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import filelock
 import pytest
 import torch
 from PIL import Image
@@ -19,6 +20,7 @@ from gankit.core import checkpoint, models
 from gankit.core import recipe as recipes
 from gankit.core.labels import Vocabulary
 from gankit.core.step import Stepper
+from gankit.errors import GankitError
 
 COMBINED = {"name": "combined", "parts": {"class": {}, "tags": {"dropout": 0.2, "noise": 0.05}}}
 
@@ -281,3 +283,25 @@ def test_the_module_runs_as_a_program(images: Path, tmp_path: Path) -> None:
     out, err = process.communicate(timeout=300)
     assert (process.returncode, err) == (0, ""), out
     assert (tmp_path / "run" / "checkpoints" / "000000008").is_dir()
+
+
+def test_r1_through_a_vision_transformer(images: Path, tmp_path: Path) -> None:
+    """Fused attention has no second derivative."""
+    vit = {"img_size": 32, "patch_size": 16, "embed_dim": 32, "depth": 12, "num_heads": 2, "mlp_ratio": 2}
+    feature = {"name": "timm-vit", "pretrained": False, "model_args": vit}
+    run = train(
+        tmp_path / "run",
+        images,
+        discriminator={"name": "stylegan-t", "feature": feature, "side": 32, "crop_probability": 0},
+        regularizers={"r1": {"interval": 1}},
+    )
+    log = log_of(run.parent.parent)
+    assert log[-1]["loss/r1"] > 0
+    assert log[-1]["bad_steps"] == 0
+
+
+def test_two_processes_do_not_train_in_one_folder(images: Path, tmp_path: Path) -> None:
+    train(tmp_path / "run", images)
+    with filelock.FileLock(tmp_path / "run" / ".lock"), pytest.raises(GankitError, match="another process"):
+        train(tmp_path / "run", images, train__images=16)
+    train(tmp_path / "run", images, train__images=16)

@@ -281,7 +281,8 @@ class StepContext:
     """What a regularizer may use: one micro-batch of the running step.
 
     `real` is the batch before augmentation, [B, C, H, W]; `augment` is the pipeline in front of D; `sample_z(n)`
-    draws fresh latents [n, z_dim]. `features["real"]` holds D's features of the augmented reals in the main phase.
+    draws fresh latents [n, z_dim]. In the main phases `features` holds what these have computed: "real" are D's
+    features of the augmented reals (D's phase), "fake" G's images under the same conditions, before augmentation (G's).
     """
 
     G: Generator

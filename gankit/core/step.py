@@ -7,12 +7,14 @@ the number of processes changes them.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from gankit.core import checkpoint, distributed
 from gankit.core.interfaces import (
@@ -261,7 +263,7 @@ class Stepper:
     def _g_main(self, context: StepContext, labels: Sequence[Label]) -> Tensor:
         D = context.D
         with self._autocast():
-            fake = self._fake(context, update_emas=False)
+            fake = context.features["fake"] = self._fake(context, update_emas=False)
             judged = context.cond.detach()
             fake_logits = D(self._augment(fake), judged)
             real_logits = None
@@ -281,7 +283,10 @@ class Stepper:
         for name, regularizer in self.parts.regularizers.items():
             if regularizer.side == side and regularizer.interval == 1:
                 bf16 = self.bf16 and not regularizer.second_order
-                with torch.autocast(self.device.type, torch.bfloat16, enabled=bf16):
+                with (
+                    torch.autocast(self.device.type, torch.bfloat16, enabled=bf16),
+                    _attention_for(regularizer),
+                ):
                     value = regularizer.penalty(context).float().mean()
                 self.meter.add(f"loss/{name}", value.item())
                 total = total + value
@@ -291,7 +296,8 @@ class Stepper:
         """A regulariser as a phase of its own; it runs in fp32, since second derivatives are delicate in bf16."""
 
         def compute(context: StepContext, labels: Sequence[Label]) -> Tensor:
-            return regularizer.penalty(context).mean() * regularizer.interval
+            with _attention_for(regularizer):
+                return regularizer.penalty(context).mean() * regularizer.interval
 
         return compute
 
@@ -315,3 +321,8 @@ class Stepper:
 
 def _floats(logits: list[Tensor]) -> list[Tensor]:
     return [x.float() for x in logits]
+
+
+def _attention_for(regularizer: Regularizer) -> contextlib.AbstractContextManager[None]:
+    """The fused attention of torch has no second derivative; its plain form has."""
+    return sdpa_kernel(SDPBackend.MATH) if regularizer.second_order else contextlib.nullcontext()

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import filelock
 import torch
 
 from gankit.core import checkpoint, devices, distributed, models, options, run
@@ -26,6 +27,8 @@ from gankit.core.recipe import Recipe
 from gankit.core.samples import SampleGrid
 from gankit.core.step import Parts, Stepper
 from gankit.errors import GankitError
+
+LOCK = ".lock"  # in the run's folder, held by the process that trains there
 
 
 def train(
@@ -116,6 +119,8 @@ class Trainer:
         self.deadline = None if minutes is None else time.monotonic() + 60 * minutes
         self.world = distributed.world_from_env()
         self.device = devices.pick_device(device, self.world.local_rank)
+        if self.device.type == "cpu":
+            devices.keep_freed_memory()
         if recipe.train.batch % self.world.size:
             raise GankitError(
                 f"train.batch = {recipe.train.batch} cannot be shared by {self.world.size} processes; "
@@ -123,6 +128,7 @@ class Trainer:
             )
         distributed.start(self.world, self.device)
         self.progress = Progress(self.world.main and not quiet)
+        self._lock = filelock.FileLock(out / LOCK, timeout=0)
         self.batches: Batches | None = None
         self.trackers: list[Tracker] = []
         self.stop_signal = 0
@@ -137,6 +143,7 @@ class Trainer:
             for tracker in self.trackers:
                 tracker.close()
         self.progress.close()
+        self._lock.release()
         distributed.stop()
 
     # ------------------------------------------------------------------------------------------------ set-up
@@ -193,24 +200,29 @@ class Trainer:
         )
 
     def _claim_folder(self) -> None:
-        """Refuse to mix two runs in a folder; write the resolved recipe of a new one."""
+        """Refuse to mix two runs in a folder, or two processes in a run; write the resolved recipe of a new one."""
         page = self.out / "recipe.yaml"
-        if page.is_file():
-            before = recipes.read(str(page))
-            differences = before.differences(self.recipe)
-            if differences:
-                more = f"; and {len(differences) - 8} more" if len(differences) > 8 else ""
-                raise GankitError(
-                    f"{self.out} holds a run of another recipe; choose another --out, or undo these changes: "
-                    + "; ".join(differences[:8])
-                    + more
-                )
-            return
         with checkpoint.write_advice(self.out):
             self.out.mkdir(parents=True, exist_ok=True)
-            if any(self.out.iterdir()):
+            if not page.is_file() and any(entry.name != LOCK for entry in self.out.iterdir()):
                 raise GankitError(f"{self.out} is not empty and holds no run; choose another --out")
-            checkpoint.write_text(page, self.recipe.to_yaml())
+            try:
+                self._lock.acquire()
+            except filelock.Timeout:
+                raise GankitError(
+                    f"another process is training in {self.out}; wait until it has ended, or choose another --out"
+                ) from None
+            if not page.is_file():
+                checkpoint.write_text(page, self.recipe.to_yaml())
+                return
+        differences = recipes.read(str(page)).differences(self.recipe)
+        if differences:
+            more = f"; and {len(differences) - 8} more" if len(differences) > 8 else ""
+            raise GankitError(
+                f"{self.out} holds a run of another recipe; choose another --out, or undo these changes: "
+                + "; ".join(differences[:8])
+                + more
+            )
 
     def _hint_unused_labels(self, conditioner: Any, vocabulary: Any) -> None:
         have = {"cls": vocabulary.classes, "tags": vocabulary.tags, "text": vocabulary.captioned}

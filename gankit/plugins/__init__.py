@@ -37,6 +37,7 @@ BUILTIN = {
         "r1": "regularizers.r1:R1",
         "path-length": "regularizers.path_length:PathLength",
         "mismatch": "regularizers.mismatch:Mismatch",
+        "reconstruction": "regularizers.reconstruction:Reconstruction",
     },
     "guidance": {
         "clip": "guidance.clip:CLIPGuidance",

@@ -1,0 +1,32 @@
+"""What the C library does with the memory of tensors."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+PAGE_FAULTS = """
+import resource, sys, torch
+from gankit.core import devices
+if sys.argv[1] == "keep":
+    devices.keep_freed_memory()
+def work():
+    for _ in range(20):
+        x = torch.zeros(4, 64, 100, 100)
+        y = x * 2 + 1
+work()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+work()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="mallopt is glibc's")
+def test_freed_memory_is_kept() -> None:
+    def faults(mode: str) -> int:
+        command = [sys.executable, "-c", PAGE_FAULTS, mode]
+        return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+    assert faults("keep") < 50 < faults("as it was")
