@@ -43,7 +43,10 @@ def inspect(path: str, *, tensors: bool = False) -> str:
         lines = [f"{where}: safetensors, {_megabytes(where)}", *_metadata(metadata), *_table(rows, tensors)]
     else:
         lines = _foreign(where, tensors)
-    return "\n".join(lines)
+    text = "\n".join(lines)
+    return "".join(
+        c if c.isprintable() or c == "\n" else "?" for c in text
+    )  # names may hold escape sequences
 
 
 def read_header(path: Path) -> tuple[list[Row], dict[str, Any]]:

@@ -127,6 +127,14 @@ def test_inspect_of_nothing(tmp_path: Path) -> None:
         inspect(str(tmp_path / "notes.txt"))
 
 
+def test_escape_sequences_do_not_reach_the_terminal(tmp_path: Path) -> None:
+    save_file({"a\x1b[31m": torch.zeros(1)}, tmp_path / "x.safetensors", {"note": "\x1b]0;title\x07"})
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "recipe.yaml").write_text('name: "\\e[2J"')
+    for path in ("x.safetensors", "run"):
+        assert "\x1b" not in inspect(str(tmp_path / path), tensors=True)
+
+
 # ------------------------------------------------------------------------------------------- blend and average
 
 
