@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import pickle
 import random
@@ -16,6 +17,7 @@ import torch
 from pickle_utils import MARKER, PICKLES, SNAPSHOTS, mutate, reference
 from runs import Result
 from safetensors.torch import load_file
+from test_rosinality import random_discriminator, random_generator
 
 import gankit
 from gankit.core import importing, locate, models
@@ -74,6 +76,19 @@ def test_load_opens_a_snapshot(name: str, cache: Path) -> None:
     stamp = (folder / "generator.safetensors").stat().st_mtime_ns
     gankit.load(str(PICKLES / f"{name}.pkl"), device="cpu")
     assert (folder / "generator.safetensors").stat().st_mtime_ns == stamp  # not converted again
+
+
+@pytest.mark.parametrize("name", ["sg2_uncond", "sg2_cond"])
+def test_bare_state_dict_with_official_names(name: str, tmp_path: Path) -> None:
+    """What `torch.save(G.state_dict())` writes: sizes and architecture are taken from names and shapes."""
+    network = open_foreign(PICKLES / f"{name}.pkl").networks["G_ema"]
+    state = collections.OrderedDict((key, record.to_tensor()) for key, record in network.tensors.items())
+    state._metadata = {"": {"version": 1}}  # type: ignore[attr-defined]
+    for content in (state, {"g_ema": state}):
+        torch.save(content, tmp_path / "file.pt")
+        shutil.rmtree(tmp_path / "model", ignore_errors=True)
+        convert(tmp_path / "file.pt", tmp_path / "model")
+        check_images(models.load_model(tmp_path / "model"), name)
 
 
 def test_discriminator_comes_along(tmp_path: Path) -> None:
@@ -304,7 +319,11 @@ def test_a_broken_importer_keeps_nobody_from_answering(
 
 def fuzz(seconds: float, seed: int, folder: Path) -> int:
     """Convert damaged snapshots; nothing but GankitError comes out, and what is converted loads."""
-    originals = [(PICKLES / f"{name}.pkl").read_bytes() for name in SNAPSHOTS]
+    networks = {"g_ema": random_generator(), "d": random_discriminator()}
+    torch.save(networks, folder / "zip.pt")
+    torch.save(networks, folder / "old.pt", _use_new_zipfile_serialization=False)
+    files = [*(PICKLES / f"{name}.pkl" for name in SNAPSHOTS), folder / "zip.pt", folder / "old.pt"]
+    originals = [path.read_bytes() for path in files]
     rng = random.Random(seed)
     end, count, file, out = time.monotonic() + seconds, 0, folder / "file.pkl", folder / "out"
     while time.monotonic() < end:

@@ -26,6 +26,11 @@ TAPS = torch.tensor([1.0, 3.0, 3.0, 1.0])
 BLUR = torch.outer(TAPS, TAPS) / 64
 
 
+@pytest.fixture(autouse=True)
+def seed() -> None:
+    torch.manual_seed(0)
+
+
 def random_generator(seed: int = 0, *, old: bool = False) -> dict[str, Tensor]:
     """A state dict; `old` gives biases the four dimensions that early versions stored."""
     g = torch.Generator().manual_seed(seed)
@@ -137,7 +142,7 @@ def random_discriminator(seed: int = 1) -> dict[str, Tensor]:
             state[f"{name}.0.kernel"] = BLUR
         state[f"{name}.{index}.weight"] = torch.randn(outputs, inputs, kernel, kernel, generator=g)
         if bias:
-            state[f"{name}.{index + 1}.bias"] = torch.randn(outputs, generator=g)
+            state[f"{name}.{index + 1}.bias"] = 0.1 * torch.randn(outputs, generator=g)
 
     widths = CHANNELS[::-1]
     conv("convs.0", 0, 3, widths[0], 1)

@@ -60,7 +60,7 @@ class Storage:
     """Numbers in a row: `data` holds whole items of type `dtype`."""
 
     dtype: str
-    data: bytes
+    data: bytes | memoryview
 
     def __len__(self) -> int:
         return len(self.data) // ITEM_SIZES[self.dtype]
@@ -261,8 +261,12 @@ def open_foreign(path: Path) -> ForeignFile:
         raise GankitError(f"cannot read {path}: {error.strerror or error}") from None
 
 
-def _read_legacy(file: BinaryIO, size: int, ledger: Ledger) -> tuple[Any, dict[str, Storage]]:
-    """A stream of torch.save before version 1.6, also used for storages inside of pickles: five pickles, then data."""
+def _read_legacy(
+    file: BinaryIO, size: int, ledger: Ledger, data: bytes | None = None
+) -> tuple[Any, dict[str, Storage]]:
+    """A stream of torch.save before version 1.6, also used for storages inside of pickles: five pickles, then data.
+
+    With `data`, the content of `file`, storages are views of it instead of copies."""
     before = len(ledger.persistent)
     magic, protocol, _, found, keys = (read_pickle(file, size, ledger) for _ in range(5))
     if magic != TORCH_MAGIC or protocol != 1001 or not isinstance(keys, list):
@@ -279,9 +283,13 @@ def _read_legacy(file: BinaryIO, size: int, ledger: Ledger) -> tuple[Any, dict[s
         header = file.read(8)
         if len(header) < 8 or struct.unpack("<q", header)[0] != numel:
             raise DamagedPickle("a tensor in it is incomplete")
-        storages[key] = _storage(
-            dtype, file.read(min(numel * ITEM_SIZES[dtype], max(size - file.tell(), 0))), numel
-        )
+        start, length = file.tell(), numel * ITEM_SIZES[dtype]
+        if data is None:
+            numbers: bytes | memoryview = file.read(min(length, max(size - start, 0)))
+        else:
+            numbers = memoryview(data)[start : start + length]
+            file.seek(start + length)
+        storages[key] = _storage(dtype, numbers, numel)
     return found, storages
 
 
@@ -343,7 +351,7 @@ def _storage_key(node: Persistent) -> tuple[str, str, int]:
     raise DamagedPickle("it refers to something outside of it that is not a tensor of numbers")
 
 
-def _storage(dtype: str, data: bytes, numel: int) -> Storage:
+def _storage(dtype: str, data: bytes | memoryview, numel: int) -> Storage:
     if len(data) < numel * ITEM_SIZES[dtype]:
         raise DamagedPickle("a tensor in it is incomplete")
     return Storage(dtype, data[: numel * ITEM_SIZES[dtype]])
@@ -493,7 +501,7 @@ class _Finder:
         if id(node) not in self.embedded:
             match node.args:
                 case (bytes(data),):
-                    found, storages = _read_legacy(io.BytesIO(data), len(data), self.ledger)
+                    found, storages = _read_legacy(io.BytesIO(data), len(data), self.ledger, data)
                 case _:
                     return None
             if not isinstance(found, Persistent):

@@ -16,16 +16,18 @@ MAX_CLASSES = 100_000
 
 
 class StyleGAN2Importer(Importer):
-    """StyleGAN2 generators and discriminators, conditional or not."""
+    """StyleGAN2 generators and discriminators, conditional or not; of bare state dicts generators only."""
 
-    classes = ("Generator", "Discriminator")
+    classes = ("Generator", "Discriminator", "state dict with the official names of StyleGAN2")
 
     def recognises(self, network: ForeignNetwork) -> bool:
-        if network.class_name == "Generator":
+        if network.class_name == "Generator" or not network.modules:
             return "synthesis.b4.const" in network.tensors
         return network.class_name == "Discriminator" and "b4.out.weight" in network.tensors
 
     def convert(self, network: ForeignNetwork) -> Imported:
+        if not network.modules:
+            return _from_names(network)
         c_dim = network.integer("", "c_dim", low=0, high=MAX_CLASSES)
         size = network.integer("", "img_resolution", low=4, high=8192)
         make = generator_spec if network.class_name == "Generator" else discriminator_spec
@@ -37,6 +39,40 @@ class StyleGAN2Importer(Importer):
             conditioner="class" if c_dim else "none",
             vocabulary=numbered_classes(c_dim),
         )
+
+
+def _from_names(network: ForeignNetwork) -> Imported:
+    """A generator out of a state dict alone, which does not tell activations, clamp and learning rates: the usual ones
+    are assumed."""
+    names = network.tensors
+    sides = [4 << i for i in range(12) if f"synthesis.b{4 << i}.conv1.weight" in names]
+    size = max(sides, default=4)
+    widths = [network.shape(f"synthesis.b{side}.conv1.weight", 4)[0] for side in sides]
+    depth = count_layers(network)
+    c_dim = network.shape("mapping.embed.weight", 2)[1] if "mapping.embed.weight" in names else 0
+    embedded = network.shape("mapping.embed.weight", 2)[0] if c_dim else 0
+    hidden, inputs = network.shape("mapping.fc0.weight", 2)
+    if size > 4 and "synthesis.b4.torgb.weight" in names:
+        architecture = "skip"
+    else:
+        architecture = "resnet" if "synthesis.b8.skip.weight" in names else "orig" if size > 4 else "skip"
+    spec = {
+        "name": "stylegan2",
+        "z_dim": inputs - embedded,
+        "w_dim": network.shape("mapping.w_avg", 1)[0],
+        "mapping_layers": depth,
+        "embed_features": embedded or None,
+        "layer_features": hidden if depth > 1 else None,
+        "architecture": architecture,
+        "use_noise": "synthesis.b4.conv1.noise_strength" in names,
+        **channel_options(widths, size),
+    }
+    channels = network.shape(f"synthesis.b{size}.torgb.weight", 4)[0]
+    if channels not in (1, 3, 4) or inputs <= embedded or c_dim > MAX_CLASSES:
+        raise network.odd("number of image channels, latents or classes", channels)
+    shape = (channels, size, size)
+    conditioner = "class" if c_dim else "none"
+    return Imported("generator", spec, shape, dict(names), conditioner, numbered_classes(c_dim))
 
 
 def generator_spec(network: ForeignNetwork, c_dim: int, size: int) -> dict[str, Any]:
