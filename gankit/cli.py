@@ -215,6 +215,80 @@ def export(
 
 
 @app.command()
+def convert(
+    file: Annotated[
+        str, typer.Argument(help="A .pkl or .pt file of another code base, or a folder or hub id.")
+    ],
+    out: Annotated[Path, typer.Argument(help="New model folder.")],
+    network: Annotated[
+        str | None, typer.Option(help="G_ema or G; by default the first that is there.")
+    ] = None,
+    discriminator: Annotated[
+        bool, typer.Option("--discriminator/--no-discriminator", help="Take D too, for --init.")
+    ] = True,
+    classes: Annotated[
+        str | None, typer.Option(help="Names of the classes in order: a,b,c, or a text file of lines.")
+    ] = None,
+    strict_plugins: Strict = False,
+) -> None:
+    """Turn a published network into a model folder. Nothing in the file is executed."""
+    from gankit.core.importing import convert as convert_file
+    from gankit.core.importing import read_names
+    from gankit.core.locate import find_foreign
+
+    names = None if classes is None else read_names(classes)
+    for note in convert_file(
+        find_foreign(file), out, network=network, discriminator=discriminator, classes=names
+    ):
+        warnings.warn(note, stacklevel=1)
+    print(f"wrote {out}")
+
+
+@app.command()
+def inspect(
+    file: Annotated[str, typer.Argument(help="Model, run, .safetensors, .pkl or .pt file.")],
+    tensors: Annotated[bool, typer.Option("--tensors", help="List every tensor.")] = False,
+    strict_plugins: Strict = False,
+) -> None:
+    """Say what is in a file or folder, without opening it in torch."""
+    from gankit.inspection import inspect as look
+
+    print(look(file, tensors=tensors))
+
+
+@app.command()
+def blend(
+    a: Annotated[str, typer.Argument(help="Model for coarse layers: pose, composition.")],
+    b: Annotated[str, typer.Argument(help="Model for fine layers: colours, textures.")],
+    out: Annotated[Path, typer.Option(help="New model folder.")],
+    at: Annotated[int, typer.Option(help="Resolution of the first block of B.")] = 32,
+    width: Annotated[float, typer.Option(help="Octaves of a soft boundary; 0 is a hard one.")] = 0,
+    mapping: Annotated[str, typer.Option(help="Take the mapping network of a or b.")] = "a",
+    strict_plugins: Strict = False,
+) -> None:
+    """Swap layers: the coarse ones of A with the fine ones of B, where one was fine-tuned from the other."""
+    from gankit.operations import blend as mix
+
+    mix(a, b, out, at=at, width=width, mapping=mapping)
+    print(f"wrote {out}")
+
+
+@app.command()
+def average(
+    a: Annotated[str, typer.Argument(help="Model.")],
+    b: Annotated[str, typer.Argument(help="Another of the same architecture.")],
+    out: Annotated[Path, typer.Option(help="New model folder.")],
+    weight: Annotated[float, typer.Option(help="Share of B.")] = 0.5,
+    strict_plugins: Strict = False,
+) -> None:
+    """Average the weights of two models, where one was fine-tuned from the other."""
+    from gankit.operations import average as mix
+
+    mix(a, b, out, weight=weight)
+    print(f"wrote {out}")
+
+
+@app.command()
 def recipes(strict_plugins: Strict = False) -> None:
     """List recipes."""
     from gankit.core.recipe import read_page
@@ -267,7 +341,7 @@ def show(
     print(describe(name))
 
 
-OWN_COMMANDS = ("train", "sample", "export", "recipes", "plugins")
+OWN_COMMANDS = ("train", "sample", "export", "convert", "inspect", "blend", "average", "recipes", "plugins")
 
 
 def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:

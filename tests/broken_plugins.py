@@ -290,6 +290,11 @@ class NotSaved(Conditions):
         return Vocabulary()
 
 
+class Nameless(Conditions):
+    def columns(self) -> list[tuple[str, str]]:
+        return [("cls", "any")] * len(self.classes)
+
+
 class Curious(Conditions):
     def encode(self, labels: Any) -> Condition:
         cond = super().encode(labels)

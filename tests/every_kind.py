@@ -13,6 +13,7 @@ TARGETS = {
     "augmentation": "kinds.things:KindAugmentation",
     "source": "kinds.things:KindSource",
     "weights": "kinds.things:KindWeights",
+    "importer": "kinds.things:KindImporter",
     "tracker": "kinds.things:KindTracker",
     "recipe": "kinds:pages/recipe.yaml",
     "model": "kinds:model",
@@ -243,6 +244,25 @@ class KindSource(contracts.Source):
 
     def fingerprint(self):
         return f"squares {self.count}"
+
+
+class KindImporter(contracts.Importer):
+    """Networks of another code base that are one linear layer, too."""
+
+    classes = ("LinearNet",)
+
+    def recognises(self, network):
+        return network.class_name in self.classes and "layer.weight" in network.tensors
+
+    def convert(self, network):
+        pixels, z_dim = network.shape("layer.weight", 2)
+        side = network.integer("", "side", high=64)
+        return contracts.Imported(
+            "generator",
+            {"name": "kind-generator", "z_dim": z_dim},
+            (pixels // side**2, side, side),
+            {name.replace("layer", "out"): tensor for name, tensor in network.tensors.items()},
+        )
 
 
 class KindTracker(contracts.Tracker):

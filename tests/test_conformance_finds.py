@@ -46,6 +46,7 @@ BAD = [
     ("augmentation", plugins.InPlace, "augmentation_shapes", "writes into the images"),
     ("conditioner", plugins.Lenient, "conditioner_unknown", "no GankitError was raised"),
     ("conditioner", plugins.NotSaved, "conditioner_state", "in its JSON"),
+    ("conditioner", plugins.Nameless, "conditioner_columns", "gives a name twice"),
     ("conditioner", plugins.Curious, "conditioner_fields", "does not accept 'tags', but reads it"),
     ("conditioner", plugins.Promises, "conditioner_fields", "accepts 'tags', but other tags"),
     ("source", plugins.Fickle, "source_samples", "label 0 changes"),

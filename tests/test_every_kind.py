@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import textwrap
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -104,3 +105,22 @@ def test_source_is_named_on_the_command_line(package: Path, gankit_cli: Callable
     done = gankit_cli("train", "kind-recipe", "--data", "kind-sourc:", "--out", package / "nowhere")
     assert done.code == 2
     assert "did you mean 'kind-source'" in done.err
+
+
+class LinearNet(torch.nn.Module):
+    """What the package's importer knows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.side = 8
+        self.layer = torch.nn.Linear(5, 3 * 8 * 8)
+
+
+def test_importer_converts(package: Path, tmp_path: Path, gankit_cli: Callable[..., object]) -> None:
+    net = LinearNet()
+    (tmp_path / "net.pkl").write_bytes(pickle.dumps({"G_ema": net}))
+    done = gankit_cli("convert", tmp_path / "net.pkl", tmp_path / "model")
+    assert done.code == 0, done.err
+    pipe = gankit.load(tmp_path / "model", device="cpu")
+    z = torch.randn(2, 5)
+    assert torch.equal(pipe.generator(z), torch.tanh(net.layer(z)).unflatten(1, (3, 8, 8)))

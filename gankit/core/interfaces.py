@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from gankit.core.foreign import ForeignNetwork, TensorRecord
 from gankit.core.labels import Label, Vocabulary
 
 if TYPE_CHECKING:
@@ -30,6 +31,8 @@ __all__ = [
     "FeatureNetwork",
     "Generator",
     "Guidance",
+    "Imported",
+    "Importer",
     "Label",
     "Regularizer",
     "Source",
@@ -132,6 +135,11 @@ class Conditioner(nn.Module, ABC):
     def accepts(self) -> frozenset[str]:
         """Which of 'cls', 'tags', 'text' this conditioner reads."""
         raise NotImplementedError
+
+    def columns(self) -> list[tuple[str, str]]:
+        """What each of the `spec.c_dim` numbers stands for: pairs of a kind ('cls', 'tags' or one of its own) and a
+        name, all different. Numbers with the same name in two models mean the same, so that `--init` can match them."""
+        return [(type(self).__name__, str(i)) for i in range(self.spec.c_dim)]
 
     def ignored(self, label: Label) -> list[str]:
         """Tags of a label that are known but without effect, because they are rare in the training data."""
@@ -397,3 +405,52 @@ class WeightSource(ABC):
     @abstractmethod
     def ids(self) -> Iterable[str]:
         """The hub ids on offer."""
+
+
+# ------------------------------------------------------------------------------------------ other code bases
+
+
+@dataclass
+class Imported:
+    """A network of another code base in gankit's terms.
+
+    Args:
+        kind: 'generator' or 'discriminator'.
+        spec: the plugin, {'name': ..., option: value}.
+        image_shape: (C, H, W).
+        tensors: its state dict, under the plugin's names; must be complete.
+        conditioner: a conditioner as a recipe writes it, whose condition is the one that the network was trained with.
+        vocabulary: what that conditioner is given.
+        conditioner_tensors: state dict of the conditioner, where it has trained weights.
+        sections: further sections of a recipe that goes with the network, such as {'loss': 'hinge'}.
+    """
+
+    kind: str
+    spec: dict[str, Any]
+    image_shape: ImageShape
+    tensors: dict[str, TensorRecord]
+    conditioner: Any = "none"
+    vocabulary: Vocabulary = field(default_factory=Vocabulary)
+    conditioner_tensors: dict[str, TensorRecord] = field(default_factory=dict)
+    sections: dict[str, Any] = field(default_factory=dict)
+
+
+class Importer(ABC):
+    """Maps networks in files of another code base to plugins. `__init__(self)`.
+
+    Files may be hostile. What an importer sees are names, numbers and tensors that were read without executing
+    anything; it must not execute or import anything that these name either."""
+
+    classes: ClassVar[
+        tuple[str, ...]
+    ]  # classes of that code base, or descriptions of state dicts, for messages
+
+    @abstractmethod
+    def recognises(self, network: ForeignNetwork) -> bool:
+        """Whether this importer knows the network, judged by its class and the names of its tensors."""
+
+    @abstractmethod
+    def convert(self, network: ForeignNetwork) -> Imported:
+        """The network as a plugin with options; gankit then checks names and shapes of all tensors.
+
+        Raises GankitError naming what is missing or not supported."""

@@ -12,10 +12,11 @@ from torch import Tensor, nn
 import gankit
 from gankit.core import checkpoint, options
 from gankit.core import recipe as recipes
-from gankit.core.interfaces import Conditioner, Discriminator, Generator
+from gankit.core.interfaces import Conditioner, CondSpec, Discriminator, Generator
 from gankit.core.labels import Vocabulary
 from gankit.core.plugins import registry
 from gankit.core.recipe import Recipe
+from gankit.core.transfer import condition_axes, match, transfer
 from gankit.errors import GankitError
 
 FORMAT = 1  # of conditioner.json
@@ -153,34 +154,47 @@ def load_model(folder: Path) -> Model:
 # ------------------------------------------------------------------------------------- starting from a model
 
 
-@dataclass
-class Transfer:
-    """What `--init` did with each tensor of the new network."""
+def start_from(
+    init: str | Path, folder: Path, recipe: Recipe, conditioner: Conditioner, G: Generator, D: Discriminator
+) -> list[str]:
+    """Take weights from a model for networks that are about to be trained; returns what was done, for the user.
 
-    copied: list[str]
-    resized: list[str]
-    fresh: list[str]
+    Args:
+        init: the model as the user named it.
+        folder: of that model.
+        recipe: of the new networks.
+        conditioner: new, with its vocabulary.
+        G: the new generator, changed in place.
+        D: the new discriminator, changed in place if the model has one.
+    """
+    lines = []
+    try:
+        old = build_conditioner(recipes.read(str(folder / "recipe.yaml")), read_vocabulary(folder))
+        columns = match(old.columns(), conditioner.columns())
+    except GankitError as error:  # such as a text encoder that is not here
+        lines.append(f"conditions of {init} cannot be matched: {error}")
+        columns = match([], conditioner.columns())
+    if columns.source:
+        lines.append(f"condition from {init}: {columns}")
+    sources: list[tuple[str, nn.Module, Path]] = [
+        ("conditioner", conditioner, folder / "conditioner.safetensors"),
+        ("generator", G, folder / "generator.safetensors"),
+        ("discriminator", D, folder / "training" / "discriminator.safetensors"),
+    ]
+    for kind, module, path in sources:
+        if not path.is_file() or not checkpoint.stored_state(module):
+            continue
+        axes = {} if kind == "conditioner" else _axes(kind, recipe, conditioner.spec)
+        done = transfer(module, checkpoint.load_tensors(path)[0], axes=axes, columns=columns)
+        lines.append(f"{kind} from {init}: {done}")
+    return lines
 
-    def __str__(self) -> str:
-        lines = [f"{len(self.copied)} tensors copied, {len(self.resized)} resized, {len(self.fresh)} fresh"]
-        lines += [f"  resized {name}" for name in self.resized]
-        lines += [f"  fresh   {name}" for name in self.fresh]
-        return "\n".join(lines)
+
+def _axes(kind: str, recipe: Recipe, spec: CondSpec) -> dict[str, int]:
+    section = getattr(recipe, kind)
+    return condition_axes(lambda other: options.build(kind, section, recipe.image_shape, other), spec)
 
 
-def transfer(module: nn.Module, tensors: dict[str, Tensor]) -> Transfer:
-    """Copy what fits by name; where only sizes differ, copy the common part and keep the fresh rest."""
-    done = Transfer([], [], [])
-    with torch.no_grad():
-        for name, target in checkpoint.stored_state(module).items():
-            source = tensors.get(name)
-            if source is None or source.dim() != target.dim():
-                done.fresh.append(f"{name} {list(target.shape)}")
-            elif source.shape == target.shape:
-                target.copy_(source)
-                done.copied.append(name)
-            else:
-                common = tuple(slice(0, min(a, b)) for a, b in zip(source.shape, target.shape))
-                target[common] = source[common].to(target)
-                done.resized.append(f"{name} {list(source.shape)} -> {list(target.shape)}")
-    return done
+def read_vocabulary(folder: Path) -> Vocabulary:
+    """The vocabulary of a model folder or checkpoint."""
+    return Vocabulary.from_json(checkpoint.read_json(folder / "conditioner.json", FORMAT)["vocabulary"])

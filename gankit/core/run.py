@@ -10,7 +10,6 @@ from torch import nn
 
 from gankit.core import checkpoint, distributed, models
 from gankit.core import recipe as recipes
-from gankit.core.labels import Vocabulary
 from gankit.core.recipe import Recipe
 from gankit.core.step import Stepper
 from gankit.errors import GankitError
@@ -96,11 +95,6 @@ def restore(folder: Path, recipe: Recipe, stepper: Stepper, ties: dict[str, Any]
         checkpoint.load_optimizer(optimizer, take(name), folder / name)
     stepper.nimg, stepper.step, stepper.bad_total = state["nimg"], state["step"], state["bad_total"]
     stepper.signs = torch.tensor(state["signs"], dtype=torch.float64)
-
-
-def saved_vocabulary(folder: Path) -> Vocabulary:
-    page = checkpoint.read_json(folder / "conditioner.json", models.FORMAT)
-    return Vocabulary.from_json(page["vocabulary"])
 
 
 def _modules(stepper: Stepper) -> dict[str, nn.Module]:

@@ -163,7 +163,7 @@ class Trainer:
         self.source = open_source(recipe.data.path, recipe.data.options)
         fingerprint = self.source.fingerprint()
         distributed.same_everywhere(fingerprint, "the data set")
-        vocabulary = run.saved_vocabulary(found[-1]) if found else self.source.vocabulary()
+        vocabulary = models.read_vocabulary(found[-1]) if found else self.source.vocabulary()
         conditioner = models.build_conditioner(recipe, vocabulary)
         conditioner.prepare(cache_dir("text"), self.device)
         self._hint_unused_labels(conditioner, vocabulary)
@@ -237,12 +237,8 @@ class Trainer:
     def _start_from(self, parts: Parts) -> None:
         assert self.init is not None
         folder = find_model(self.init)
-        tensors, _ = checkpoint.load_tensors(folder / "generator.safetensors")
-        self.progress.say(f"generator from {self.init}: {models.transfer(parts.G, tensors)}")
-        other = folder / "training" / "discriminator.safetensors"
-        if other.is_file():
-            done = models.transfer(parts.D, checkpoint.load_tensors(other)[0])
-            self.progress.say(f"discriminator from {self.init}: {done}")
+        for line in models.start_from(self.init, folder, self.recipe, parts.conditioner, parts.G, parts.D):
+            self.progress.say(line)
 
     def _trim_log(self) -> None:
         """Drop log lines that the interrupted run wrote after its last checkpoint; they will be written again."""

@@ -25,6 +25,7 @@ BUILTIN = {
         "tags": "conditioning.tags:TagConditioner",
         "text": "conditioning.text:TextConditioner",
         "clip-text": "conditioning.clip_text:CLIPTextConditioner",
+        "clip-tower": "conditioning.clip_tower:CLIPTowerConditioner",
         "combined": "conditioning.combined:CombinedConditioner",
         "none": "conditioning.none:NoCondition",
     },
@@ -52,6 +53,11 @@ BUILTIN = {
         "webdataset": "sources.shards:ShardSource",
     },
     "weights": {"huggingface": "features.hub:HuggingFaceWeights"},
+    "importer": {
+        "stylegan2-ada": "importers.stylegan2:StyleGAN2Importer",
+        "stylegan-t": "importers.stylegan_t:StyleGANTImporter",
+        "rosinality": "importers.rosinality:RosinalityImporter",
+    },
     "tracker": {"tensorboard": "trackers.tensorboard:TensorBoardTracker"},
 }
 

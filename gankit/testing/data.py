@@ -262,6 +262,16 @@ def check_weights_ids(subject: Subject) -> None:
             assert what("gankit/no-such-weights") is None, f"{subject}: something for an id that nobody has"
 
 
+def check_conditioner_columns(subject: Subject) -> None:
+    """Every number of the embedding has a name of its own."""
+    conditioner = _conditioner(subject)
+    columns = conditioner.columns()
+    assert len(columns) == conditioner.spec.c_dim, (
+        f"{subject}: columns() names {len(columns)} numbers, the embedding has {conditioner.spec.c_dim}"
+    )
+    assert len(set(columns)) == len(columns), f"{subject}: columns() gives a name twice"
+
+
 CHECKS: dict[str, list[Callable[[Subject], None]]] = {
     "conditioner": [
         check_conditioner_encode,
@@ -269,6 +279,7 @@ CHECKS: dict[str, list[Callable[[Subject], None]]] = {
         check_conditioner_unknown,
         check_conditioner_state,
         check_conditioner_random,
+        check_conditioner_columns,
     ],
     "source": [check_source_samples, check_source_travels, check_source_vocabulary, check_source_missing],
     "weights": [check_weights_ids],

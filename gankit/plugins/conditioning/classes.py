@@ -49,6 +49,9 @@ class ClassConditioner(Conditioner):
     def accepts(self) -> frozenset[str]:
         return frozenset({"cls"})
 
+    def columns(self) -> list[tuple[str, str]]:
+        return [("cls", name) for name in self._index]
+
     def encode(self, labels: Sequence[Label]) -> Condition:
         embedding = torch.zeros(len(labels), self.spec.c_dim)
         for row, label in zip(embedding, labels):

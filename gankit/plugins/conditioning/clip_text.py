@@ -47,6 +47,7 @@ class CLIPTextConditioner(EncodedText):
     ) -> None:
         super().__init__(trainable=trainable, noise=noise, dropout=dropout)
         self.model, self.pretrained, self.normalize = model, pretrained, normalize
+        self.encoder_name = f"{model} {pretrained} {normalize}"
         self._file = clip_weights(model, pretrained)
         self._tokenizer: Any = None
         self.set_up(c_dim=clip_config(model)["embed_dim"])

@@ -91,6 +91,10 @@ class CombinedConditioner(Conditioner):
     def accepts(self) -> frozenset[str]:
         return frozenset().union(*(part.accepts for part in self._parts().values()))
 
+    def columns(self) -> list[tuple[str, str]]:
+        named = [column for part in self._parts().values() for column in part.columns()]
+        return named + [("given", name) for name in self._parts()]
+
     def ignored(self, label: Label) -> list[str]:
         """Tags of a label that are known but have no effect."""
         return [tag for part in self._parts().values() for tag in part.ignored(label)]

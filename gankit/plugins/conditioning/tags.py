@@ -89,6 +89,9 @@ class TagConditioner(Conditioner):
         """Tags of a label that are known but have no effect; worth telling a user who asks for them."""
         return [tag for tag in label.tags if tag in self._counts and tag not in self._index]
 
+    def columns(self) -> list[tuple[str, str]]:
+        return [("tags", name) for name in self._index]
+
     def encode(self, labels: Sequence[Label]) -> Condition:
         rows: list[int] = []
         columns: list[int] = []

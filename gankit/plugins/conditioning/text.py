@@ -34,6 +34,7 @@ class EncodedText(Conditioner):
     """
 
     name: str  # of the plugin, for messages
+    encoder_name: str  # tells encoders and ways of pooling apart
     _anchor: Tensor  # an empty buffer, which knows the device
 
     def __init__(self, *, trainable: bool, noise: float, dropout: float) -> None:
@@ -83,6 +84,10 @@ class EncodedText(Conditioner):
 
     def vocabulary(self) -> Vocabulary:
         return Vocabulary(captioned=self._captioned, total=self._total)
+
+    def columns(self) -> list[tuple[str, str]]:
+        """Features of the same encoder mean the same, those of different ones do not."""
+        return [(f"{self.name} {self.encoder_name}", str(i)) for i in range(self.spec.c_dim)]
 
     @property
     def accepts(self) -> frozenset[str]:
@@ -198,6 +203,7 @@ class TextConditioner(EncodedText):
         super().__init__(trainable=trainable, noise=noise, dropout=dropout)
         self.model, self.pooling, self.layers, self.normalize = model, pooling, tuple(layers), normalize
         self.scale, self.max_length, self.tokens, self.dtype = scale, max_length, tokens, dtype
+        self.encoder_name = f"{model} {pooling} {pool_weights} {tuple(layers)} {normalize} {scale:g}"
         self._tokenizer: Any = None
         self._read_config()
         depth, hidden = self._config.num_hidden_layers, self._config.hidden_size

@@ -1,0 +1,51 @@
+"""Checks of importers: what they say they know, and that they leave alone what they do not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from gankit.core.foreign import ForeignNetwork, Module, Storage, TensorRecord
+from gankit.errors import GankitError
+from gankit.testing.common import Subject
+
+
+def check_importer_classes(subject: Subject) -> None:
+    """It names the classes that it knows, for messages."""
+    classes = subject.target.classes
+    assert isinstance(classes, tuple), f"{subject}: classes is {classes!r}, not a tuple"
+    assert classes, f"{subject}: classes is empty"
+    assert all(isinstance(name, str) and name for name in classes), f"{subject}: classes is {classes!r}"
+
+
+def check_importer_declines(subject: Subject) -> None:
+    """Networks of others, among them strangers of the same class name, are not its own."""
+    tensor = TensorRecord(Storage("float32", bytes(16)), 0, (4,), (1,))
+    strangers = [
+        ForeignNetwork("file.pt", "G_ema", {}, {"no.such.tensor": tensor}),
+        *(
+            ForeignNetwork(
+                "file.pkl", "G_ema", {"": Module(name, "somewhere", {})}, {"no.such.tensor": tensor}
+            )
+            for name in (*subject.target.classes, "NoSuchClass")
+        ),
+    ]
+    for network in strangers:
+        verdict = subject.target().recognises(network)
+        assert verdict is False, f"{subject}: recognises({network.described}) is {verdict!r}, not False"
+
+
+def check_importer_refuses(subject: Subject) -> None:
+    """A network whose parts are missing is refused by a GankitError, not by a crash."""
+    for role in ("G_ema", "D"):
+        for name in subject.target.classes:
+            network = ForeignNetwork("file.pkl", role, {"": Module(name, "somewhere", {})})
+            try:
+                subject.target().convert(network)
+            except GankitError:
+                continue
+            raise AssertionError(f"{subject}: {network.described} without a single tensor was converted")
+
+
+CHECKS: dict[str, list[Callable[[Subject], None]]] = {
+    "importer": [check_importer_classes, check_importer_declines, check_importer_refuses],
+}
