@@ -135,10 +135,8 @@ class Module:
     @property
     def kwargs(self) -> dict[str, Any]:
         """Keyword arguments of its constructor, as far as they were recorded."""
-        found = self.state.get("_init_kwargs", {})
-        return (
-            {k: plain(v) for k, v in found.items() if isinstance(k, str)} if isinstance(found, dict) else {}
-        )
+        found = plain(self.state.get("_init_kwargs"))
+        return {k: v for k, v in found.items() if isinstance(k, str)} if isinstance(found, dict) else {}
 
     def attribute(self, name: str, default: Any = None) -> Any:
         return plain(self.state[name]) if name in self.state else default
