@@ -8,9 +8,10 @@ fake kernels and autograd, and computes in plain torch after one warning if its 
 
 from gankit.core.cuda.triton.activate import bias_act
 from gankit.core.cuda.triton.convolve import modulated_conv2d
+from gankit.core.cuda.triton.filtered import filtered_lrelu
 from gankit.core.cuda.triton.resample import downsample2d, filter2d, upfirdn2d, upsample2d
 
 # The reference vectors in tests/golden that these functions must meet.
-GOLDEN_FILES = ("ops_bias_act", "ops_upfirdn2d", "ops_modconv_sg2", "ops_modconv_sg3")
+GOLDEN_FILES = ("ops_bias_act", "ops_upfirdn2d", "ops_modconv_sg2", "ops_modconv_sg3", "ops_filtered_lrelu")
 
-__all__ = ["bias_act", "downsample2d", "filter2d", "modulated_conv2d", "upfirdn2d", "upsample2d"]
+__all__ = ["bias_act", "downsample2d", "filter2d", "filtered_lrelu", "modulated_conv2d", "upfirdn2d", "upsample2d"]
