@@ -112,7 +112,10 @@ def test_bias_act(act, dtype):
     options = {"act": act, "clamp": 0.8, "alpha": 0.3, "gain": 1.0}
     x = x.contiguous(memory_format=torch.channels_last) if dtype is torch.bfloat16 else x
     y, dx, *_ = compare(
-        lambda x, b: kernels.bias_act(x, b, **options), lambda x, b: plain.bias_act(x, b, **options), [x, b], dtype
+        lambda x, b: kernels.bias_act(x, b, **options),
+        lambda x, b: plain.bias_act(x, b, **options),
+        [x, b],
+        dtype,
     )
     assert y.dtype == dx.dtype == dtype
     assert y.stride() == dx.stride() == x.stride()
@@ -121,7 +124,12 @@ def test_bias_act(act, dtype):
 @pytest.mark.parametrize("shape", [(0, 3, 4, 4), (1, 3), (3, 7), (2, 3, 5), (1, 1, 1, 1)])
 def test_bias_act_shapes(shape):
     x, b = torch.randn(shape), torch.randn(shape[1])
-    compare(lambda x, b: kernels.bias_act(x, b, act="swish"), lambda x, b: plain.bias_act(x, b, act="swish"), [x, b], x.dtype)
+    compare(
+        lambda x, b: kernels.bias_act(x, b, act="swish"),
+        lambda x, b: plain.bias_act(x, b, act="swish"),
+        [x, b],
+        x.dtype,
+    )
 
 
 @pytest.mark.parametrize(("alpha", "gain"), [(-0.3, 1.0), (0.2, -1.0), (0.0, 2.0), (0.2, 0.0)])
@@ -134,7 +142,10 @@ def test_lrelu_whose_output_hides_the_slope(alpha, gain):
         [x[:, :, :], torch.randn(3)], x.dtype,
     )  # fmt: skip
     compare(
-        lambda x, b: kernels.bias_act(x, b, 0, **options), lambda x, b: plain.bias_act(x, b, 0, **options), [x, b], x.dtype
+        lambda x, b: kernels.bias_act(x, b, 0, **options),
+        lambda x, b: plain.bias_act(x, b, 0, **options),
+        [x, b],
+        x.dtype,
     )
 
 
@@ -160,7 +171,10 @@ def test_upfirdn2d(case, dtype):
     x = x.contiguous(memory_format=torch.channels_last) if dtype is torch.float16 else x
     options = {"up": up, "down": down, "padding": padding, "flip_filter": flip, "gain": gain}
     y, dx, *_ = compare(
-        lambda x: kernels.upfirdn2d(x, f, **options), lambda x: plain.upfirdn2d(x, f.double(), **options), [x], dtype
+        lambda x: kernels.upfirdn2d(x, f, **options),
+        lambda x: plain.upfirdn2d(x, f.double(), **options),
+        [x],
+        dtype,
     )
     assert y.dtype == dtype
     assert y.is_contiguous(memory_format=torch.channels_last) == (dtype is torch.float16)
@@ -169,7 +183,12 @@ def test_upfirdn2d(case, dtype):
 def test_upfirdn2d_of_views_and_empty_batches():
     f = torch.randn(4, 4)
     x = torch.randn(2, 6, 9, 8)[:, ::2, 1:, ::2]
-    compare(lambda x: kernels.upfirdn2d(x[:, ::2], f), lambda x: plain.upfirdn2d(x[:, ::2], f.double()), [x], x.dtype)
+    compare(
+        lambda x: kernels.upfirdn2d(x[:, ::2], f),
+        lambda x: plain.upfirdn2d(x[:, ::2], f.double()),
+        [x],
+        x.dtype,
+    )
     assert kernels.upfirdn2d(x[:0], f).shape == (0, 3, 5, 1)
 
 
@@ -198,6 +217,46 @@ def test_modulated_conv2d(act, dtype):
         assert y.dtype == dtype
 
 
+# ----------------------------------------------------------------------------------------------- filtered_lrelu
+
+
+def filtered_by_definition(x, fu, fd, b, up, down, padding, gain, slope, clamp, flip):
+    u = plain.upfirdn2d(plain.bias_act(x, b), fu, up=up, padding=padding, gain=up**2, flip_filter=flip)
+    u = plain.bias_act(u, act="lrelu", alpha=slope, gain=gain, clamp=clamp)
+    return plain.upfirdn2d(u, fd, down=down, flip_filter=flip)
+
+
+FILTERED = [  # size (h, w), up, down, padding, taps of fu and fd, clamp, flip
+    ((9, 7), 2, 2, (5, -1, 6, 4), (12,), (12,), 0.8, False),
+    ((33, 20), 4, 2, 11, (24,), (12, 12), None, True),  # more than one tile, filter of full rank
+    ((8, 8), 1, 4, (3, 2, -1, 3), (1,), (3, 2), 0.5, False),
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", FILTERED, ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_filtered_lrelu(case, dtype):
+    (h, w), up, down, padding, nu, nd, clamp, flip = case
+    torch.manual_seed(0)
+    x, b = torch.randn(1, 2, h, w), torch.randn(2)
+    fu, fd = torch.rand(nu) * up / nu[0], torch.rand(nd) * 2 / nd[0]
+    fd = fd if len(nd) == 1 else fd / nd[0]
+    rest = (up, down, padding, 1.3, 0.2, clamp)
+    variables = [x.to(dtype), b.to(dtype)]
+    actual = kernels.filtered_lrelu(variables[0], fu, fd, variables[1], *rest, flip_filter=flip)
+    expected = filtered_by_definition(
+        variables[0].double(), fu.double(), fd.double(), variables[1].double(), *rest, flip
+    )
+    assert_close(actual, expected, dtype)
+    if dtype is torch.float32:
+        compare(
+            lambda x, b: kernels.filtered_lrelu(x, fu, fd, b, *rest, flip_filter=flip),
+            lambda x, b: filtered_by_definition(x, fu.double(), fd.double(), b, *rest, flip),
+            [x, b], dtype,
+        )  # fmt: skip
+
+
 # ---------------------------------------------------------------------------------------------------- operators
 
 
@@ -217,5 +276,18 @@ def test_opcheck_upfirdn2d():
 
 
 def test_opcheck_epilogue():
-    x, s, b = torch.randn(2, 3, 4, 5, requires_grad=True), torch.rand(2, 3, requires_grad=True), torch.randn(3)
+    x, s, b = (
+        torch.randn(2, 3, 4, 5, requires_grad=True),
+        torch.rand(2, 3, requires_grad=True),
+        torch.randn(3),
+    )
     opcheck("scale_bias_act", x, s, torch.randn(4, 5, requires_grad=True), b, "lrelu", 0.2, 1.4, 0.7)
+
+
+def test_opcheck_filtered_lrelu():
+    x, b, f = (
+        torch.randn(2, 3, 5, 6, requires_grad=True),
+        torch.randn(3, requires_grad=True),
+        torch.rand(1, 4),
+    )
+    opcheck("filtered_lrelu", x, b, f, f, f, f, 2, 2, [3, 3], [13, 11], [5, 4], 1.4, 0.2, 0.7, True)

@@ -14,4 +14,12 @@ from gankit.core.cuda.triton.resample import downsample2d, filter2d, upfirdn2d, 
 # The reference vectors in tests/golden that these functions must meet.
 GOLDEN_FILES = ("ops_bias_act", "ops_upfirdn2d", "ops_modconv_sg2", "ops_modconv_sg3", "ops_filtered_lrelu")
 
-__all__ = ["bias_act", "downsample2d", "filter2d", "filtered_lrelu", "modulated_conv2d", "upfirdn2d", "upsample2d"]
+__all__ = [
+    "bias_act",
+    "downsample2d",
+    "filter2d",
+    "filtered_lrelu",
+    "modulated_conv2d",
+    "upfirdn2d",
+    "upsample2d",
+]

@@ -108,7 +108,14 @@ def _plain(
 
 
 def _plain_backward(
-    dy: Tensor, ref: Tensor, b: Tensor | None, dim: int, act: str, alpha: float, gain: float, clamp: float | None
+    dy: Tensor,
+    ref: Tensor,
+    b: Tensor | None,
+    dim: int,
+    act: str,
+    alpha: float,
+    gain: float,
+    clamp: float | None,
 ) -> Tensor:
     x = _pre_activation(ref, b, dim)
     dx = dy.to(x.dtype) * gain * plain_slope(x, act, alpha)
@@ -169,7 +176,9 @@ def plain_slope(x: Tensor, act: str, alpha: float) -> Tensor:
 _OPTIONS = "int dim, str act, float alpha, float gain, float? clamp"
 
 
-@torch.library.custom_op("gankit::bias_act", mutates_args=(), schema=f"(Tensor x, Tensor? b, {_OPTIONS}) -> Tensor")
+@torch.library.custom_op(
+    "gankit::bias_act", mutates_args=(), schema=f"(Tensor x, Tensor? b, {_OPTIONS}) -> Tensor"
+)
 @guarded("bias_act", _plain)
 def _forward(x: Tensor, b: Tensor | None, *options: Any) -> Tensor:
     return _run(0, x, b, None, None, *options)

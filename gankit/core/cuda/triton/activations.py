@@ -30,7 +30,9 @@ def _expm1(x):
     # Kahan: the rounding errors of exp and log cancel, so that small x keep their digits.
     u = tl.exp(x)
     safe = (u == 1) | (u < 1e-30)
-    return tl.where(u == 1, x, (u - 1) * tl.where(safe, 1.0, x / tl.where(safe, 1.0, tl.log(tl.where(safe, 2.0, u)))))
+    return tl.where(
+        u == 1, x, (u - 1) * tl.where(safe, 1.0, x / tl.where(safe, 1.0, tl.log(tl.where(safe, 2.0, u))))
+    )
 
 
 @triton.jit

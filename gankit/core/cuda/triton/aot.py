@@ -81,7 +81,9 @@ MODULES = [activate, resample, epilogue, filtered]
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--all", action="store_true", help="float16, bfloat16 and float32, not float16 alone")
-    parser.add_argument("--match", default="", help="only variants whose name matches this regular expression")
+    parser.add_argument(
+        "--match", default="", help="only variants whose name matches this regular expression"
+    )
     parser.add_argument("--capability", type=int, action="append", choices=sorted(SHARED_LIMIT))
     options = parser.parse_args()
     dtypes = (torch.float16, torch.bfloat16, torch.float32) if options.all else (torch.float16,)

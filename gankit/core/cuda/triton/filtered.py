@@ -67,7 +67,9 @@ def filtered_lrelu_kernel(
     iy = i0y + tl.arange(0, IN_Y)[:, None]
     ix = i0x + tl.arange(0, IN_X)[None, :]
     inside = (iy >= 0) & (iy < in_h) & (ix >= 0) & (ix < in_w)
-    x = tl.load(x_ptr + n * x_n + c.to(tl.int64) * x_c + iy * x_y + ix * x_x, mask=inside, other=0.0).to(COMPUTE)
+    x = tl.load(x_ptr + n * x_n + c.to(tl.int64) * x_c + iy * x_y + ix * x_x, mask=inside, other=0.0).to(
+        COMPUTE
+    )
     if BIAS:  # of the image only: the padding stays zero
         x += tl.where(inside, tl.load(b_ptr + c).to(COMPUTE), 0.0)
 
@@ -129,7 +131,13 @@ def tile_constants(
     if out < 1:
         raise ValueError(f"filters of {max(down_taps)} taps do not fit a tile of {tile}")
     seen = [power_of_2((tile + taps - 2) // up + 1, least=16) for taps in up_taps]
-    return {"TILE": tile, "IN_X": seen[0], "IN_Y": seen[1], "OUT": out, "OUT_BLOCK": power_of_2(out, least=16)}
+    return {
+        "TILE": tile,
+        "IN_X": seen[0],
+        "IN_Y": seen[1],
+        "OUT": out,
+        "OUT_BLOCK": power_of_2(out, least=16),
+    }
 
 
 def choose_config(out: tuple[int, int], down: int, down_taps: tuple[int, int]) -> tuple[int, int]:
@@ -248,7 +256,20 @@ def _forward(
     mask = _empty_mask(x, high, keep)
     filters = (fux, fuy, fdx, fdy)
     y = _run(
-        x, b, mask if keep else None, filters, up, down, pad, [0, 0], high, size, gain, slope, clamp, read=False
+        x,
+        b,
+        mask if keep else None,
+        filters,
+        up,
+        down,
+        pad,
+        [0, 0],
+        high,
+        size,
+        gain,
+        slope,
+        clamp,
+        read=False,
     )
     return y, mask
 
@@ -421,7 +442,11 @@ def variants(dtypes: tuple[torch.dtype, ...]) -> Iterator[Variant]:
                 for read in (False, True):
                     names = filtered_lrelu_kernel.arg_names
                     types = {name: "*fp32" for name in names if name.endswith("_ptr")}
-                    types |= {"x_ptr": f"*{TYPE_NAMES[dtype]}", "y_ptr": f"*{TYPE_NAMES[dtype]}", "mask_ptr": "*u8"}
+                    types |= {
+                        "x_ptr": f"*{TYPE_NAMES[dtype]}",
+                        "y_ptr": f"*{TYPE_NAMES[dtype]}",
+                        "mask_ptr": "*u8",
+                    }
                     types |= {name: "i32" for name in names if name.islower() and name not in types}
                     types |= dict.fromkeys(("gain", "slope", "clamp"), "fp32")
                     constants = {
