@@ -9,7 +9,8 @@ from __future__ import annotations
 import argparse
 import statistics
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from types import ModuleType
 
 import torch
 from torch import Tensor
@@ -79,6 +80,29 @@ def median_time(function: Callable[[], object], repeats: int) -> float:
     return statistics.median(times)
 
 
+def compare(
+    function: Callable[..., Tensor], tensors: list[Tensor], kernels: ModuleType, repeats: int
+) -> Iterator[str]:
+    """A line for forward and one for forward with backward."""
+    ways: dict[str, Callable[..., Tensor]] = {
+        "triton": lambda *t: function(kernels, *t),
+        "plain": lambda *t: function(plain, *t),
+        "compile": torch.compile(lambda *t: function(plain, *t)),
+    }
+
+    def line(label: str, run: Callable[[Callable[..., Tensor]], object]) -> str:
+        times = {way: median_time(lambda: run(call), repeats) for way, call in ways.items()}  # noqa: B023
+        return f"{label:21s} " + " ".join(f"{way} {t:8.0f} us" for way, t in times.items())
+
+    with torch.no_grad():
+        exact = function(plain, *(t.double() for t in tensors))
+        error = (function(kernels, *tensors).double() - exact).abs().max() / exact.abs().max()
+        yield f"{line('forward', lambda call: call(*tensors))}  error {error:.1e}"
+    variables = [t.detach().requires_grad_() for t in tensors]
+    dy = torch.randn_like(function(plain, *variables))
+    yield line("forward and backward", lambda call: torch.autograd.grad(call(*variables), variables, dy))
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--dtype", default="float16", choices=("float16", "bfloat16", "float32"))
@@ -93,30 +117,8 @@ def main() -> int:
 
     print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}, {options.dtype}")
     for name, (function, tensors) in cases(getattr(torch, options.dtype), options.channels_last).items():
-        compiled = torch.compile(lambda *t, f=function: f(plain, *t))
-        ways = {
-            "triton": lambda *t, f=function: f(kernels, *t),
-            "plain": lambda *t, f=function: f(plain, *t),
-            "compile": compiled,
-        }
-        with torch.no_grad():
-            exact = function(plain, *(t.double() for t in tensors))
-            error = (function(kernels, *tensors).double() - exact).abs().max() / exact.abs().max()
-            del exact
-            forward = {
-                way: median_time(lambda c=call: c(*tensors), options.repeats) for way, call in ways.items()
-            }
-        variables = [t.detach().requires_grad_() for t in tensors]
-        dy = torch.randn_like(function(plain, *variables))
-        both = {
-            way: median_time(
-                lambda c=call: torch.autograd.grad(c(*variables), variables, dy), options.repeats
-            )
-            for way, call in ways.items()
-        }
-        for label, times in (("forward", forward), ("forward and backward", both)):
-            print(f"{name:24s} {label:21s}", *(f"{way} {t:8.0f} us" for way, t in times.items()), end="")
-            print(f"  error {error:.1e}" if label == "forward" else "")
+        for line in compare(function, tensors, kernels, options.repeats):
+            print(f"{name:24s} {line}", flush=True)
     for name, error in launch.FAILED.items():
         print(f"FAILED {name}: {error!r}; its times above are those of plain torch")
     return 1 if launch.FAILED else 0

@@ -1,8 +1,8 @@
 """Bytes that each Triton kernel moves, from a model of its loads and stores: `python benchmarks/kernels.py`.
 
-Needs no GPU and measures nothing. `moved` counts what the programs of a launch load and store, each distinct address of
-a program once (its tile stays in the first-level cache or in registers), so the halos that neighbouring tiles share count
-for both; `minimum` is every input once and every output once. Their ratio is the most that a larger cache could save.
+Needs no GPU and measures nothing. `moved` counts what the programs of a launch load and store, each distinct address
+of a program once (its tile stays in the first-level cache or in registers), so the halos that neighbouring tiles share
+count for both; `minimum` is every input once and every output once.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The Triton package without a GPU: its kernels in the interpreter and through the assembler, and the way back to torch.
+"""The Triton package without a GPU: its kernels in the interpreter and the assembler, and the way back to torch.
 
 Both need a process of their own: TRITON_INTERPRET is read when triton is imported, and either excludes the other.
 """

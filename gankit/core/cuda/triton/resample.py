@@ -1,7 +1,7 @@
 """upfirdn2d: zero insertion, padding, filter and decimation in one kernel that never makes the zeros.
 
-Each output pixel gathers only the taps that meet a sample, `taps / up` an axis (polyphase). The gradient is the operator
-itself with `up` and `down` exchanged and the filter turned round, which gives derivatives of every order.
+Each output pixel gathers only the taps that meet a sample, `taps / up` an axis (polyphase). The gradient is the
+operator itself with `up` and `down` exchanged and the filter turned round, which gives derivatives of every order.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from gankit.core.cuda.triton.launch import (
     launch,
     power_of_2,
 )
-from gankit.core.cuda.upfirdn2d import Pair, filter_size, pair, padding4
+from gankit.core.cuda.upfirdn2d import Pair, filter_size, padding4, pair
 from gankit.core.cuda.upfirdn2d import upfirdn2d as plain_upfirdn2d
 
 # (columns, rows, channels) of a program's tile of the output, and warps. Contiguous maps run along x, where 32 columns
