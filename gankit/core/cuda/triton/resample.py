@@ -1,0 +1,254 @@
+"""upfirdn2d: zero insertion, padding, filter and decimation in one kernel that never makes the zeros.
+
+Each output pixel gathers only the taps that meet a sample, `taps / up` an axis (polyphase). The gradient is the
+operator itself with `up` and `down` exchanged and the filter turned round, which gives derivatives of every order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from gankit.core.cuda.triton.launch import (
+    INT32_LIMIT,
+    TYPE_NAMES,
+    Variant,
+    empty_like,
+    guarded,
+    is_channels_last,
+    launch,
+    power_of_2,
+)
+from gankit.core.cuda.upfirdn2d import Pair, filter_size, padding4, pair
+from gankit.core.cuda.upfirdn2d import upfirdn2d as plain_upfirdn2d
+
+# (columns, rows, channels) of a program's tile of the output, and warps. Contiguous maps run along x, where 32 columns
+# make one access of a warp; channels-last maps run along channels. Two rows or columns more reuse what is in L1.
+CONTIGUOUS_CONFIGS = ((64, 16, 1, 4), (32, 16, 1, 4), (16, 16, 1, 2), (8, 8, 1, 1))
+CHANNELS_LAST_CONFIGS = ((4, 4, 64, 4), (4, 4, 32, 4), (4, 4, 8, 1))
+
+
+@triton.jit
+def upfirdn2d_kernel(
+    x_ptr, f_ptr, y_ptr, gain, channels, in_w, in_h, out_w, out_h, pad_x, pad_y,
+    x_n, x_c, x_y, x_x, y_n, y_c, y_y, y_x, tiles_x, tiles_y, tiles_c,
+    UP_X: tl.constexpr, UP_Y: tl.constexpr, DOWN_X: tl.constexpr, DOWN_Y: tl.constexpr,
+    TAPS_X: tl.constexpr, TAPS_Y: tl.constexpr, CONVOLVE: tl.constexpr, COMPUTE: tl.constexpr,
+    BLOCK_X: tl.constexpr, BLOCK_Y: tl.constexpr, BLOCK_C: tl.constexpr,
+):  # fmt: skip
+    program = tl.program_id(0)
+    tile_x = program % tiles_x
+    program //= tiles_x
+    tile_y = program % tiles_y
+    program //= tiles_y
+    tile_c = program % tiles_c
+    n = (program // tiles_c).to(tl.int64)
+
+    lane = tl.arange(0, BLOCK_X * BLOCK_Y * BLOCK_C)
+    c = tile_c * BLOCK_C + lane % BLOCK_C
+    ox = tile_x * BLOCK_X + lane // BLOCK_C % BLOCK_X
+    oy = tile_y * BLOCK_Y + lane // (BLOCK_C * BLOCK_X)
+    inside = (c < channels) & (ox < out_w) & (oy < out_h)
+
+    # Tap k of output o lies at o * down + k - pad on the upsampled grid, and on a sample where `up` divides that.
+    left = ox * DOWN_X - pad_x
+    top = oy * DOWN_Y - pad_y
+    first_x = ((UP_X - left % UP_X) % UP_X + UP_X) % UP_X  # of C's or Python's remainder, all the same
+    first_y = ((UP_Y - top % UP_Y) % UP_Y + UP_Y) % UP_Y
+    ix0 = tl.where(left + first_x >= 0, (left + first_x) // UP_X, -((-left - first_x) // UP_X))
+    iy0 = tl.where(top + first_y >= 0, (top + first_y) // UP_Y, -((-top - first_y) // UP_Y))
+
+    base = x_ptr + n * x_n + c.to(tl.int64) * x_c
+    total = tl.zeros([BLOCK_X * BLOCK_Y * BLOCK_C], dtype=COMPUTE)
+    for j in range((TAPS_Y + UP_Y - 1) // UP_Y):
+        iy = iy0 + j
+        ky = first_y + j * UP_Y
+        row = inside & (iy >= 0) & (iy < in_h) & (ky < TAPS_Y)
+        for i in range((TAPS_X + UP_X - 1) // UP_X):
+            ix = ix0 + i
+            kx = first_x + i * UP_X
+            met = row & (ix >= 0) & (ix < in_w) & (kx < TAPS_X)
+            if CONVOLVE:
+                tap = (TAPS_Y - 1 - ky) * TAPS_X + TAPS_X - 1 - kx
+            else:
+                tap = ky * TAPS_X + kx
+            sample = tl.load(base + iy * x_y + ix * x_x, mask=met, other=0.0).to(COMPUTE)
+            total += sample * tl.load(f_ptr + tap, mask=met, other=0.0).to(COMPUTE)
+    out = y_ptr + n * y_n + c.to(tl.int64) * y_c + oy * y_y + ox * y_x
+    tl.store(out, (total * gain).to(y_ptr.dtype.element_ty), mask=inside)
+
+
+def _output_size(
+    x: Tensor, f: Tensor, up: list[int], down: list[int], padding: list[int]
+) -> tuple[int, int, int, int]:
+    w = (x.shape[3] * up[0] + padding[0] + padding[1] - f.shape[1] + down[0]) // down[0]
+    h = (x.shape[2] * up[1] + padding[2] + padding[3] - f.shape[0] + down[1]) // down[1]
+    return x.shape[0], x.shape[1], h, w
+
+
+def _plain(
+    x: Tensor, f: Tensor, up: list[int], down: list[int], padding: list[int], flip_filter: bool, gain: float
+) -> Tensor:
+    y = plain_upfirdn2d(x, f, up, down, padding, flip_filter, gain)
+    return empty_like(x, tuple(y.shape)).copy_(y)
+
+
+@torch.library.custom_op(
+    "gankit::upfirdn2d",
+    mutates_args=(),
+    schema="(Tensor x, Tensor f, int[2] up, int[2] down, int[4] padding, bool flip_filter, float gain) -> Tensor",
+)
+@guarded("upfirdn2d", _plain)
+def _upfirdn2d(
+    x: Tensor, f: Tensor, up: list[int], down: list[int], padding: list[int], flip_filter: bool, gain: float
+) -> Tensor:
+    n, channels, out_h, out_w = shape = _output_size(x, f, up, down, padding)
+    y = empty_like(x, shape)
+    if y.numel() == 0:
+        return y
+    if max(x[0].numel(), y[0].numel()) > INT32_LIMIT:
+        raise ValueError(f"one sample of {list(x.shape)} or {list(shape)} has 2^31 elements or more")
+    block_x, block_y, block_c, warps = choose_tile(out_w, out_h, channels, is_channels_last(x))
+    tiles = (triton.cdiv(out_w, block_x), triton.cdiv(out_h, block_y), triton.cdiv(channels, block_c))
+    launch(
+        upfirdn2d_kernel, n * tiles[0] * tiles[1] * tiles[2], x.device,
+        x, f.contiguous(), y, gain, channels, x.shape[3], x.shape[2], out_w, out_h, padding[0], padding[2],
+        *x.stride(), *y.stride(), *tiles,
+        UP_X=up[0], UP_Y=up[1], DOWN_X=down[0], DOWN_Y=down[1], TAPS_X=f.shape[1], TAPS_Y=f.shape[0],
+        CONVOLVE=not flip_filter, COMPUTE=tl.float64 if x.dtype == torch.float64 else tl.float32,
+        BLOCK_X=block_x, BLOCK_Y=block_y, BLOCK_C=block_c, num_warps=warps,
+    )  # fmt: skip
+    return y
+
+
+def choose_tile(w: int, h: int, channels: int, channels_last: bool) -> tuple[int, int, int, int]:
+    """The largest configuration that the map fills."""
+    configs = CHANNELS_LAST_CONFIGS if channels_last else CONTIGUOUS_CONFIGS
+    extent = channels if channels_last else w
+    axis = 2 if channels_last else 0
+    return next((config for config in configs if config[axis] <= power_of_2(extent)), configs[-1])
+
+
+@_upfirdn2d.register_fake
+def _(x, f, up, down, padding, flip_filter, gain):  # type: ignore[no-untyped-def]
+    return empty_like(x, _output_size(x, f, up, down, padding))
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    x, f, ctx.up, ctx.down, ctx.padding, ctx.flip_filter, ctx.gain = inputs
+    ctx.in_size, ctx.out_size = x.shape, output.shape
+    ctx.save_for_backward(f)
+
+
+def _differentiate(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+    (f,) = ctx.saved_tensors
+    (taps_y, taps_x), (x0, _, y0, _) = f.shape, ctx.padding
+    padding = [
+        taps_x - x0 - 1,
+        ctx.in_size[3] * ctx.up[0] - ctx.out_size[3] * ctx.down[0] + x0 - ctx.up[0] + 1,
+        taps_y - y0 - 1,
+        ctx.in_size[2] * ctx.up[1] - ctx.out_size[2] * ctx.down[1] + y0 - ctx.up[1] + 1,
+    ]
+    dx = _upfirdn2d(dy, f, ctx.down, ctx.up, padding, not ctx.flip_filter, ctx.gain)
+    return dx, None, None, None, None, None, None
+
+
+_upfirdn2d.register_autograd(_differentiate, setup_context=_save)
+
+
+def upfirdn2d(
+    x: Tensor,
+    f: Tensor | None,
+    up: Pair = 1,
+    down: Pair = 1,
+    padding: Pair = 0,
+    flip_filter: bool = False,
+    gain: float = 1,
+) -> Tensor:
+    """`gankit.core.cuda.upfirdn2d` as one kernel, or two passes with a 1-D filter. It accumulates in float32.
+
+    Raises:
+        ValueError: x or f has a wrong rank, or the padding leaves nothing for the filter.
+    """
+    up, down, padding = pair(up), pair(down), padding4(padding)
+    if x.ndim != 4 or not x.is_floating_point():
+        raise ValueError(f"x must be floating point [N, C, H, W], not {x.dtype} {list(x.shape)}")
+    if f is None:
+        f = torch.ones(1, 1, device=x.device)
+    f = f.detach().to(x.device)
+    if f.ndim not in (1, 2) or f.numel() == 0:
+        raise ValueError(f"f must be 1-D taps or a 2-D kernel, not {list(f.shape)}")
+    size = _output_size(x, f.expand(filter_size(f)[1], -1), list(up), list(down), list(padding))
+    if min(size[2:]) < 1:
+        raise ValueError(
+            f"padding {padding} makes an output of {size[2]} x {size[3]} of x {list(x.shape)} with {filter_size(f)} "
+            "taps; it must leave at least 1 x 1"
+        )
+    if f.ndim == 2:
+        return _upfirdn2d(x, f, up, down, padding, flip_filter, float(gain))
+    x = _upfirdn2d(x, f[None, :], (up[0], 1), (down[0], 1), (*padding[:2], 0, 0), flip_filter, float(gain))
+    return _upfirdn2d(x, f[:, None], (1, up[1]), (1, down[1]), (0, 0, *padding[2:]), flip_filter, 1.0)
+
+
+def filter2d(
+    x: Tensor, f: Tensor | None, padding: Pair = 0, flip_filter: bool = False, gain: float = 1
+) -> Tensor:
+    """`gankit.core.cuda.filter2d`."""
+    nx, ny = filter_size(f)
+    x0, x1, y0, y1 = padding4(padding)
+    padding = (x0 + nx // 2, x1 + (nx - 1) // 2, y0 + ny // 2, y1 + (ny - 1) // 2)
+    return upfirdn2d(x, f, padding=padding, flip_filter=flip_filter, gain=gain)
+
+
+def upsample2d(
+    x: Tensor, f: Tensor | None, up: Pair = 2, padding: Pair = 0, flip_filter: bool = False, gain: float = 1
+) -> Tensor:
+    """`gankit.core.cuda.upsample2d`."""
+    (nx, ny), (ux, uy) = filter_size(f), pair(up)
+    x0, x1, y0, y1 = padding4(padding)
+    padding = (x0 + (nx + ux - 1) // 2, x1 + (nx - ux) // 2, y0 + (ny + uy - 1) // 2, y1 + (ny - uy) // 2)
+    return upfirdn2d(x, f, up=up, padding=padding, flip_filter=flip_filter, gain=gain * ux * uy)
+
+
+def downsample2d(
+    x: Tensor, f: Tensor | None, down: Pair = 2, padding: Pair = 0, flip_filter: bool = False, gain: float = 1
+) -> Tensor:
+    """`gankit.core.cuda.downsample2d`."""
+    (nx, ny), (dx, dy) = filter_size(f), pair(down)
+    x0, x1, y0, y1 = padding4(padding)
+    padding = (x0 + (nx - dx + 1) // 2, x1 + (nx - dx) // 2, y0 + (ny - dy + 1) // 2, y1 + (ny - dy) // 2)
+    return upfirdn2d(x, f, down=down, padding=padding, flip_filter=flip_filter, gain=gain)
+
+
+# Up, down, taps of the layers of StyleGAN2: upsampling with and after a convolution, both gradients, the separable
+# 12-tap filter of the augmentation; and 4 for good measure.
+SHAPES = (
+    (1, 1, 4, 4), (2, 1, 4, 4), (1, 2, 4, 4), (2, 1, 12, 1), (1, 2, 1, 12), (4, 1, 8, 8), (1, 4, 8, 8),
+)  # fmt: skip
+
+
+def variants(dtypes: tuple[torch.dtype, ...]) -> Iterator[Variant]:
+    for dtype in dtypes:
+        for up, down, taps_x, taps_y in SHAPES:
+            for block_x, block_y, block_c, warps in CONTIGUOUS_CONFIGS + CHANNELS_LAST_CONFIGS:
+                pointer, sizes = f"*{TYPE_NAMES[dtype]}", upfirdn2d_kernel.arg_names[4:22]
+                yield Variant(
+                    upfirdn2d_kernel,
+                    {"x_ptr": pointer, "f_ptr": "*fp32", "y_ptr": pointer, "gain": "fp32", "channels": "i32"}
+                    | dict.fromkeys(sizes, "i32"),
+                    {
+                        "UP_X": up if taps_x > 1 else 1, "UP_Y": up if taps_y > 1 else 1,
+                        "DOWN_X": down if taps_x > 1 else 1, "DOWN_Y": down if taps_y > 1 else 1,
+                        "TAPS_X": taps_x, "TAPS_Y": taps_y, "CONVOLVE": True,
+                        "COMPUTE": tl.float64 if dtype == torch.float64 else tl.float32,
+                        "BLOCK_X": block_x, "BLOCK_Y": block_y, "BLOCK_C": block_c,
+                    },
+                    warps,
+                    label=f"{TYPE_NAMES[dtype]} up {up} down {down} taps {taps_x}x{taps_y} "
+                    f"tile {block_x}x{block_y}x{block_c}",
+                )  # fmt: skip
