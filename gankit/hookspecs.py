@@ -38,6 +38,7 @@ KINDS: dict[str, tuple[str, str, str]] = {
     "augmentation": ("Augmentation", "differentiable changes to whatever D sees", "image_shape"),
     "source": ("Source", "where images and their labels come from", "path"),
     "weights": ("WeightSource", "hub id -> pretrained weights, without a download", ""),
+    "metric": ("Metric", "features of real and of generated images -> numbers", ""),
     "tracker": ("Tracker", "training events -> log files, dashboards", "run_dir"),
     "recipe": ("'package:path/to/recipe.yaml'", "a named recipe", ""),
     "model": ("'package:folder'", "a trained model that a package carries, for `gankit.load(NAME)`", ""),

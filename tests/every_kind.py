@@ -13,6 +13,7 @@ TARGETS = {
     "augmentation": "kinds.things:KindAugmentation",
     "source": "kinds.things:KindSource",
     "weights": "kinds.things:KindWeights",
+    "metric": "kinds.things:KindMetric",
     "tracker": "kinds.things:KindTracker",
     "recipe": "kinds:pages/recipe.yaml",
     "model": "kinds:model",
@@ -243,6 +244,22 @@ class KindSource(contracts.Source):
 
     def fingerprint(self):
         return f"squares {self.count}"
+
+
+class KindMetric(contracts.Metric):
+    """How far apart the means are.
+
+    Args:
+        scale: of that distance.
+    """
+
+    values = {"distance": "lower"}
+
+    def __init__(self, *, scale: float = 1.0) -> None:
+        self.scale = scale
+
+    def compute(self, real, fake):
+        return {"distance": self.scale * float(abs(real.moments.mean - fake.moments.mean).sum())}
 
 
 class KindTracker(contracts.Tracker):

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from gankit.core.labels import Label, Vocabulary
+from gankit.core.statistics import FeatureSet
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -31,6 +32,7 @@ __all__ = [
     "Generator",
     "Guidance",
     "Label",
+    "Metric",
     "Regularizer",
     "Source",
     "Tap",
@@ -228,6 +230,7 @@ class FeatureNetwork(nn.Module, ABC):
     num_pooled: int  # width of `pooled`
     num_logits: int  # width of `logits`; 0 where the network has no classifier
     input_multiple: int = 1  # sides of the input must be multiples of this
+    input_side: int | None = None  # of the square images that it was trained on, where that is known
 
     @abstractmethod
     def forward(self, images: Tensor) -> list[Tensor]:
@@ -342,6 +345,29 @@ class Tracker(ABC):
         """A sample grid was written to `path` (PNG)."""
 
     def close(self) -> None: ...
+
+
+# ------------------------------------------------------------------------------------------------- measuring
+
+
+class Metric(ABC):
+    """`__init__(self, *, options)`; compares pooled features of real and of generated images, whatever network they
+    come from. Random choices inside come from a fixed seed: the same features give the same numbers.
+
+    Attributes:
+        values: what `compute` returns: name -> 'lower' or 'higher', whichever is better, or '' for neither.
+        needs_rows: whether it reads `FeatureSet.rows`; otherwise it gets moments only, which take no disk.
+        min_images: with fewer real or generated images there is no value; set it in the constructor if it depends on
+            options.
+    """
+
+    values: ClassVar[Mapping[str, str]]
+    needs_rows: ClassVar[bool] = False
+    min_images: int = 2
+
+    @abstractmethod
+    def compute(self, real: FeatureSet, fake: FeatureSet) -> dict[str, float]:
+        """The numbers named in `values`; both sets have `min_images` or more, one width, and finite features."""
 
 
 # --------------------------------------------------------------------------------------------- data, weights

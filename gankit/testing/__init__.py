@@ -22,7 +22,7 @@ from unittest import mock
 
 from gankit.core.plugins import registry
 from gankit.errors import GankitError
-from gankit.testing import common, data, networks, packaged, training
+from gankit.testing import common, data, metrics, networks, packaged, training
 from gankit.testing.common import Subject
 
 __all__ = ["ConformanceSuite", "Subject", "checks_of"]
@@ -31,6 +31,7 @@ _CHECKS: dict[str, list[Callable[[Subject], None]]] = {
     **networks.CHECKS,
     **training.CHECKS,
     **data.CHECKS,
+    **metrics.CHECKS,
     **packaged.CHECKS,
 }
 
