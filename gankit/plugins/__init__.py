@@ -52,6 +52,11 @@ BUILTIN = {
         "webdataset": "sources.shards:ShardSource",
     },
     "weights": {"huggingface": "features.hub:HuggingFaceWeights"},
+    "metric": {
+        "fd": "metrics.frechet:FrechetDistance",
+        "kid": "metrics.kernel:KernelDistance",
+        "pr": "metrics.neighbours:PrecisionRecall",
+    },
     "tracker": {"tensorboard": "trackers.tensorboard:TensorBoardTracker"},
 }
 
