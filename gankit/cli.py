@@ -202,6 +202,68 @@ def sample(
 
 
 @app.command()
+def evaluate(
+    model: Annotated[str, typer.Argument(help="Model folder, run, checkpoint, installed name or hub id.")],
+    metrics: Annotated[str, typer.Option(help="Metric plugins, separated by commas.")] = "fd,kid,pr",
+    num: Annotated[str, typer.Option(help="Generated images: 1000, 10k.")] = "10k",
+    num_real: Annotated[
+        str | None, typer.Option(help="Images of the data set, or 'all'; as many as --num by default.")
+    ] = None,
+    data: Annotated[str | None, typer.Option(help="Data set, if not that of the model's recipe.")] = None,
+    feature: Annotated[str, typer.Option(help="Feature plugin whose pooled features count.")] = "timm-cnn",
+    side: Annotated[
+        int | None, typer.Option(help="Pixels at which images enter it; default: what it was trained on.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Image i is drawn from seed + i.")] = 0,
+    psi: Annotated[float, typer.Option(help="Truncation; 1 is none.")] = 1.0,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="Option of a plugin: feature.model=..., pr.k=5.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="JSON file with the numbers and all they depend on.")] = Path(
+        "evaluation.json"
+    ),
+    batch_size: Annotated[int, typer.Option(help="Images at a time.")] = 32,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no table.")] = False,
+    strict_plugins: Strict = False,
+) -> None:
+    """Measure a model against a data set: a table, and a JSON file."""
+    from gankit import evaluation
+    from gankit.core import recipe as recipes
+
+    def count(flag: str, text: str) -> int:
+        try:
+            return int(recipes.parse_count(text))
+        except ValueError as error:
+            raise GankitError(f"{flag}: {error}") from None
+
+    numbers_real = (
+        None if num_real is None else sys.maxsize if num_real == "all" else count("--num-real", num_real)
+    )
+    page = evaluation.evaluate(
+        model,
+        metrics=[name.strip() for name in metrics.split(",") if name.strip()],
+        num=count("--num", num),
+        num_real=numbers_real,
+        data=data,
+        feature=feature,
+        side=side,
+        settings=recipes.parse_set(set_ or []),
+        seed=seed,
+        psi=psi,
+        batch_size=batch_size,
+        device=device,
+        quiet=quiet,
+    )
+    evaluation.write_page(page, out)
+    if not quiet:
+        _table(("metric", "value", "number", "better"), evaluation.table(page))
+        print(
+            f"{page['generated']['images']:,} generated and {page['real']['images']:,} real images; wrote {out}"
+        )
+
+
+@app.command()
 def export(
     model: Annotated[str, typer.Argument(help="Run, checkpoint or model.")],
     out: Annotated[Path, typer.Argument(help="New model folder.")],
@@ -341,7 +403,10 @@ def show(
     print(describe(name))
 
 
-OWN_COMMANDS = ("train", "sample", "export", "convert", "inspect", "blend", "average", "recipes", "plugins")
+OWN_COMMANDS = (
+    *("train", "sample", "evaluate", "export", "convert", "inspect", "blend", "average"),
+    *("recipes", "plugins"),
+)
 
 
 def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:

@@ -14,6 +14,7 @@ TARGETS = {
     "source": "kinds.things:KindSource",
     "weights": "kinds.things:KindWeights",
     "importer": "kinds.things:KindImporter",
+    "metric": "kinds.things:KindMetric",
     "tracker": "kinds.things:KindTracker",
     "recipe": "kinds:pages/recipe.yaml",
     "model": "kinds:model",
@@ -263,6 +264,22 @@ class KindImporter(contracts.Importer):
             (pixels // side**2, side, side),
             {name.replace("layer", "out"): tensor for name, tensor in network.tensors.items()},
         )
+
+
+class KindMetric(contracts.Metric):
+    """How far apart the means are.
+
+    Args:
+        scale: of that distance.
+    """
+
+    values = {"distance": "lower"}
+
+    def __init__(self, *, scale: float = 1.0) -> None:
+        self.scale = scale
+
+    def compute(self, real, fake):
+        return {"distance": self.scale * float(abs(real.moments.mean - fake.moments.mean).sum())}
 
 
 class KindTracker(contracts.Tracker):

@@ -90,6 +90,19 @@ def test_model_is_loaded_by_name(run: Path) -> None:
         pipe(cls="green")
 
 
+def test_used_by_evaluation(
+    run: Path, tmp_path: Path, gankit_cli: Callable[..., object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GANKIT_CACHE", str(tmp_path))
+    wish = ("--metrics", "kind-metric", "--feature", "kind-feature", "--side", 8, "--num", 6)
+    done = gankit_cli("evaluate", run, *wish, "--set", "kind-metric.scale=2", "--out", tmp_path / "page.json")
+    assert done.code == 0, done.err
+    page = json.loads((tmp_path / "page.json").read_text())
+    assert page["metrics"]["kind-metric"]["values"]["distance"] > 0
+    assert page["metrics"]["kind-metric"]["options"] == {"scale": 2.0}
+    assert page["feature"]["name"] == "kinds/stem"
+
+
 def test_weights_are_found(package: Path) -> None:
     assert torch.equal(find_state_dict("kinds/stem")["stem.bias"], torch.zeros(4))
 

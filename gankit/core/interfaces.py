@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from gankit.core.foreign import ForeignNetwork, TensorRecord
 from gankit.core.labels import Label, Vocabulary
+from gankit.core.statistics import FeatureSet
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -34,6 +35,7 @@ __all__ = [
     "Imported",
     "Importer",
     "Label",
+    "Metric",
     "Regularizer",
     "Source",
     "Tap",
@@ -236,6 +238,7 @@ class FeatureNetwork(nn.Module, ABC):
     num_pooled: int  # width of `pooled`
     num_logits: int  # width of `logits`; 0 where the network has no classifier
     input_multiple: int = 1  # sides of the input must be multiples of this
+    input_side: int | None = None  # of the square images that it was trained on, where that is known
 
     @abstractmethod
     def forward(self, images: Tensor) -> list[Tensor]:
@@ -350,6 +353,29 @@ class Tracker(ABC):
         """A sample grid was written to `path` (PNG)."""
 
     def close(self) -> None: ...
+
+
+# ------------------------------------------------------------------------------------------------- measuring
+
+
+class Metric(ABC):
+    """`__init__(self, *, options)`; compares pooled features of real and of generated images, whatever network they
+    come from. Random choices inside come from a fixed seed: the same features give the same numbers.
+
+    Attributes:
+        values: what `compute` returns: name -> 'lower' or 'higher', whichever is better, or '' for neither.
+        needs_rows: whether it reads `FeatureSet.rows`; otherwise it gets moments only, which take no disk.
+        min_images: with fewer real or generated images there is no value; set it in the constructor if it depends on
+            options.
+    """
+
+    values: ClassVar[Mapping[str, str]]
+    needs_rows: ClassVar[bool] = False
+    min_images: int = 2
+
+    @abstractmethod
+    def compute(self, real: FeatureSet, fake: FeatureSet) -> dict[str, float]:
+        """The numbers named in `values`; both sets have `min_images` or more, one width, and finite features."""
 
 
 # --------------------------------------------------------------------------------------------- data, weights

@@ -58,6 +58,11 @@ BUILTIN = {
         "stylegan-t": "importers.stylegan_t:StyleGANTImporter",
         "rosinality": "importers.rosinality:RosinalityImporter",
     },
+    "metric": {
+        "fd": "metrics.frechet:FrechetDistance",
+        "kid": "metrics.kernel:KernelDistance",
+        "pr": "metrics.neighbours:PrecisionRecall",
+    },
     "tracker": {"tensorboard": "trackers.tensorboard:TensorBoardTracker"},
 }
 

@@ -22,7 +22,7 @@ from unittest import mock
 
 from gankit.core.plugins import registry
 from gankit.errors import GankitError
-from gankit.testing import common, data, foreign, networks, packaged, training
+from gankit.testing import common, data, foreign, metrics, networks, packaged, training
 from gankit.testing.common import Subject
 
 __all__ = ["ConformanceSuite", "Subject", "checks_of"]
@@ -32,6 +32,7 @@ _CHECKS: dict[str, list[Callable[[Subject], None]]] = {
     **training.CHECKS,
     **data.CHECKS,
     **foreign.CHECKS,
+    **metrics.CHECKS,
     **packaged.CHECKS,
 }
 

@@ -32,6 +32,7 @@ class TimmFeatures(FeatureNetwork):
             _load(self.network, self.name)
         self.network.eval().requires_grad_(False)
         self._sha256 = sha256_of(self.network.state_dict())
+        self.input_side = config["input_size"][-1]
         self.num_pooled = self.network.head_hidden_size
         self.num_logits = self.network.num_classes
         mean, std = torch.tensor(config["mean"]), torch.tensor(config["std"])

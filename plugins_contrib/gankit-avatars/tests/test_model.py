@@ -1,4 +1,4 @@
-"""The trained model that comes along draws what it is asked for: colours read off the pixels, no classifier involved."""
+"""The trained model that comes along draws what it is asked for: colours, read off the pixels."""
 
 from __future__ import annotations
 

@@ -1,0 +1,165 @@
+"""Features of a set of images: mean and covariance as a stream, single rows on disk; and metrics on a pair of sets."""
+
+from __future__ import annotations
+
+import math
+import zipfile
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from gankit.errors import GankitError
+
+if TYPE_CHECKING:
+    from gankit.core.interfaces import Metric
+
+
+class Moments:
+    """Mean and covariance of rows that come in batches, in float64 and a memory of width x width numbers.
+
+    A batch is merged by the pairwise update of Chan, Golub and LeVeque (Updating Formulae and a Pairwise Algorithm for
+    Computing Sample Variances, 1979), which is as exact as two passes over the data; sums of squares are not.
+
+    Attributes:
+        count: rows so far.
+        mean: [width], float64.
+        scatter: [width, width], sum over rows of the outer product of their deviation from the mean.
+    """
+
+    def __init__(self, width: int) -> None:
+        self.count = 0
+        self.mean = np.zeros(width)
+        self.scatter = np.zeros((width, width))
+
+    def update(self, rows: np.ndarray) -> None:
+        """Take in rows [B, width] of any float type; B may be 0."""
+        if rows.ndim != 2 or rows.shape[1] != len(self.mean):
+            raise ValueError(f"rows have shape {list(rows.shape)}, not [B, {len(self.mean)}]")
+        if not len(rows):
+            return
+        rows = rows.astype(np.float64)
+        mean = rows.mean(0)
+        rows -= mean
+        self._merge(len(rows), mean, rows.T @ rows)
+
+    def merge(self, other: Moments) -> None:
+        """Take in what another one, perhaps of another process, has seen."""
+        if other.mean.shape != self.mean.shape:
+            raise ValueError(f"other has width {len(other.mean)}, not {len(self.mean)}")
+        if other.count:
+            self._merge(other.count, other.mean, other.scatter)
+
+    def _merge(self, count: int, mean: np.ndarray, scatter: np.ndarray) -> None:
+        total = self.count + count
+        delta = mean - self.mean
+        self.scatter += scatter
+        self.scatter += np.outer(delta * (self.count * (count / total)), delta)
+        self.mean += delta * (count / total)
+        self.count = total
+
+    def covariance(self, *, unbiased: bool = True) -> np.ndarray:
+        """[width, width]; divided by count - 1 as numpy and torch-fidelity do, or biased, by count."""
+        divisor = self.count - unbiased
+        if divisor < 1:
+            raise ValueError(f"a covariance needs more than {self.count} rows")
+        return self.scatter / divisor
+
+
+@dataclass
+class FeatureSet:
+    """Features of the real or of the generated images.
+
+    Args:
+        moments: of all rows.
+        rows: [N, width] float32 in the order of the images, possibly memory-mapped; None unless a metric needs it.
+    """
+
+    moments: Moments
+    rows: np.ndarray | None = None
+
+    @property
+    def count(self) -> int:
+        return self.moments.count
+
+    @property
+    def width(self) -> int:
+        return len(self.moments.mean)
+
+    @classmethod
+    def of(cls, rows: np.ndarray) -> FeatureSet:
+        """A set whose rows are in memory."""
+        moments = Moments(rows.shape[1])
+        moments.update(rows)
+        return cls(moments, rows)
+
+    @classmethod
+    def collect(cls, batches: Iterable[np.ndarray], count: int, width: int, file: Path | None) -> FeatureSet:
+        """Read a stream of rows [B, width], `count` in all; they are kept in `file` (.npy) if that is given."""
+        moments = Moments(width)
+        rows = None
+        if file is not None:
+            rows = np.lib.format.open_memmap(file, mode="w+", dtype=np.float32, shape=(count, width))
+        for batch in batches:
+            if rows is not None:
+                rows[moments.count : moments.count + len(batch)] = batch
+            moments.update(batch)
+        if moments.count != count:
+            raise ValueError(f"{moments.count} rows came, not {count}")
+        return cls(moments, rows)
+
+    def save(self, folder: Path) -> None:
+        """Moments into an existing folder; rows are there if `collect` was given its `rows.npy`."""
+        m = self.moments
+        np.savez(folder / "moments.npz", count=m.count, mean=m.mean, scatter=m.scatter)
+        if isinstance(self.rows, np.memmap):
+            self.rows.flush()
+
+    @classmethod
+    def load(cls, folder: Path, *, rows: bool) -> FeatureSet | None:
+        """What `save` wrote, rows memory-mapped; None if it is missing, damaged, or lacks rows that are wanted."""
+        try:
+            with np.load(folder / "moments.npz", allow_pickle=False) as page:
+                moments = Moments(len(page["mean"]))
+                moments.count = int(page["count"])
+                moments.mean, moments.scatter = page["mean"], page["scatter"]
+            stored = np.load(folder / "rows.npy", mmap_mode="r", allow_pickle=False) if rows else None
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+            return None
+        width = len(moments.mean)
+        if moments.scatter.shape != (width, width):
+            return None
+        if stored is not None and stored.shape != (moments.count, width):
+            return None
+        return cls(moments, stored)
+
+
+def measure(name: str, metric: Metric, real: FeatureSet, fake: FeatureSet) -> dict[str, float]:
+    """The values of a metric called `name`, checked before and after.
+
+    Raises GankitError for features of different networks, too few images, features or results that are not finite.
+    """
+    if real.width != fake.width:
+        raise GankitError(
+            f"metric {name!r} compares features of {real.width} and {fake.width} numbers; take both from one network"
+        )
+    for what, features in (("real", real), ("generated", fake)):
+        if features.count < metric.min_images:
+            raise GankitError(
+                f"metric {name!r} needs {metric.min_images} {what} images or more, there are {features.count}; "
+                + ("raise --num" if what == "generated" else "use a larger data set or raise --num-real")
+            )
+        if not (np.isfinite(features.moments.mean).all() and np.isfinite(features.moments.scatter).all()):
+            raise GankitError(
+                f"metric {name!r}: features of {what} images are not finite (NaN or infinity); the feature network is "
+                "broken or computes in too narrow a type"
+            )
+        if metric.needs_rows and features.rows is None:
+            raise ValueError(f"metric {name!r} needs the rows of the {what} images")
+    values = metric.compute(real, fake)
+    for key, value in values.items():
+        if not math.isfinite(value):
+            raise GankitError(f"metric {name!r}: {key} came out as {value}; it is not reported")
+    return values

@@ -1,0 +1,87 @@
+"""Metrics of nearest neighbours: precision, recall, density, coverage.
+
+Improved precision and recall are those of Kynkaanniemi et al., NeurIPS 2019 (section 2); density and coverage those of
+Naeem et al., Reliable Fidelity and Diversity Metrics for Generative Models, ICML 2020 (section 3).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from gankit.core.interfaces import Metric
+from gankit.core.statistics import FeatureSet
+from gankit.errors import GankitError
+
+
+class PrecisionRecall(Metric):
+    """Shares of images within reach of the other set, where an image reaches as far as its k-th nearest neighbour.
+
+    precision: generated images that a real one reaches; recall: real ones that a generated one reaches; density: real
+    images that reach a generated one, on average, over k; coverage: real images that reach a generated one.
+
+    Args:
+        k: neighbours for precision and recall.
+        density_k: neighbours for density and coverage.
+        block: images in memory at a time; distances take block x block numbers.
+    """
+
+    values = {"precision": "higher", "recall": "higher", "density": "higher", "coverage": "higher"}
+    needs_rows = True
+
+    def __init__(self, *, k: int = 3, density_k: int = 5, block: int = 2048) -> None:
+        if min(k, density_k, block) < 1:
+            raise GankitError(
+                f"k = {k}, density_k = {density_k} and block = {block} of 'pr' must be at least 1"
+            )
+        self.k, self.density_k, self.block = k, density_k, block
+        self.min_images = max(k, density_k) + 1
+
+    def compute(self, real: FeatureSet, fake: FeatureSet) -> dict[str, float]:
+        assert real.rows is not None
+        assert fake.rows is not None
+        most = max(self.k, self.density_k)
+        reach_real = neighbour_distances(real.rows, most, self.block)
+        reach_fake = neighbour_distances(fake.rows, self.k, self.block)[:, self.k - 1]
+        reach, reach_dc = reach_real[:, self.k - 1], reach_real[:, self.density_k - 1]
+        precise = np.zeros(fake.count, bool)
+        recalled = np.zeros(real.count, bool)
+        covered = np.zeros(real.count, bool)
+        pairs = 0
+        for i in range(0, real.count, self.block):
+            x = real.rows[i : i + self.block].astype(np.float64)
+            a = slice(i, i + len(x))
+            for j in range(0, fake.count, self.block):
+                y = fake.rows[j : j + self.block].astype(np.float64)
+                b = slice(j, j + len(y))
+                distance = squared_distances(x, y)
+                precise[b] |= (distance <= reach[a, None]).any(0)
+                recalled[a] |= (distance <= reach_fake[None, b]).any(1)
+                within = distance <= reach_dc[a, None]
+                covered[a] |= within.any(1)
+                pairs += int(within.sum())
+        return {
+            "precision": float(precise.mean()),
+            "recall": float(recalled.mean()),
+            "density": pairs / (self.density_k * fake.count),
+            "coverage": float(covered.mean()),
+        }
+
+
+def squared_distances(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """[n, m] of x [n, width] and y [m, width], in float64: differences of large numbers in float32 would be noise."""
+    return (x * x).sum(1)[:, None] + (y * y).sum(1)[None] - 2 * (x @ y.T)
+
+
+def neighbour_distances(rows: np.ndarray, k: int, block: int) -> np.ndarray:
+    """[N, k] squared distances of each row to its k nearest others, in rising order; `block` rows at a time."""
+    found = np.empty((len(rows), k))
+    for i in range(0, len(rows), block):
+        x = rows[i : i + block].astype(np.float64)
+        nearest = np.full((len(x), k), np.inf)
+        for j in range(0, len(rows), block):
+            distance = squared_distances(x, x if i == j else rows[j : j + block].astype(np.float64))
+            if i == j:
+                np.fill_diagonal(distance, np.inf)  # itself
+            nearest = np.partition(np.concatenate([nearest, distance], 1), k - 1, axis=1)[:, :k]
+        found[i : i + len(x)] = np.sort(nearest, axis=1)
+    return found
