@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -82,13 +85,13 @@ def naive_mmd(x: np.ndarray, y: np.ndarray) -> float:
 
 
 def test_kid_is_the_mean_over_subsets() -> None:
-    x, y = features(0, 40), features(1, 30, shift=0.3)
+    x, y = features(0, 40), features(1, 30, shift=0.3)  # real, generated
     close(squared_mmd(x.astype(np.float64), y.astype(np.float64)), naive_mmd(x, y))
     rng = np.random.RandomState(2020)
-    expected = [
-        naive_mmd(x[rng.choice(40, 10, replace=False)], y[rng.choice(30, 10, replace=False)])
-        for _ in range(5)
-    ]
+    expected = []
+    for _ in range(5):
+        drawn = y[rng.choice(30, 10, replace=False)]  # generated ones first, as torch-fidelity does
+        expected.append(naive_mmd(x[rng.choice(40, 10, replace=False)], drawn))
     metric = KernelDistance(subsets=5, subset_size=10)
     values = measure("kid", metric, FeatureSet.of(x), FeatureSet.of(y))
     close(values["kid"], float(np.mean(expected)))
@@ -176,3 +179,22 @@ def test_too_few_images(spec: dict[str, object], count: int, message: str) -> No
 def test_options_out_of_range(spec: dict[str, object]) -> None:
     with pytest.raises(GankitError, match=f"'{spec['name']}'"):
         options.build("metric", spec)
+
+
+# ------------------------------------------------------------------------------------------------ torch-fidelity
+
+
+@pytest.mark.parametrize("name", ["fd", "kid", "pr"])
+def test_the_numbers_of_torch_fidelity(name: str) -> None:
+    """What torch-fidelity 0.4.0 printed for the same features, drawn as in the first lines here."""
+    golden = json.loads((Path(__file__).parent / "golden" / "metrics.json").read_text(encoding="utf-8"))
+    rng = np.random.RandomState(20)
+    mix = rng.randn(24, 24)
+    fake = (rng.randn(150, 24) @ mix * 0.7 + 0.2).astype(np.float32)
+    real = (rng.randn(170, 24) @ mix).astype(np.float32)
+    metric = options.build("metric", {"name": name, **golden.get(name, {})})
+    found = measure(name, metric, FeatureSet.of(real), FeatureSet.of(fake))
+    compared = found.keys() & golden["values"].keys()
+    assert len(compared) == {"fd": 1, "kid": 2, "pr": 2}[name]
+    for key in compared:
+        close(found[key], golden["values"][key])

@@ -32,6 +32,7 @@ BUILTIN = {
     "loss": {
         "non-saturating": "losses.non_saturating:NonSaturating",
         "hinge": "losses.hinge:Hinge",
+        "relativistic": "losses.relativistic:Relativistic",
     },
     "regularizer": {
         "r1": "regularizers.r1:R1",

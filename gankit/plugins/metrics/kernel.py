@@ -42,8 +42,8 @@ class KernelDistance(Metric):
         rng = np.random.RandomState(SEED)
         estimates = []
         for _ in range(self.subsets):
-            x = real.rows[rng.choice(real.count, size, replace=False)]
             y = fake.rows[rng.choice(fake.count, size, replace=False)]
+            x = real.rows[rng.choice(real.count, size, replace=False)]
             estimates.append(squared_mmd(x.astype(np.float64), y.astype(np.float64)))
         spread = float(np.std(estimates))
         return {
