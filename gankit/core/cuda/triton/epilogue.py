@@ -291,7 +291,7 @@ def variants(dtypes: tuple[torch.dtype, ...]) -> Iterator[Variant]:
                         "COMPUTE": tl.float64 if dtype == torch.float64 else tl.float32,
                         "BLOCK_P": block_p, "BLOCK_C": block_c,
                     }  # fmt: skip
-                    own = {"NOISE": act != "linear", "BIAS": act != "linear"}
+                    own: dict[str, Any] = {"NOISE": act != "linear", "BIAS": act != "linear"}
                     label = f"{TYPE_NAMES[dtype]} {act} tile {block_p}x{block_c}"
                     yield Variant(epilogue_kernel, types, shared | own, warps, label=label)
                     own = {"REF": act != "linear", "STEPS": STEPS}
