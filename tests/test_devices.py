@@ -29,4 +29,4 @@ def test_freed_memory_is_kept() -> None:
         command = [sys.executable, "-c", PAGE_FAULTS, mode]
         return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
-    assert faults("keep") < 50 < faults("as it was")
+    assert faults("keep") < 0.2 * faults("as it was")  # the heap may still grow by a tensor or two
