@@ -13,8 +13,8 @@ from gankit.core import devices
 if sys.argv[1] == "keep":
     devices.keep_freed_memory()
 def work():
-    for _ in range(20):
-        x = torch.zeros(4, 64, 100, 100)
+    for _ in range(10):
+        x = torch.zeros(4, 64, 200, 200)  # 41 MB: above 32 MB glibc never learns to keep them
         y = x * 2 + 1
 work()
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
@@ -29,4 +29,4 @@ def test_freed_memory_is_kept() -> None:
         command = [sys.executable, "-c", PAGE_FAULTS, mode]
         return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
-    assert faults("keep") < 0.2 * faults("as it was")  # the heap may still grow by a tensor or two
+    assert faults("keep") < 0.5 * faults("as it was")  # the heap may still grow by a tensor or two
