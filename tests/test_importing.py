@@ -339,13 +339,13 @@ def fuzz(seconds: float, seed: int, folder: Path) -> int:
 
 
 def test_fuzz_briefly(tmp_path: Path) -> None:
-    assert fuzz(6, 0, tmp_path) > 2
+    assert fuzz(6, 0, tmp_path) > 5
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [1, 2])
 def test_fuzz(tmp_path: Path, seed: int) -> None:
-    assert fuzz(100, seed, tmp_path) > 20
+    assert fuzz(100, seed, tmp_path) > 100
 
 
 # ------------------------------------------------------------------------------------------------ where files lie

@@ -322,20 +322,20 @@ def fuzz(seconds: float, seed: int, folder: Path) -> int:
                     record.to_tensor()
                 for module in network.modules.values():
                     _ = module.kwargs
-        assert time.monotonic() - began < 60
+        assert time.monotonic() - began < 20
         count += 1
     assert not MARKER.exists()
     return count
 
 
 def test_fuzz_briefly(tmp_path: Path) -> None:
-    assert fuzz(6, 0, tmp_path) > 2
+    assert fuzz(6, 0, tmp_path) > 10
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [1, 2, 3])
 def test_fuzz(tmp_path: Path, seed: int) -> None:
-    assert fuzz(100, seed, tmp_path) > 20
+    assert fuzz(100, seed, tmp_path) > 300
 
 
 def test_calls_are_only_remembered() -> None:
