@@ -49,7 +49,7 @@ def keep_freed_memory() -> None:
     """Have the C library keep what tensors on the CPU free, for the next ones.
 
     glibc hands large blocks back to the kernel at once and gets them anew, zeroed and page by page, at the next
-    operation. On a virtual machine under memory pressure that was seen to take two thirds of a training step.
+    operation: half of the CPU time of a training on a virtual machine was seen to go there.
     """
     libc = ctypes.CDLL(None) if sys.platform.startswith("linux") else None
     if libc is None or not hasattr(libc, "gnu_get_libc_version"):

@@ -212,6 +212,10 @@ class Trainer:
                 raise GankitError(
                     f"another process is training in {self.out}; wait until it has ended, or choose another --out"
                 ) from None
+            except NotImplementedError:  # some network file systems have no locks
+                self.progress.say(
+                    f"{self.out} cannot be locked; take care that no other process trains there"
+                )
             if not page.is_file():
                 checkpoint.write_text(page, self.recipe.to_yaml())
                 return
