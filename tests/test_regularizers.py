@@ -33,10 +33,12 @@ def _seed() -> None:
 
 def context(**given: Any) -> StepContext:
     defaults = {
+        "side": "D",
         "G": None,
         "D": None,
         "real": torch.zeros(4, 3, 8, 8),
         "cond": Condition(),
+        "full_cond": Condition(),
         "augment": lambda images: images,
         "sample_z": None,
         "nimg": 0,

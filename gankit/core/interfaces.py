@@ -283,15 +283,19 @@ class AdversarialLoss(ABC):
 class StepContext:
     """What a regularizer may use: one micro-batch of the running step.
 
-    `real` is the batch before augmentation, [B, C, H, W]; `augment` is the pipeline in front of D; `sample_z(n)`
-    draws fresh latents [n, z_dim]. In the main phases `features` holds what these have computed: "real" are D's
-    features of the augmented reals (D's phase), "fake" G's images under the same conditions, before augmentation (G's).
+    `side` is 'D' or 'G', whose phase it is; `real` is the batch before augmentation, [B, C, H, W]; `cond` its condition
+    as the networks see it, `full_cond` the same before dropout and noise; `augment` is the pipeline in front of D;
+    `sample_z(n)` draws fresh latents [n, z_dim]. In the main phases `features` holds what these have computed: "real"
+    are D's features of the augmented reals (D's phase), "fake" G's images under the same conditions, before
+    augmentation, and "fake features" D's features of them, after it (both phases; D's without a gradient to G).
     """
 
+    side: str
     G: Generator
     D: Discriminator
     real: Tensor
     cond: Condition
+    full_cond: Condition
     augment: Any
     sample_z: Any
     nimg: int
@@ -301,12 +305,16 @@ class StepContext:
 class Regularizer(nn.Module, ABC):
     """A penalty on one network, computed every `interval` steps and multiplied by it (lazy regularisation, StyleGAN2
     section 3.2). With interval 1 it joins the main loss; otherwise it is a step of its own and the optimiser of its
-    side gets lr * k/(k+1) and beta ** (k/(k+1))."""
+    side gets lr * k/(k+1) and beta ** (k/(k+1)). Parameters of its own are trained in D's phases."""
 
-    side: ClassVar[str]  # 'D' or 'G'
+    side: ClassVar[str]  # 'D', 'G', or 'both' for one that joins both main losses
     second_order: ClassVar[bool] = True  # takes gradients of gradients, so it always runs in fp32
     interval: int = 1
     batch_statistics: ClassVar[str] = ""
+
+    def set_up(self, D: Discriminator, conditioner: Conditioner, image_shape: ImageShape) -> None:
+        """Called once, before training, with the networks at hand: the place to make parameters whose shapes depend on
+        them. Raises GankitError if this regularizer cannot work with them."""
 
     @abstractmethod
     def penalty(self, step: StepContext) -> Tensor:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 import gankit
 from gankit.core import checkpoint, options
 from gankit.core import recipe as recipes
-from gankit.core.interfaces import Conditioner, CondSpec, Discriminator, Generator
+from gankit.core.interfaces import Conditioner, CondSpec, Discriminator, Generator, Regularizer
 from gankit.core.labels import Vocabulary
 from gankit.core.plugins import registry
 from gankit.core.recipe import Recipe
@@ -44,6 +44,17 @@ def build_discriminator(recipe: Recipe, conditioner: Conditioner) -> Discriminat
         2,
         lambda: options.build("discriminator", recipe.discriminator, recipe.image_shape, conditioner.spec),
     )
+
+
+def build_regularizer(recipe: Recipe, name: str, D: Discriminator, conditioner: Conditioner) -> Regularizer:
+    """A regularizer of the recipe, set up for networks that are where they will be trained."""
+
+    def make() -> Regularizer:
+        regularizer: Regularizer = options.build("regularizer", {**recipe.regularizers[name], "name": name})
+        regularizer.set_up(D, conditioner, recipe.image_shape)
+        return regularizer
+
+    return _seeded(recipe, 3, make)
 
 
 def _seeded(recipe: Recipe, offset: int, make: Any) -> Any:

@@ -49,7 +49,7 @@ class Parts:
     augmentation: Augmentation | None
 
     def stateful(self) -> dict[str, nn.Module]:
-        """Modules besides the networks whose buffers a checkpoint keeps."""
+        """Modules besides the networks whose parameters and buffers a checkpoint keeps."""
         modules: dict[str, nn.Module] = {f"regularizer.{k}": v for k, v in self.regularizers.items()}
         if self.augmentation is not None:
             modules["augmentation"] = self.augmentation
@@ -69,7 +69,8 @@ class Stepper:
             copy.deepcopy(parts.conditioner) if self.conditioner_params else parts.conditioner
         )
         self.g_params = [p for p in parts.G.parameters() if p.requires_grad]
-        self.d_params = [p for p in parts.D.parameters() if p.requires_grad]
+        judges: list[nn.Module] = [parts.D, *parts.regularizers.values()]
+        self.d_params = [p for module in judges for p in module.parameters() if p.requires_grad]
         self.opt_g = self._adam("G", self.g_params, train.lr_g)
         if self.conditioner_params:
             self.opt_g.add_param_group({"params": self.conditioner_params, "lr": train.lr_conditioner})
@@ -107,8 +108,10 @@ class Stepper:
         """
         parts = self.parts
         torch.manual_seed((self.train.seed << 20) ^ self.nimg)  # for plugins that draw from torch directly
-        with self.meter.timed("condition"), torch.set_grad_enabled(bool(self.conditioner_params)):
-            cond = parts.conditioner.encode(labels) if not self.conditioner_params else None
+        cond = None
+        if not self.conditioner_params:
+            with self.meter.timed("condition"), torch.no_grad():
+                cond = parts.conditioner.encode(labels)
         self._votes = torch.zeros(
             3, dtype=torch.float64
         )  # sum and number of signs of D(real), wishes to stop
@@ -167,12 +170,14 @@ class Stepper:
                 count = rows.stop - rows.start
                 key = (self.train.seed, self.nimg, side, name)
                 with batch_random(*key, total=total, start=self.world.rank * local + start, count=count):
-                    micro_cond = self._condition(cond, labels, rows, side)
+                    full_cond, micro_cond = self._condition(cond, labels, rows, side)
                     context = StepContext(
+                        side=side,
                         G=self.parts.G,
                         D=self.parts.D,
                         real=images[rows],
                         cond=micro_cond,
+                        full_cond=full_cond,
                         augment=self._augment,
                         sample_z=self._sample_z,
                         nimg=self.nimg,
@@ -212,13 +217,12 @@ class Stepper:
 
     def _condition(
         self, cond: Condition | None, labels: Sequence[Label], rows: slice, side: str
-    ) -> Condition:
-        """The condition of a micro-batch, with dropout and noise; differentiable in G's phases if it is trained."""
-        if cond is None:
-            with torch.set_grad_enabled(side == "G"):
-                return self.parts.conditioner.augment(self.parts.conditioner.encode(labels[rows]))
-        with torch.no_grad():
-            return self.parts.conditioner.augment(cond[rows])
+    ) -> tuple[Condition, Condition]:
+        """The condition of a micro-batch without and with dropout and noise, the latter differentiable in G's phases if
+        the conditioner is trained."""
+        with torch.set_grad_enabled(cond is None and side == "G"):
+            full = self.parts.conditioner.encode(labels[rows]) if cond is None else cond[rows]
+            return full.detach(), self.parts.conditioner.augment(full)
 
     def _sample_z(self, count: int) -> Tensor:
         return randn(count, self.parts.G.z_dim, device=self.device)
@@ -246,7 +250,9 @@ class Stepper:
         with self._autocast():
             with torch.no_grad():
                 fake = self._fake(context, update_emas=True)
-            fake_logits = D(self._augment(fake), context.cond)
+            context.features["fake"] = fake
+            context.features["fake features"] = D.features(self._augment(fake))
+            fake_logits = D.score(context.features["fake features"], context.cond)
             context.features["real"] = D.features(self._augment(context.real))
             real_logits = D.score(context.features["real"], context.cond)
         loss = self.parts.loss.d_loss(_floats(real_logits), _floats(fake_logits)).mean()
@@ -265,7 +271,8 @@ class Stepper:
         with self._autocast():
             fake = context.features["fake"] = self._fake(context, update_emas=False)
             judged = context.cond.detach()
-            fake_logits = D(self._augment(fake), judged)
+            context.features["fake features"] = D.features(self._augment(fake))
+            fake_logits = D.score(context.features["fake features"], judged)
             real_logits = None
             if self.parts.loss.g_needs_real:
                 with torch.no_grad():
@@ -281,14 +288,15 @@ class Stepper:
     def _eager_penalties(self, side: str, context: StepContext) -> Tensor:
         total = torch.zeros((), device=self.device)
         for name, regularizer in self.parts.regularizers.items():
-            if regularizer.side == side and regularizer.interval == 1:
+            if regularizer.side in (side, "both") and regularizer.interval == 1:
                 bf16 = self.bf16 and not regularizer.second_order
                 with (
                     torch.autocast(self.device.type, torch.bfloat16, enabled=bf16),
                     _attention_for(regularizer),
                 ):
                     value = regularizer.penalty(context).float().mean()
-                self.meter.add(f"loss/{name}", value.item())
+                both = f"/{side}" if regularizer.side == "both" else ""
+                self.meter.add(f"loss/{name}{both}", value.item())
                 total = total + value
         return total
 

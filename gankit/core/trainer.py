@@ -84,15 +84,15 @@ def build_parts(recipe: Recipe, conditioner: Any, device: torch.device) -> Parts
     else:
         augmentation = None
     G = models.build_generator(recipe, conditioner)
-    D = models.build_discriminator(recipe, conditioner)
+    D = models.channels_last(models.build_discriminator(recipe, conditioner), device).train()
     return Parts(
         G=models.channels_last(G, device).train(),
-        D=models.channels_last(D, device).train(),
+        D=D,
         conditioner=conditioner.to(device),
         loss=options.build("loss", recipe.loss),
         regularizers={
-            name: options.build("regularizer", {**spec, "name": name}).to(device)
-            for name, spec in recipe.regularizers.items()
+            name: models.build_regularizer(recipe, name, D, conditioner).to(device)
+            for name in recipe.regularizers
         },
         guidance={
             name: options.build("guidance", {**spec, "name": name}).to(device)

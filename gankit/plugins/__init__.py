@@ -39,6 +39,7 @@ BUILTIN = {
         "path-length": "regularizers.path_length:PathLength",
         "mismatch": "regularizers.mismatch:Mismatch",
         "reconstruction": "regularizers.reconstruction:Reconstruction",
+        "attributes": "regularizers.attributes:Attributes",
     },
     "guidance": {
         "clip": "guidance.clip:CLIPGuidance",

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -16,6 +17,7 @@ from gankit.core.interfaces import (
     Augmentation,
     Cond,
     Condition,
+    Conditioner,
     CondSpec,
     Discriminator,
     Generator,
@@ -24,6 +26,7 @@ from gankit.core.interfaces import (
     Regularizer,
     StepContext,
     Tracker,
+    Vocabulary,
     embedding_of,
 )
 from gankit.core.random import batch_random, randn
@@ -35,6 +38,7 @@ from gankit.testing.common import (
     assert_finite,
     assert_keyed,
     condition,
+    perturb,
     seeded,
 )
 
@@ -138,17 +142,49 @@ class _TinyDiscriminator(Discriminator):
         return [logits if c is None else logits + (features * self.embed(c)).sum(1, keepdim=True)]
 
 
+class _TinyConditioner(Conditioner):
+    """Only says what the numbers of a condition stand for: two classes, two tags, and something else."""
+
+    spec = CondSpec(C_DIM)
+
+    def set_vocabulary(self, vocabulary: Vocabulary) -> None: ...
+
+    def vocabulary(self) -> Vocabulary:
+        return Vocabulary()
+
+    def encode(self, labels: Sequence[Label]) -> Condition:
+        return condition(self.spec, len(labels))
+
+    def columns(self) -> list[tuple[str, str]]:
+        return [("cls", "0"), ("cls", "1"), ("tags", "0"), ("tags", "1"), ("other", "0")]
+
+
+def _build(subject: Subject) -> Regularizer:
+    regularizer = subject.build()
+    assert isinstance(regularizer, Regularizer), f"{subject}: {type(regularizer).__name__} is no Regularizer"
+    with seeded():
+        regularizer.set_up(_TinyDiscriminator(), _TinyConditioner(), SHAPE)
+    return regularizer
+
+
+def _sides(regularizer: Regularizer) -> tuple[str, ...]:
+    return ("D", "G") if regularizer.side == "both" else (regularizer.side,)
+
+
 def _context(side: str) -> StepContext:
     """A step on tiny networks, as the trainer prepares it for a side."""
     with seeded(4):
         G, D, real = _TinyGenerator(), _TinyDiscriminator(), torch.rand(BATCH, *SHAPE) * 2 - 1
     G.requires_grad_(side == "G")
     D.requires_grad_(side == "D")
+    cond = condition(CondSpec(C_DIM))
     return StepContext(
+        side=side,
         G=G,
         D=D,
         real=real,
-        cond=condition(CondSpec(C_DIM)),
+        cond=cond,
+        full_cond=cond,
         augment=lambda images: images,
         sample_z=lambda count: randn(count, G.z_dim),
         nimg=0,
@@ -162,14 +198,19 @@ def _penalty(regularizer: Regularizer, context: StepContext) -> Tensor:
 
 def check_regularizer_penalty(subject: Subject) -> None:
     """A finite penalty that pulls on its own side, alone or within the main step."""
-    regularizer = subject.build()
-    assert isinstance(regularizer, Regularizer), f"{subject}: {type(regularizer).__name__} is no Regularizer"
-    assert regularizer.side in ("D", "G"), f"{subject}: side is {regularizer.side!r}, not 'D' or 'G'"
+    regularizer = _build(subject)
+    side = regularizer.side
+    assert side in ("D", "G", "both"), f"{subject}: side is {side!r}, not 'D', 'G' or 'both'"
     assert isinstance(regularizer.interval, int), f"{subject}: interval is not a whole number"
     assert regularizer.interval >= 1, f"{subject}: interval is {regularizer.interval}, below 1"
-    for main in (False, True):
-        context = _context(regularizer.side)
-        if main and regularizer.side == "D":
+    assert side != "both" or regularizer.interval == 1, f"{subject}: with side 'both' the interval must be 1"
+    for side, main in itertools.product(_sides(regularizer), (False, True)):
+        context = _context(side)
+        if main:
+            fake = context.G(context.sample_z(BATCH), context.cond)
+            context.features["fake"] = fake if side == "G" else fake.detach()
+            context.features["fake features"] = context.D.features(context.features["fake"])
+        if main and side == "D":
             context.features["real"] = context.D.features(context.real)
         value = _penalty(regularizer, context)
         assert value.dim() == 1, (
@@ -177,24 +218,26 @@ def check_regularizer_penalty(subject: Subject) -> None:
         )
         assert_finite(value, f"{subject}: penalty")
         value.mean().backward()
-        network = context.D if regularizer.side == "D" else context.G
+        network = context.D if side == "D" else context.G
         gradients = [p.grad for p in network.parameters() if p.grad is not None]
-        assert gradients, f"{subject}: no gradient reaches {regularizer.side}"
+        assert gradients, f"{subject}: no gradient reaches {side}"
         for gradient in gradients:
             assert_finite(gradient, f"{subject}: a gradient")
-        assert any(g.abs().max() > 0 for g in gradients), (
-            f"{subject}: all gradients of {regularizer.side} are zero"
-        )
+        assert any(g.abs().max() > 0 for g in gradients), f"{subject}: all gradients of {side} are zero"
 
 
 def check_regularizer_state(subject: Subject) -> None:
     """What it remembers is in its state: a copy that continues computes the same."""
-    regularizer = subject.build()
-    _penalty(regularizer, _context(regularizer.side))
-    other = subject.build()
+    regularizer = _build(subject)
+    perturb(regularizer)
+    sides = _sides(regularizer)
+    for side in sides:
+        _penalty(regularizer, _context(side))
+    other = _build(subject)
     other.load_state_dict(copy.deepcopy(regularizer.state_dict()))
-    values = [_penalty(r, _context(r.side)) for r in (regularizer, other)]
-    assert_close(values[1], values[0], f"{subject}: penalty of one that was restored", 1e-6)
+    for side in sides:
+        values = [_penalty(r, _context(side)) for r in (regularizer, other)]
+        assert_close(values[1], values[0], f"{subject}: penalty of one that was restored", 1e-6)
 
 
 # ------------------------------------------------------------------------------------------------ guidance
