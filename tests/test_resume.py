@@ -25,6 +25,7 @@ OPTIONS = tiny_set(
     data__mirror=True,
     augmentation={"name": "ada", "pipeline": "bgc", "p": 0.3, "kimg": 0.1},
     regularizers__r1={"interval": 2},
+    regularizers__attributes={"certainty": 0.6, "hidden": 8},
     train__checkpoint_every=8,
     train__keep=100,
 )

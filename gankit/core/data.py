@@ -12,6 +12,7 @@ import os
 import re
 import signal
 import time
+import weakref
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -140,13 +141,15 @@ class Batches(Iterator[Batch]):
             worker_init_fn=_init_worker,
             generator=torch.Generator(),  # else the loader draws from the global one
         )
-        self._stream: Iterator[Batch | str] | None = None
+        self._streams: list[Iterator[Batch | str]] = []  # none or one
+        # The workers are deaf to SIGTERM, so an interpreter that ends with them would wait for them for ever.
+        weakref.finalize(self, _stop, self._streams)
 
     def __next__(self) -> Batch:
         start = time.perf_counter()
-        if self._stream is None:
-            self._stream = iter(self._loader)
-        batch = next(self._stream)
+        if not self._streams:
+            self._streams.append(iter(self._loader))
+        batch = next(self._streams[0])
         self.wait_s += time.perf_counter() - start
         if isinstance(batch, str):
             raise GankitError(batch)
@@ -156,7 +159,19 @@ class Batches(Iterator[Batch]):
 
     def close(self) -> None:
         """Stop the workers."""
-        self._stream = None
+        _stop(self._streams)
+
+
+def _stop(streams: list[Iterator[Batch | str]]) -> None:
+    """End the workers of a loader's iterators: by its own protocol, then by force."""
+    while streams:
+        stream = streams.pop()
+        workers = list(getattr(stream, "_workers", ()))
+        if workers:
+            stream._shutdown_workers()  # type: ignore[attr-defined]
+        for worker in workers:
+            if worker.is_alive():
+                worker.kill()
 
 
 def default_workers() -> int:

@@ -88,6 +88,7 @@ def _cross_entropy(logits: Tensor, truth: Tensor) -> Tensor:
 def _vector(features: Any) -> Tensor:
     """D's features as [B, n]: maps are averaged over their positions."""
     if isinstance(features, Tensor):
-        return features.float().flatten(2).mean(2) if features.dim() > 2 else features.float()
+        rows = features.float()
+        return rows.flatten(2).mean(2) if rows.dim() > 2 else rows.reshape(len(rows), -1)
     parts = features.values() if isinstance(features, dict) else features
     return torch.cat([_vector(part) for part in parts], dim=1)

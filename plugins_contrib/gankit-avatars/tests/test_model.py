@@ -31,7 +31,7 @@ def hits(images: list[Image.Image], place: tuple[slice, slice], palette: dict[st
 
 def test_prompts_colour_the_clothes(pipe: gankit.Pipeline) -> None:
     right = sum(
-        hits(pipe(f"a person with a {c} t-shirt", seeds=range(4)), CHEST, FABRIC_COLORS, c)
+        hits(pipe(f"a person wearing a {c} hoodie", seeds=range(4)), CHEST, FABRIC_COLORS, c)
         for c in FABRIC_COLORS
     )
     assert right >= 0.8 * 4 * len(FABRIC_COLORS)
