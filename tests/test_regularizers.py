@@ -400,6 +400,21 @@ def test_attributes_need_classes_or_tags() -> None:
         Attributes(certainty=0.5)
 
 
+@pytest.mark.parametrize(
+    ("regularizer", "wrong"),
+    [
+        (Attributes, {"weight_d": -1.0}),
+        (Attributes, {"weight_g": -0.1}),
+        (Attributes, {"hidden": 0}),
+        (Reconstruction, {"until_kimg": 0.0}),
+        (Reconstruction, {"final_weight": -1.0}),
+    ],
+)
+def test_options_out_of_range_are_named(regularizer: Any, wrong: dict[str, Any]) -> None:
+    with pytest.raises(GankitError, match=next(iter(wrong))):
+        regularizer(**wrong)
+
+
 def test_options() -> None:
     assert check("regularizer", {"name": "r1", "gamma": 4})["gamma"] == 4.0
     with pytest.raises(GankitError, match="form"):

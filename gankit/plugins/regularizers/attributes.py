@@ -43,6 +43,10 @@ class Attributes(Regularizer):
         super().__init__()
         if not 0.5 < certainty < 1:
             raise GankitError(f"certainty = {certainty} of regularizer 'attributes' must be in (0.5, 1)")
+        if min(weight_d, weight_g) < 0:
+            raise GankitError("weight_d and weight_g of regularizer 'attributes' must not be negative")
+        if hidden < 1:
+            raise GankitError(f"hidden = {hidden} of regularizer 'attributes' must be at least 1")
         self.weight_d, self.weight_g, self.certainty, self.hidden = weight_d, weight_g, certainty, hidden
 
     def set_up(self, D: Discriminator, conditioner: Conditioner, image_shape: ImageShape) -> None:

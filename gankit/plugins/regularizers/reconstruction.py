@@ -18,7 +18,7 @@ class Reconstruction(Regularizer):
     out and leaves the rest to D. Of no use where a condition fits many different images, such as a class.
 
     Args:
-        weight: weight at the start, relative to the adversarial loss, > 0.
+        weight: weight at the start, relative to the adversarial loss, >= 0.
         until_kimg: the weight moves linearly to `final_weight` over so many thousand images, > 0.
         final_weight: weight from then on, >= 0; with more than 0, small things stay where they belong, at the price of
             variety in what a condition leaves open.

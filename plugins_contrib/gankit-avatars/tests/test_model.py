@@ -29,11 +29,9 @@ def hits(images: list[Image.Image], place: tuple[slice, slice], palette: dict[st
     return sum(names[i] == name for i in nearest)
 
 
-def test_prompts_colour_the_clothes(pipe: gankit.Pipeline) -> None:
-    right = sum(
-        hits(pipe(f"a person wearing a {c} hoodie", seeds=range(4)), CHEST, FABRIC_COLORS, c)
-        for c in FABRIC_COLORS
-    )
+@pytest.mark.parametrize("prompt", ["a person wearing a {} hoodie", "a person with a {} t-shirt"])
+def test_prompts_colour_the_clothes(pipe: gankit.Pipeline, prompt: str) -> None:
+    right = sum(hits(pipe(prompt.format(c), seeds=range(4)), CHEST, FABRIC_COLORS, c) for c in FABRIC_COLORS)
     assert right >= 0.8 * 4 * len(FABRIC_COLORS)
 
 
