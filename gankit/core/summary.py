@@ -49,7 +49,8 @@ def summarize(recipe: Recipe) -> str:
         + (f" and tokens of {conditioner.spec.token_dim}" if conditioner.spec.token_dim else "")
     )
     lines.append(f"images: {list(images.shape[1:])}, logits an image: {[x.shape[1] for x in logits]}")
-    statistics = [parts.D.batch_statistics, *(r.batch_statistics for r in parts.regularizers.values())]
+    statistics = [parts.G.batch_statistics, parts.D.batch_statistics]
+    statistics += [regularizer.batch_statistics for regularizer in parts.regularizers.values()]
     if any(statistics):
         lines.append(
             "micro-batches change the result of: "

@@ -10,6 +10,8 @@ BUILTIN = {
     "generator": {
         "stylegan2": "generators.stylegan2:StyleGAN2",
         "stylegan-t": "generators.stylegan_t:StyleGANT",
+        "fastgan": "generators.fastgan:FastGAN",
+        "fastgan-lite": "generators.fastgan:FastGANLite",
     },
     "discriminator": {
         "stylegan2": "discriminators.stylegan2:StyleGAN2Discriminator",

@@ -14,11 +14,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gankit.core.interfaces import Cond, CondSpec, Discriminator, FeatureNetwork, ImageShape
+from gankit.core.interfaces import (
+    Cond,
+    CondSpec,
+    Discriminator,
+    FeatureNetwork,
+    ImageShape,
+    required_embedding,
+)
 from gankit.core.options import Nested
 from gankit.core.rgb import entry_size, to_rgb
 from gankit.errors import GankitError
-from gankit.plugins.discriminators.heads import Head, Norm, head_plan, required_embedding
+from gankit.plugins.discriminators.heads import Head, Norm, head_plan
 
 NOMINAL_SIDE = 256  # the image side that the paper's head depths are made for
 
