@@ -12,11 +12,13 @@ BUILTIN = {
         "stylegan-t": "generators.stylegan_t:StyleGANT",
         "fastgan": "generators.fastgan:FastGAN",
         "fastgan-lite": "generators.fastgan:FastGANLite",
+        "r3gan": "generators.r3gan:R3GAN",
     },
     "discriminator": {
         "stylegan2": "discriminators.stylegan2:StyleGAN2Discriminator",
         "projected": "discriminators.projected:ProjectedDiscriminator",
         "stylegan-t": "discriminators.stylegan_t:StyleGANTDiscriminator",
+        "r3gan": "discriminators.r3gan:R3GANDiscriminator",
     },
     "feature": {
         "timm-cnn": "features.timm_cnn:TimmCNN",
@@ -38,6 +40,7 @@ BUILTIN = {
     },
     "regularizer": {
         "r1": "regularizers.r1:R1",
+        "r2": "regularizers.r2:R2",
         "path-length": "regularizers.path_length:PathLength",
         "mismatch": "regularizers.mismatch:Mismatch",
         "reconstruction": "regularizers.reconstruction:Reconstruction",
