@@ -19,10 +19,12 @@ BUILTIN = {
         "projected": "discriminators.projected:ProjectedDiscriminator",
         "stylegan-t": "discriminators.stylegan_t:StyleGANTDiscriminator",
         "r3gan": "discriminators.r3gan:R3GANDiscriminator",
+        "stylegan-xl": "discriminators.stylegan_xl:StyleGANXLDiscriminator",
     },
     "feature": {
         "timm-cnn": "features.timm_cnn:TimmCNN",
         "timm-vit": "features.timm_vit:TimmViT",
+        "clip-image": "features.clip_image:CLIPImage",
     },
     "conditioner": {
         "class": "conditioning.classes:ClassConditioner",

@@ -8,6 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from gankit.core.layers import FullyConnected
 from gankit.core.spectral import SNConv2d
 
 Norm = Literal["batch", "group", "none"]
@@ -82,6 +83,7 @@ class Head(nn.Module):
         embed_dim: int = EMBED_DIM,
         separable: bool = False,
         norm: Norm = "batch",
+        equalised: bool = False,
     ) -> None:
         super().__init__()
         sizes = [channels, *widths]
@@ -93,7 +95,10 @@ class Head(nn.Module):
             # A table of class vectors when c is one-hot; its rows start as those of nn.Embedding.
             self.embed = nn.Linear(c_dim, embed_dim, bias=False)
             nn.init.normal_(self.embed.weight)
-            self.embed_proj = nn.Sequential(nn.Linear(embed_dim, cmap_dim), nn.LeakyReLU(0.2))
+            if equalised:  # StyleGAN-XL
+                self.embed_proj: nn.Module = FullyConnected(embed_dim, cmap_dim, activation="lrelu")
+            else:
+                self.embed_proj = nn.Sequential(nn.Linear(embed_dim, cmap_dim), nn.LeakyReLU(0.2))
         else:
             self.main = nn.Sequential(*blocks, SNConv2d(sizes[-1], 1, kernel, bias=False))
 
