@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from gankit.core import checkpoint, models
+from gankit.core import checkpoint, composition, models
 from gankit.core.data import open_source
 from gankit.core.labels import Label, Vocabulary
 from gankit.core.recipe import Recipe
@@ -57,6 +57,8 @@ def summarize(recipe: Recipe) -> str:
             + ", ".join(filter(None, statistics))
             + " (statistics over a batch)"
         )
+    if advice := composition.advice(recipe):
+        lines.append(advice)
     return "\n".join(lines)
 
 
