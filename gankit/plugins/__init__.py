@@ -65,6 +65,8 @@ BUILTIN = {
     "importer": {
         "stylegan2-ada": "importers.stylegan2:StyleGAN2Importer",
         "stylegan-t": "importers.stylegan_t:StyleGANTImporter",
+        "r3gan": "importers.r3gan:R3GANImporter",
+        "fastgan": "importers.fastgan:FastGANImporter",
         "rosinality": "importers.rosinality:RosinalityImporter",
     },
     "metric": {
