@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from gankit.core import checkpoint, models
+from gankit.core import checkpoint, composition, models
 from gankit.core.data import open_source
 from gankit.core.labels import Label, Vocabulary
 from gankit.core.recipe import Recipe
@@ -49,13 +49,16 @@ def summarize(recipe: Recipe) -> str:
         + (f" and tokens of {conditioner.spec.token_dim}" if conditioner.spec.token_dim else "")
     )
     lines.append(f"images: {list(images.shape[1:])}, logits an image: {[x.shape[1] for x in logits]}")
-    statistics = [parts.D.batch_statistics, *(r.batch_statistics for r in parts.regularizers.values())]
+    statistics = [parts.G.batch_statistics, parts.D.batch_statistics]
+    statistics += [regularizer.batch_statistics for regularizer in parts.regularizers.values()]
     if any(statistics):
         lines.append(
             "micro-batches change the result of: "
             + ", ".join(filter(None, statistics))
             + " (statistics over a batch)"
         )
+    if advice := composition.advice(recipe):
+        lines.append(advice)
     return "\n".join(lines)
 
 

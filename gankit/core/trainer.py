@@ -14,7 +14,7 @@ from typing import Any
 import filelock
 import torch
 
-from gankit.core import checkpoint, devices, distributed, models, options, run
+from gankit.core import checkpoint, composition, devices, distributed, models, options, run
 from gankit.core import recipe as recipes
 from gankit.core.data import Batches, open_source
 from gankit.core.grids import save_png
@@ -72,7 +72,8 @@ def train(
 
 
 def build_parts(recipe: Recipe, conditioner: Any, device: torch.device) -> Parts:
-    """Networks and training parts of a recipe on a device."""
+    """Networks and training parts of a recipe on a device. Raises GankitError, first of all, if they do not fit."""
+    composition.check(recipe, conditioner)
     if recipe.augmentation is not None:
         augmentation = options.build("augmentation", recipe.augmentation, recipe.image_shape)
         if recipe.data.channels not in augmentation.channels:
@@ -168,6 +169,8 @@ class Trainer:
         conditioner.prepare(cache_dir("text"), self.device)
         self._hint_unused_labels(conditioner, vocabulary)
         parts = build_parts(recipe, conditioner, self.device)
+        if not found and (advice := composition.advice(recipe)):
+            self.progress.say(advice)
         if self.init is not None and not found:
             self._start_from(parts)
         bf16 = recipe.train.precision == "bf16" or (
