@@ -173,7 +173,7 @@ class Trainer:
         bf16 = recipe.train.precision == "bf16" or (
             recipe.train.precision == "auto" and devices.has_fast_bf16(self.device)
         )
-        self.stepper = Stepper(parts, recipe.train, self.device, self.world, bf16)
+        self.stepper = Stepper(parts, recipe, self.device, self.world, bf16)
         self.ties = run.ties(fingerprint, self.stepper)
         if found:
             run.restore(found[-1], recipe, self.stepper, self.ties)
