@@ -72,6 +72,12 @@ class TrainOptions(_Section):
         10.0, gt=0, description="half-life of the moving average of G, in thousand images"
     )
     ema_rampup: float | None = Field(0.05, description="half-life is at most this share of the images so far")
+    posthoc_ema: list[Annotated[float, Field(gt=0, le=0.28)]] = Field(
+        [], description="lengths of averages that are kept for `gankit ema`, such as [0.05, 0.1]"
+    )
+    posthoc_every: Count | None = Field(
+        None, ge=1, description="images between snapshots of these; a 50th of the run by default"
+    )
     style_mixing: float = Field(
         0.0, ge=0, le=1, description="probability of mixing two latents in a training batch"
     )
@@ -108,7 +114,7 @@ class TrainOptions(_Section):
 FREE_TO_CHANGE = frozenset(
     {"name", "description", "trackers", "data.path"}
     | {"train.images", "train.micro_batch", "train.max_bad_steps", "train.tick", "train.samples_every"}
-    | {"train.checkpoint_every", "train.keep", "train.workers"}
+    | {"train.checkpoint_every", "train.keep", "train.workers", "train.posthoc_every"}
 )
 
 

@@ -30,6 +30,7 @@ from gankit.core.interfaces import (
     StepContext,
 )
 from gankit.core.labels import Label
+from gankit.core.posthoc_ema import PowerAverages
 from gankit.core.random import batch_random, randn, shared_rand
 from gankit.core.recipe import Recipe
 from gankit.core.schedules import Schedules
@@ -80,6 +81,10 @@ class Stepper:
         self.conditioner_ema = (
             copy.deepcopy(parts.conditioner) if self.conditioner_params else parts.conditioner
         )
+        self.averaged: dict[str, nn.Module] = {"generator": parts.G}
+        if self.conditioner_params:
+            self.averaged["conditioner"] = parts.conditioner
+        self.posthoc = PowerAverages(train.posthoc_ema, self.averaged)
         self.g_params = [p for p in parts.G.parameters() if p.requires_grad]
         judges: list[nn.Module] = [parts.D, *parts.regularizers.values()]
         self.d_params = [p for module in judges for p in module.parameters() if p.requires_grad]
@@ -370,6 +375,7 @@ class Stepper:
             torch._foreach_lerp_(list(average.parameters()), list(module.parameters()), 1 - beta)
             for mine, theirs in zip(average.buffers(), module.buffers()):
                 mine.copy_(theirs)
+        self.posthoc.update(self.averaged, self.nimg + self.train.batch, self.train.batch)
 
 
 def _floats(logits: list[Tensor]) -> list[Tensor]:

@@ -302,6 +302,9 @@ class Trainer:
             # while gradients are bad the weights may be, too: good checkpoints must not be pushed out by such
             if (due and not stepper.bad_in_a_row) or stop or done:
                 last = run.save_checkpoint(self.out, self.recipe, stepper, self.ties, train.keep)
+            every = train.posthoc_every or max(train.images // 50, 1)
+            if train.posthoc_ema and (crossed(stepper.nimg, train.batch, every) or done):
+                run.save_snapshots(self.out, self.recipe, stepper, self.ties)
             if crossed(stepper.nimg, train.batch, train.samples_every) or stop or done:
                 self._write_samples()
             stop = stop or done
