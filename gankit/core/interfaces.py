@@ -346,6 +346,7 @@ class StepContext:
     sample_z: Any
     nimg: int
     features: dict[str, Any] = field(default_factory=dict)
+    g_cond: Condition | None = None
 
 
 class Regularizer(nn.Module, Part, ABC):

@@ -11,8 +11,10 @@ from torch import nn
 
 from gankit.core import checkpoint, composition, models
 from gankit.core.data import open_source
+from gankit.core.freezing import freeze
 from gankit.core.labels import Label, Vocabulary
 from gankit.core.recipe import Recipe
+from gankit.core.schedules import Schedules
 from gankit.core.trainer import build_parts
 
 BATCH = 4  # the batch that runs through the networks to find output shapes
@@ -26,6 +28,8 @@ def summarize(recipe: Recipe) -> str:
         vocabulary = open_source(recipe.data.path, recipe.data.options).vocabulary()
     conditioner = models.build_conditioner(recipe, vocabulary)
     parts = build_parts(recipe, conditioner, torch.device("cpu"))
+    Schedules(recipe, recipe.train, parts)  # refuses what cannot be moved
+    frozen = freeze(parts.trainable(), recipe.train.freeze)
     with torch.no_grad():
         cond = conditioner.augment(conditioner.encode([Label()] * BATCH))
         with _shapes(parts.G) as shapes:
@@ -49,8 +53,12 @@ def summarize(recipe: Recipe) -> str:
         + (f" and tokens of {conditioner.spec.token_dim}" if conditioner.spec.token_dim else "")
     )
     lines.append(f"images: {list(images.shape[1:])}, logits an image: {[x.shape[1] for x in logits]}")
+    if frozen:
+        lines.append(f"not trained: {len(frozen)} tensors, such as {frozen[0]}")
     statistics = [parts.G.batch_statistics, parts.D.batch_statistics]
     statistics += [regularizer.batch_statistics for regularizer in parts.regularizers.values()]
+    if recipe.train.top_k < 1 or "top_k" in recipe.schedules.get("train", {}):
+        statistics.append("top-k")
     if any(statistics):
         lines.append(
             "micro-batches change the result of: "
