@@ -37,6 +37,7 @@ def train(
     *,
     data: str | None = None,
     overrides: Mapping[str, Any] | None = None,
+    tiny: bool = False,
     device: str = "auto",
     init: str | Path | None = None,
     minutes: float | None = None,
@@ -49,6 +50,7 @@ def train(
         out: the run's folder; if it holds a run of the same recipe, that run continues where it was.
         data: folder, zip, shards, or 'source:' (short for overrides['data.path']).
         overrides: dotted recipe keys -> values, for example {'train.images': '200k'}.
+        tiny: apply the recipe's section of that name, which makes it train in seconds on a CPU, to try it out.
         device: 'auto', 'cpu', 'cuda' or 'mps'.
         init: a model, run or checkpoint to take weights from when the run begins.
         minutes: stop, with a checkpoint, after this long.
@@ -61,7 +63,9 @@ def train(
         merged = dict(overrides or {})
         if data is not None:
             merged["data.path"] = data
-        recipe = recipes.read(recipe, merged)
+        recipe = recipes.read(recipe, merged, tiny=tiny)
+    elif tiny:
+        raise ValueError("tiny applies to a recipe that is named, not to a resolved one")
     with Trainer(recipe, Path(out), device=device, init=init, minutes=minutes, quiet=quiet) as trainer:
         last = trainer.run()
     if trainer.stop_signal == signal.SIGINT:
