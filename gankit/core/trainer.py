@@ -19,7 +19,7 @@ from gankit.core import recipe as recipes
 from gankit.core.data import Batches, open_source
 from gankit.core.grids import save_png
 from gankit.core.images import from_uint8
-from gankit.core.interfaces import Tracker
+from gankit.core.interfaces import Augmentation, Tracker
 from gankit.core.locate import find_model
 from gankit.core.paths import cache_dir
 from gankit.core.progress import Progress
@@ -75,18 +75,22 @@ def train(
     return last
 
 
+def build_augmentation(recipe: Recipe) -> Augmentation | None:
+    """What a recipe puts in front of D. Raises GankitError if it does not go with the images."""
+    if recipe.augmentation is None:
+        return None
+    augmentation: Augmentation = options.build("augmentation", recipe.augmentation, recipe.image_shape)
+    if recipe.data.channels not in augmentation.channels:
+        raise GankitError(
+            f"augmentation {recipe.augmentation['name']!r} accepts images of {augmentation.channels} channels, "
+            f"not {recipe.data.channels}; set data.channels or another augmentation"
+        )
+    return augmentation
+
+
 def build_parts(recipe: Recipe, conditioner: Any, device: torch.device) -> Parts:
     """Networks and training parts of a recipe on a device."""
-    if recipe.augmentation is not None:
-        augmentation = options.build("augmentation", recipe.augmentation, recipe.image_shape)
-        if recipe.data.channels not in augmentation.channels:
-            raise GankitError(
-                f"augmentation {recipe.augmentation['name']!r} accepts images of {augmentation.channels} channels, "
-                f"not {recipe.data.channels}; set data.channels or another augmentation"
-            )
-        augmentation.to(device)
-    else:
-        augmentation = None
+    augmentation = build_augmentation(recipe)
     G = models.build_generator(recipe, conditioner)
     D = models.channels_last(models.build_discriminator(recipe, conditioner), device).train()
     return Parts(
@@ -102,7 +106,7 @@ def build_parts(recipe: Recipe, conditioner: Any, device: torch.device) -> Parts
             name: options.build("guidance", {**spec, "name": name}).to(device)
             for name, spec in recipe.guidance.items()
         },
-        augmentation=augmentation,
+        augmentation=None if augmentation is None else augmentation.to(device),
     )
 
 

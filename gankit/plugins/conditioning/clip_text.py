@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from gankit.core.interfaces import Condition
-from gankit.core.weights import find_folder, sha256_of
+from gankit.core.weights import find_folder, sha256_of, shapes_only
 from gankit.errors import GankitError, unknown
 from gankit.plugins.conditioning.text import EncodedText
 
@@ -104,7 +104,7 @@ def clip_weights(model: str, pretrained: str) -> Path | None:
     from open_clip.pretrained import get_pretrained_cfg
 
     clip_config(model)
-    if pretrained == RANDOM:
+    if pretrained == RANDOM or shapes_only():
         return None
     file = Path(pretrained).expanduser()
     if file.suffix == ".safetensors":
@@ -145,7 +145,11 @@ def load_clip(model: str, pretrained: str) -> Any:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             clip = open_clip.create_model(
-                model, load_weights=False, force_quick_gelu=quick_gelu, pretrained_text=False
+                model,
+                load_weights=False,
+                force_quick_gelu=quick_gelu,
+                pretrained_text=False,
+                device=torch.get_default_device(),
             )
         if file is not None:
             open_clip.load_checkpoint(clip, str(file))
