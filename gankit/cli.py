@@ -356,6 +356,28 @@ def average(
 
 
 @app.command()
+def ema(
+    run: Annotated[Path, typer.Argument(help="Folder of a run with train.posthoc_ema.")],
+    out: Annotated[Path, typer.Argument(help="New model folder.")],
+    length: Annotated[float, typer.Option(help="Length of the average, relative to the run: 0.01 to 0.25.")],
+    at: Annotated[
+        str | None, typer.Option(help="Images at which it ends: 2M; by default the newest.")
+    ] = None,
+    strict_plugins: Strict = False,
+) -> None:
+    """Average a run's generator over a length that is chosen afterwards (post-hoc EMA)."""
+    from gankit.core.recipe import parse_count
+    from gankit.operations import ema as reconstruct
+
+    try:
+        images = None if at is None else parse_count(at)
+    except ValueError as error:
+        raise GankitError(f"--at: {error}") from None
+    print(reconstruct(run, out, length=length, at=images))
+    print(f"wrote {out}")
+
+
+@app.command()
 def recipes(strict_plugins: Strict = False) -> None:
     """List recipes."""
     from gankit.core.recipe import read_page
@@ -410,7 +432,7 @@ def show(
 
 OWN_COMMANDS = (
     *("train", "sample", "evaluate", "export", "convert", "inspect", "blend", "average"),
-    *("recipes", "plugins"),
+    *("ema", "recipes", "plugins"),
 )
 
 

@@ -119,7 +119,7 @@ def test_the_estimate_is_near_what_torch_allocates() -> None:
 
     device = pick_device("cpu")
     parts, _ = _build(recipe, assumed_vocabulary(), device)
-    stepper = Stepper(parts, recipe.train, device, distributed.World(), bf16=False)
+    stepper = Stepper(parts, recipe, device, distributed.World(), bf16=False)
     images = torch.randn(recipe.train.batch, *recipe.image_shape).contiguous(
         memory_format=torch.channels_last
     )

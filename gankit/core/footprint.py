@@ -115,13 +115,17 @@ class Footprint:
         return sum(phase.flops / phase.interval for phase in self.phases)
 
 
-def footprint(parts: Parts, images: int, label: Label) -> Footprint:
+def footprint(
+    parts: Parts, images: int, label: Label, *, averages: int = 1, d_steps: int = 1
+) -> Footprint:
     """Run every phase of a training step on the meta device, where `parts` must be.
 
     Args:
         parts: of a recipe; their gradients are changed.
         images: in memory at once, the micro-batch.
         label: such as the data has, for guidance.
+        averages: moving averages of G (and of a conditioner that is trained) that are kept.
+        d_steps: D steps for one G step.
 
     Raises RuntimeError or TypeError if G, D or the loss needs to see numbers; for other parts, `not_counted` says so.
     """
@@ -130,21 +134,21 @@ def footprint(parts: Parts, images: int, label: Label) -> Footprint:
     trained = {"G": _trained(G, parts.conditioner), "D": _trained(*judges)}
     result = Footprint(
         images=images,
-        weights=_size(G) * 2 + sum(_size(m) for m in [*judges, parts.conditioner, *parts.guidance.values()]),
+        weights=_size(G) * (1 + averages) + sum(_size(m) for m in [*judges, parts.conditioner, *parts.guidance.values()]),
         gradients=max(_bytes(side) for side in trained.values()),
         optimizer=2 * sum(_bytes(side) for side in trained.values()),
         phases=[],
     )
     if any(p.requires_grad for p in parts.conditioner.parameters()):
-        result.weights += _size(parts.conditioner)  # its moving average
+        result.weights += _size(parts.conditioner) * averages
 
     lazy = {name: r for name, r in parts.regularizers.items() if r.interval > 1}
     eager = {name: r for name, r in parts.regularizers.items() if r.interval == 1}
     step = _Step(parts, images, [label] * images, eager, result.not_counted)
     runs: list[tuple[str, str, int, Callable[[StepContext], Tensor]]] = [
         ("D", "D", 1, step.d_main),
-        ("G", "G", 1, step.g_main),
-        *((name, r.side, r.interval, lambda c, r=r: r.penalty(c).mean()) for name, r in lazy.items()),
+        ("G", "G", d_steps, step.g_main),
+        *((name, r.side, r.interval * (d_steps if r.side == "G" else 1), lambda c, r=r: r.penalty(c).mean()) for name, r in lazy.items()),
     ]
     for name, side, interval, compute in runs:
         for parameter in [*trained["G"], *trained["D"]]:

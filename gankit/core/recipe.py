@@ -10,23 +10,13 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
 
-from gankit.core import options
+from gankit.core import options, schedules
+from gankit.core.counts import Count
+from gankit.core.counts import parse_count as parse_count
 from gankit.core.plugins import registry
 from gankit.errors import GankitError, unknown
 
 VERSION: Literal[1] = 1
-
-
-def parse_count(value: Any) -> Any:
-    """A number of images: 200000, '200k', '1.5M', '8Mi' (powers of 1024)."""
-    if not isinstance(value, str):
-        return value
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(k|m|g|ki|mi|gi)?\s*", value, re.IGNORECASE)
-    if not match:
-        raise ValueError(f"{value!r} is not a number of images such as 200000, 200k or 8Mi")
-    unit = (match.group(2) or "").lower()
-    base = 1024 if unit.endswith("i") else 1000
-    return round(float(match.group(1)) * base ** (" kmg".index(unit[0]) if unit else 0))
 
 
 def parse_size(value: Any) -> Any:
@@ -39,9 +29,6 @@ def parse_size(value: Any) -> Any:
             raise ValueError(f"{value!r} is not a size such as 64 or 128x64 (height x width)")
         return (int(match.group(1)), int(match.group(2) or match.group(1)))
     return value
-
-
-Count = Annotated[int, BeforeValidator(parse_count)]
 
 
 class _Section(BaseModel):
@@ -72,18 +59,41 @@ class TrainOptions(_Section):
         None, ge=1, description="images in memory at once; splits the batch of a process"
     )
     order: Literal["dg", "gd"] = Field("dg", description="whether a step trains D or G first")
+    d_steps: int = Field(1, ge=1, description="D steps for one G step, each with its own images (BigGAN: 2)")
     lr_g: float = Field(2e-3, gt=0, description="Adam learning rate of G")
     lr_d: float = Field(2e-3, gt=0, description="Adam learning rate of D")
     lr_conditioner: float = Field(3e-6, gt=0, description="Adam learning rate of a trainable conditioner")
+    ttur: float = Field(1.0, gt=0, description="factor on lr_d: two time scales (Heusel et al. 2017)")
     betas: tuple[float, float] = Field((0.0, 0.99), description="Adam betas")
+    betas_g: tuple[float, float] | None = Field(None, description="Adam betas of G, if others")
+    betas_d: tuple[float, float] | None = Field(None, description="Adam betas of D, if others")
     eps: float = Field(1e-8, gt=0, description="Adam epsilon")
     ema_kimg: float = Field(
         10.0, gt=0, description="half-life of the moving average of G, in thousand images"
     )
     ema_rampup: float | None = Field(0.05, description="half-life is at most this share of the images so far")
+    posthoc_ema: list[Annotated[float, Field(gt=0, le=0.28)]] = Field(
+        [], description="lengths of averages that are kept for `gankit ema`, such as [0.05, 0.1]"
+    )
+    posthoc_every: Count | None = Field(
+        None, ge=1, description="images between snapshots of these; a 50th of the run by default"
+    )
     style_mixing: float = Field(
         0.0, ge=0, le=1, description="probability of mixing two latents in a training batch"
     )
+    top_k: float = Field(
+        1.0, gt=0, le=1, description="share of a batch's fakes, the best by D, that G learns from"
+    )
+    blur_sigma: float = Field(
+        0.0, ge=0, description="pixels of blur on all that D sees, at the beginning of a stage"
+    )
+    blur_kimg: float = Field(300.0, gt=0, description="thousand images in which that blur fades out")
+    fade_kimg: float = Field(
+        0.0,
+        ge=0,
+        description="thousand images in which the finest details fade in, at the beginning of a stage",
+    )
+    freeze: list[str] = Field([], description="parts that are not trained, such as discriminator.b64")
     precision: Literal["auto", "fp32", "bf16"] = Field(
         "auto", description="auto: bf16 autocast where hardware has it"
     )
@@ -104,7 +114,7 @@ class TrainOptions(_Section):
 FREE_TO_CHANGE = frozenset(
     {"name", "description", "trackers", "data.path"}
     | {"train.images", "train.micro_batch", "train.max_bad_steps", "train.tick", "train.samples_every"}
-    | {"train.checkpoint_every", "train.keep", "train.workers"}
+    | {"train.checkpoint_every", "train.keep", "train.workers", "train.posthoc_every"}
 )
 
 
@@ -123,6 +133,7 @@ class Recipe(_Section):
     guidance: dict[str, Any] = {}
     augmentation: Any = None
     trackers: dict[str, Any] = {}
+    schedules: dict[str, Any] = {}
     train: TrainOptions = TrainOptions()
 
     @field_validator("regularizers", "guidance", "trackers", mode="before")
@@ -135,6 +146,11 @@ class Recipe(_Section):
             raise ValueError("must map names of plugins to their options, or to false to leave one out")
         return entries
 
+    @field_validator("schedules", mode="before")
+    @classmethod
+    def _no_schedules(cls, value: Any) -> Any:
+        return {} if value is None else value
+
     def to_yaml(self) -> str:
         """The page as text; `parse` of it gives an equal recipe."""
         data = self.model_dump(mode="json")
@@ -143,6 +159,11 @@ class Recipe(_Section):
     @property
     def image_shape(self) -> tuple[int, int, int]:
         return (self.data.channels, *self.data.size)
+
+    def scheduled_options(self) -> dict[str, Any]:
+        """The sections whose numbers may have schedules, as plain mappings."""
+        page = {name: getattr(self, name) or {} for name in schedules.SECTIONS}
+        return {**page, "train": self.train.model_dump()}
 
     def differences(self, other: Recipe) -> list[str]:
         """Lines 'key: mine -> other' for everything that decides what a run computes."""
@@ -189,6 +210,7 @@ def parse(data: Any, origin: str) -> Recipe:
             spec = options.check(kind, {**given, "name": name}, f"{section}.{name}")
             checked[name] = {key: value for key, value in spec.items() if key != "name"}
         setattr(recipe, section, checked)
+    recipe.schedules = schedules.check(recipe.schedules, recipe.scheduled_options(), origin)
     return recipe
 
 

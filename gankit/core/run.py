@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
 
 from gankit.core import checkpoint, distributed, models
 from gankit.core import recipe as recipes
+from gankit.core.interfaces import Conditioner
 from gankit.core.recipe import Recipe
 from gankit.core.step import Stepper
 from gankit.errors import GankitError
 
 STATE = "training/state.json"
-FORMAT = 1  # of that file
+FORMAT = 1  # of that file and of the next
+SNAPSHOTS, SNAPSHOT = "posthoc", "posthoc.json"
 
 
 def ties(fingerprint: str, stepper: Stepper) -> dict[str, Any]:
@@ -50,6 +52,7 @@ def save_checkpoint(run: Path, recipe: Recipe, stepper: Stepper, ties: dict[str,
                 "step": stepper.step,
                 "signs": stepper.signs.tolist(),
                 "bad_total": stepper.bad_total,
+                "posthoc_start": stepper.posthoc.start,
                 "files": files,
                 **ties,
             }
@@ -57,6 +60,24 @@ def save_checkpoint(run: Path, recipe: Recipe, stepper: Stepper, ties: dict[str,
         checkpoint.prune(run, keep)
     distributed.barrier()
     return final
+
+
+def save_snapshots(run: Path, recipe: Recipe, stepper: Stepper, ties: dict[str, Any]) -> None:
+    """Write posthoc/NNN-LENGTH, a model folder for each of the averages that `gankit ema` works on."""
+    if not stepper.world.main:
+        return
+    for length, networks in stepper.posthoc.averages.items():
+        with checkpoint.FolderWriter(run / SNAPSHOTS / f"{stepper.nimg:09d}-{length:g}") as folder:
+            models.save_model(
+                folder,
+                recipe,
+                cast(Conditioner, networks.get("conditioner", stepper.parts.conditioner)),
+                checkpoint.stored_state(networks["generator"]),
+                nimg=stepper.nimg,
+                encoders=ties["encoders"],
+            )
+            page = {"format": FORMAT, "nimg": stepper.nimg, "length": length, "start": stepper.posthoc.start}
+            checkpoint.write_json(folder / SNAPSHOT, page)
 
 
 def restore(folder: Path, recipe: Recipe, stepper: Stepper, ties: dict[str, Any]) -> None:
@@ -95,6 +116,7 @@ def restore(folder: Path, recipe: Recipe, stepper: Stepper, ties: dict[str, Any]
         checkpoint.load_optimizer(optimizer, take(name), folder / name)
     stepper.nimg, stepper.step, stepper.bad_total = state["nimg"], state["step"], state["bad_total"]
     stepper.signs = torch.tensor(state["signs"], dtype=torch.float64)
+    stepper.posthoc.start = state.get("posthoc_start", 0)
 
 
 def _modules(stepper: Stepper) -> dict[str, nn.Module]:
@@ -107,7 +129,7 @@ def _modules(stepper: Stepper) -> dict[str, nn.Module]:
     if stepper.conditioner_params:
         modules["conditioner.safetensors"] = stepper.conditioner_ema
         modules["training/conditioner.safetensors"] = stepper.parts.conditioner
-    for name, module in stepper.parts.stateful().items():
+    for name, module in {**stepper.parts.stateful(), **stepper.posthoc.modules()}.items():
         if module.state_dict():
             modules[f"training/{name}.safetensors"] = module
     return modules

@@ -13,9 +13,11 @@ from torch import Tensor, nn
 from gankit.core import checkpoint, models
 from gankit.core.data import open_source
 from gankit.core.footprint import META, NEEDS_NUMBERS, Footprint, Tally, footprint, meta_condition
+from gankit.core.freezing import freeze
 from gankit.core.interfaces import Conditioner
 from gankit.core.labels import Label, Vocabulary
 from gankit.core.recipe import Recipe
+from gankit.core.schedules import Schedules
 from gankit.core.step import Parts
 from gankit.core.trainer import build_augmentation, build_parts
 
@@ -31,14 +33,17 @@ def summarize(recipe: Recipe) -> str:
         vocabulary = open_source(recipe.data.path, recipe.data.options).vocabulary()
     else:
         vocabulary = assumed_vocabulary()
-    build_augmentation(recipe)  # refuses what does not go with the images
+    train = recipe.train
+    micro = min(train.micro_batch or train.batch, train.batch)
     try:
         view = _View(*_build(recipe, vocabulary, META))
+        frozen = freeze(view.parts.trainable(), train.freeze)
         costs = footprint(
-            view.parts, min(recipe.train.micro_batch or recipe.train.batch, recipe.train.batch), view.label
+            view.parts, micro, view.label, averages=1 + len(train.posthoc_ema), d_steps=train.d_steps
         )
     except NEEDS_NUMBERS:  # a plugin that looks at numbers
         view, costs = _View(*_build(recipe, vocabulary, torch.device("cpu"))), None
+        frozen = freeze(view.parts.trainable(), train.freeze)
         notes.append("memory cannot be estimated: a plugin of this recipe does not work on the meta device")
     if recipe.data.path is None and view.conditioner.accepts & {"cls", "tags"}:
         notes.insert(0, f"no data is given: {ASSUMED:,} classes and tags are assumed")
@@ -49,9 +54,13 @@ def summarize(recipe: Recipe) -> str:
         + (f" and tokens of {conditioner.spec.token_dim}" if conditioner.spec.token_dim else ""),
         f"images: {view.images}, logits an image: {view.logits}",
     ]
+    if frozen:
+        lines.append(f"not trained: {len(frozen)} tensors, such as {frozen[0]}")
     if costs is not None:
         lines += _costs(costs, view.flops)
     statistics = [parts.D.batch_statistics, *(r.batch_statistics for r in parts.regularizers.values())]
+    if train.top_k < 1 or "top_k" in recipe.schedules.get("train", {}):
+        statistics.append("top-k")
     if any(statistics):
         listed = ", ".join(filter(None, statistics))
         notes.append(f"micro-batches change the result of: {listed} (statistics over a batch)")
@@ -66,9 +75,12 @@ def assumed_vocabulary() -> Vocabulary:
 
 def _build(recipe: Recipe, vocabulary: Vocabulary, device: torch.device) -> tuple[Parts, Conditioner]:
     """Networks and training parts; on the meta device no weights are looked for (`gankit.core.weights`)."""
+    augmentation = build_augmentation(recipe)  # on the CPU: it looks at numbers, but it is not run
     with device:
         conditioner = models.build_conditioner(recipe, vocabulary)
         parts = build_parts(recipe.model_copy(update={"augmentation": None}), conditioner, device)
+    parts.augmentation = augmentation
+    Schedules(recipe, recipe.train.model_copy(), parts)  # refuses what cannot be moved
     return parts, conditioner
 
 

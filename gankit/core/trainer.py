@@ -181,7 +181,7 @@ class Trainer:
         bf16 = recipe.train.precision == "bf16" or (
             recipe.train.precision == "auto" and devices.has_fast_bf16(self.device)
         )
-        self.stepper = Stepper(parts, recipe.train, self.device, self.world, bf16)
+        self.stepper = Stepper(parts, recipe, self.device, self.world, bf16)
         self.ties = run.ties(fingerprint, self.stepper)
         if found:
             run.restore(found[-1], recipe, self.stepper, self.ties)
@@ -310,6 +310,9 @@ class Trainer:
             # while gradients are bad the weights may be, too: good checkpoints must not be pushed out by such
             if (due and not stepper.bad_in_a_row) or stop or done:
                 last = run.save_checkpoint(self.out, self.recipe, stepper, self.ties, train.keep)
+            every = train.posthoc_every or max(train.images // 50, 1)
+            if train.posthoc_ema and (crossed(stepper.nimg, train.batch, every) or done):
+                run.save_snapshots(self.out, self.recipe, stepper, self.ties)
             if crossed(stepper.nimg, train.batch, train.samples_every) or stop or done:
                 self._write_samples()
             stop = stop or done
