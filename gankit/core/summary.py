@@ -58,7 +58,8 @@ def summarize(recipe: Recipe) -> str:
         lines.append(f"not trained: {len(frozen)} tensors, such as {frozen[0]}")
     if costs is not None:
         lines += _costs(costs, view.flops)
-    statistics = [parts.D.batch_statistics, *(r.batch_statistics for r in parts.regularizers.values())]
+    statistics = [parts.G.batch_statistics, parts.D.batch_statistics]
+    statistics += [regularizer.batch_statistics for regularizer in parts.regularizers.values()]
     if train.top_k < 1 or "top_k" in recipe.schedules.get("train", {}):
         statistics.append("top-k")
     if any(statistics):

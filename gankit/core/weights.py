@@ -73,6 +73,22 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
         raise GankitError(f"{path} is not a readable safetensors file ({error}); download it again") from None
 
 
+def find_table(where: str, rows: int, columns: int, option: str) -> Tensor:
+    """A table [rows, columns], the only tensor of a .safetensors file or of a hub id's weights.
+
+    Raises GankitError naming `option` if it has another shape."""
+    path = Path(where).expanduser()
+    if path.suffix == ".safetensors" and not path.is_file():
+        raise GankitError(f"{option} = {where!r}: there is no such file")
+    tensors = read_safetensors(path) if path.suffix == ".safetensors" else find_state_dict(where)
+    found = {name: list(tensor.shape) for name, tensor in tensors.items()}
+    if list(found.values()) != [[rows, columns]]:
+        raise GankitError(
+            f"{option} = {where!r} must hold one tensor [{rows}, {columns}], a row for each class, not {found}"
+        )
+    return next(iter(tensors.values())).float()
+
+
 def _users_folder(hub_id: str) -> Path | None:
     root = os.environ.get(ENV_FOLDER)
     return Path(root).expanduser() / hub_id if root else None

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from gankit.core.interfaces import Condition
 from gankit.core.weights import find_folder, sha256_of, shapes_only
@@ -160,6 +160,18 @@ def load_clip(model: str, pretrained: str) -> Any:
         logging.disable(level)
     clip.eval().requires_grad_(False)
     return clip
+
+
+def clip_normalisation(model: str, pretrained: str) -> tuple[Tensor, Tensor]:
+    """Scale and shift [3, 1, 1] that turn images in [-1, 1] into what the image tower was trained on."""
+    from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
+    from open_clip.pretrained import get_pretrained_cfg
+
+    config = get_pretrained_cfg(model, pretrained)
+    mean = torch.tensor(config.get("mean") or OPENAI_DATASET_MEAN)
+    std = torch.tensor(config.get("std") or OPENAI_DATASET_STD)
+    # ((x + 1) / 2 - mean) / std as one multiplication and one addition
+    return (0.5 / std).view(3, 1, 1), ((0.5 - mean) / std).view(3, 1, 1)
 
 
 def clip_tokenizer(model: str) -> Any:

@@ -13,7 +13,7 @@ from gankit.core.random import randint
 from gankit.core.rgb import to_rgb
 from gankit.core.text_cache import TextCache
 from gankit.errors import GankitError
-from gankit.plugins.conditioning.clip_text import clip_config, clip_tokenizer, load_clip
+from gankit.plugins.conditioning.clip_text import clip_config, clip_normalisation, clip_tokenizer, load_clip
 
 
 class CLIPGuidance(Guidance):
@@ -40,21 +40,15 @@ class CLIPGuidance(Guidance):
             raise GankitError(
                 f"crop = {crop} of guidance 'clip' must be a number of pixels, or 0 for no crop"
             )
-        from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
-        from open_clip.pretrained import get_pretrained_cfg
-
         self.weight, self.crop = weight, crop
         self.clip: Any = load_clip(model, pretrained)
         self._tokenizer = clip_tokenizer(model)
         self._texts = TextCache(None, "", clip_config(model)["embed_dim"])
         size = self.clip.visual.image_size
         self._size = (size, size) if isinstance(size, int) else tuple(size)
-        config = get_pretrained_cfg(model, pretrained)
-        mean = torch.tensor(config.get("mean") or OPENAI_DATASET_MEAN)
-        std = torch.tensor(config.get("std") or OPENAI_DATASET_STD)
-        # ((x + 1) / 2 - mean) / std as one multiplication and one addition
-        self.register_buffer("_scale", (0.5 / std).view(3, 1, 1), persistent=False)
-        self.register_buffer("_shift", ((0.5 - mean) / std).view(3, 1, 1), persistent=False)
+        scale, shift = clip_normalisation(model, pretrained)
+        self.register_buffer("_scale", scale, persistent=False)
+        self.register_buffer("_shift", shift, persistent=False)
 
     def train(self, mode: bool = True) -> CLIPGuidance:
         return super().train(False)
