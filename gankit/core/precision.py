@@ -11,7 +11,7 @@ from torch import Tensor
 
 def without_autocast(x: Tensor) -> AbstractContextManager[object]:
     """A region in which autocast is off on the device of `x`; nothing at all where it is off already."""
-    if torch.is_autocast_enabled(x.device.type):
+    if not x.is_meta and torch.is_autocast_enabled(x.device.type):
         return torch.autocast(x.device.type, enabled=False)
     return contextlib.nullcontext()  # keeps exported and compiled graphs free of autocast regions
 

