@@ -9,6 +9,7 @@ from gankit.hookspecs import hookimpl
 BUILTIN = {
     "generator": {
         "stylegan2": "generators.stylegan2:StyleGAN2",
+        "stylegan3": "generators.stylegan3:StyleGAN3",
         "stylegan-t": "generators.stylegan_t:StyleGANT",
     },
     "discriminator": {
