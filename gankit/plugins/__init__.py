@@ -58,6 +58,7 @@ BUILTIN = {
     "weights": {"huggingface": "features.hub:HuggingFaceWeights"},
     "importer": {
         "stylegan2-ada": "importers.stylegan2:StyleGAN2Importer",
+        "stylegan3": "importers.stylegan3:StyleGAN3Importer",
         "stylegan-t": "importers.stylegan_t:StyleGANTImporter",
         "rosinality": "importers.rosinality:RosinalityImporter",
     },
