@@ -69,7 +69,7 @@ def enough(size: int, up: int, before: int, after: int, taps: int) -> int:
     return max(after, taps - size * up - before)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(size=sizes, dim=st.integers(-4, 3), act=st.sampled_from(list(ACTIVATIONS)), bias=st.booleans(),
        gain=st.sampled_from([None, 1, 0.5, -1.5, 0]), alpha=st.sampled_from([None, 0.0, 0.3, -0.2]),
        clamp=st.sampled_from([None, 0.7]), layout=layouts)  # fmt: skip
@@ -80,7 +80,7 @@ def test_bias_act(size, dim, act, bias, gain, alpha, clamp, layout):
     compare(lambda impl, x, *b: cuda.bias_act(x, *b, **options, impl=impl), randn(*size), *b, layout=layout)
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(size=sizes, f=filters, up=st.tuples(factors, factors), down=st.tuples(factors, factors),
        padding=st.tuples(sides, sides, sides, sides), flip=st.booleans(), gain=st.sampled_from([1, 4, 0.7]),
        layout=layouts)  # fmt: skip
@@ -107,7 +107,7 @@ def test_helpers_keep_the_size(helper, size, f, layout, padding, flip):
     compare(lambda impl, x: function(x, f, **options, impl=impl), randn(*size), layout=layout)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(size=sizes, fu=filters, fd=filters, up=factors, down=factors, padding=st.tuples(sides, sides, sides, sides),
        bias=st.booleans(), clamp=st.sampled_from([None, 0.5]), slope=st.sampled_from([0.2, 0.0, 1.0]),
        flip=st.booleans(), layout=layouts)  # fmt: skip
@@ -133,7 +133,7 @@ def test_filtered_lrelu(size, fu, fd, up, down, padding, bias, clamp, slope, fli
     )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(size=sizes, kernel=st.tuples(st.integers(1, 3), st.integers(1, 3)), up=st.integers(1, 4),
        down=factors, f=filters, padding=st.tuples(sides, sides, sides, sides), groups=st.sampled_from([1, 3]),
        flip_weight=st.booleans(), bias=st.booleans(), layout=layouts)  # fmt: skip
@@ -162,7 +162,7 @@ def test_conv2d_resample(size, kernel, up, down, f, padding, groups, flip_weight
     compare(function, x, w, *b, layout=layout)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(size=sizes, kernel=st.sampled_from([1, 3]), resample=st.sampled_from([(1, 1), (2, 1), (1, 2), (2, 2), (4, 1)]),
        noise=st.sampled_from(["none", "image", "batch"]), demodulate=st.booleans(), normalize=st.booleans(),
        input_gain=st.sampled_from(["none", "number", "channels", "samples"]), bias=st.booleans(),

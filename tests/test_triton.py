@@ -26,7 +26,10 @@ TYPICAL = (
     r"bias_act.*fp16 lrelu order 1 block 1024|upfirdn2d.*fp16 up 2 down 1 taps 4x4 tile 64|"
     r"epilogue_backward.*fp16 lrelu tile 1024|filtered.*fp16 up 2 down 2 .* ranks 1, 1 tile 64"
 )
-QUICK = "c00 or c01 or self_tests or test_opcheck or shapes or (upfirdn2d and dtype0) or (modulated and dtype0 and lrelu)"
+QUICK = (
+    "c00 or c01 or self_tests or test_opcheck or shapes or "
+    "(upfirdn2d and dtype0) or (modulated and dtype0 and lrelu)"
+)
 
 
 def run(*arguments: str, **environment: str) -> None:
