@@ -27,7 +27,7 @@ TYPICAL = (
     r"epilogue_backward.*fp16 lrelu tile 1024|filtered.*fp16 up 2 down 2 .* ranks 1, 1 tile 64"
 )
 QUICK = (
-    "c00 or c01 or self_tests or test_opcheck or shapes or "
+    "c00 or c01 or self_tests or test_opcheck or shapes or no_bits or "
     "(upfirdn2d and dtype0) or (modulated and dtype0 and lrelu)"
 )
 

@@ -209,10 +209,21 @@ def filtered_by_definition(x, fu, fd, b, up, down, padding, gain, slope, clamp, 
 
 
 FILTERED = [  # size (h, w), up, down, padding, taps of fu and fd, clamp, flip
-    ((9, 7), 2, 2, (5, -1, 6, 4), (12,), (12,), 0.8, False),
+    ((9, 13), 2, 2, (5, -1, 6, 4), (12,), (12,), 0.8, False),
     ((33, 20), 4, 2, 11, (24,), (12, 12), None, True),  # more than one tile, filter of full rank
     ((8, 8), 1, 4, (3, 2, -1, 3), (1,), (3, 2), 0.5, False),
 ]
+
+
+def test_filtered_lrelu_that_keeps_no_bits():
+    torch.manual_seed(0)
+    x, b, f = torch.randn(1, 2, 6, 5), torch.randn(2), torch.rand(6)
+    with torch.no_grad():
+        y = kernels.filtered_lrelu(x, f, f, b, 2, 2, 5, clamp=1.5)
+    exact = filtered_by_definition(
+        x.double(), f.double(), f.double(), b.double(), 2, 2, 5, 2**0.5, 0.2, 1.5, False
+    )
+    assert_close(y, exact, x.dtype)
 
 
 @pytest.mark.slow

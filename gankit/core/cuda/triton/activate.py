@@ -79,7 +79,7 @@ def _run(
     dy, ddx = (t if t is None else t.contiguous(memory_format=match) for t in (dy, ddx))
     from_output = order > 0 and _from_output(act, alpha, gain)
     bound = 0.0 if clamp is None else float(clamp)
-    if from_output:  # a clamped output was rounded to its dtype: compare with the bound rounded alike
+    if order == 0 or from_output:  # outputs at the bound must be known again, whichever way stores round
         bound = torch.tensor(bound, dtype=x.dtype).item()
     block, warps = CONFIGS[0] if x.numel() >= 2**18 else CONFIGS[1]
     launch(

@@ -24,8 +24,9 @@ from gankit.core.cuda.triton.launch import (
     power_of_2,
 )
 
-# Side of a tile of the enlarged map and warps. Small tiles repeat more of the halo, large ones leave no registers.
-CONFIGS = ((64, 4), (32, 4))
+# Side of a tile of the enlarged map and warps. Small tiles repeat more of the halo; the large one has the registers
+# for half precision and separable filters only.
+LARGE, SMALL = (64, 4), (32, 4)
 FAR = tl.constexpr(2**20)  # tiles start no further than this many samples before the image
 
 
@@ -65,18 +66,19 @@ def filtered_lrelu_kernel(
     ky = iy.trans(1, 0) * UP + pad_y - v0y - v[:, None]  # [TILE, IN_Y]
     kx = ix.trans(1, 0) * UP + pad_x - v0x - v[None, :]  # [IN_X, TILE]
     u = tl.zeros([TILE, TILE], dtype=COMPUTE)
-    for r in tl.static_range(RANK_U):
+    for r in range(RANK_U):
         a = tl.load(fuy_ptr + r * UY + ky, mask=(ky >= 0) & (ky < UY), other=0.0).to(COMPUTE)
         rows = tl.dot(a, x, input_precision=PRECISION, out_dtype=COMPUTE)
         a = tl.load(fux_ptr + r * UX + kx, mask=(kx >= 0) & (kx < UX), other=0.0).to(COMPUTE)
         u = tl.dot(rows, a, acc=u, input_precision=PRECISION, out_dtype=COMPUTE)
 
-    bits = mask_ptr + plane.to(tl.int64) * high_h * mask_w
+    plane_bits = plane.to(tl.int64) * high_h * mask_w
     if READ:
         wy = v0y + offset_y + v[:, None]
         wx = v0x + offset_x + v[None, :]
         known = (wy >= 0) & (wy < high_h) & (wx >= 0) & (wx < high_w)
-        code = tl.load(bits + wy * mask_w + (wx >> 2), mask=known, other=0).to(tl.int32) >> ((wx & 3) * 2) & 3
+        code = tl.load(mask_ptr + plane_bits + wy * mask_w + (wx >> 2), mask=known, other=0).to(tl.int32)
+        code = code >> ((wx & 3) * 2) & 3
         u *= tl.where(known & (code < 2), tl.where(code == 0, gain, gain * slope), 0.0)
     else:
         negative = u < 0
@@ -92,13 +94,14 @@ def filtered_lrelu_kernel(
             wx = v0x // 4 + tl.arange(0, TILE // 4)[None, :]
             own_y = (v[:, None] < OUT * DOWN) | (tile_y == tiles_y - 1)
             own_x = (tl.arange(0, TILE // 4)[None, :] < OUT * DOWN // 4) | (tile_x == tiles_x - 1)
-            tl.store(bits + wy * mask_w + wx, packed, mask=own_y & own_x & (wy < high_h) & (wx < mask_w))
+            own = own_y & own_x & (wy < high_h) & (wx < mask_w)
+            tl.store(mask_ptr + plane_bits + wy * mask_w + wx, packed, mask=own)
 
     o = tl.arange(0, OUT_BLOCK)
     ky = v[None, :] - o[:, None] * DOWN  # [OUT_BLOCK, TILE]
     kx = v[:, None] - o[None, :] * DOWN  # [TILE, OUT_BLOCK]
     y = tl.zeros([OUT_BLOCK, OUT_BLOCK], dtype=COMPUTE)
-    for r in tl.static_range(RANK_D):
+    for r in range(RANK_D):
         d = tl.load(fdy_ptr + r * DY + ky, mask=(ky >= 0) & (ky < DY), other=0.0).to(COMPUTE)
         rows = tl.dot(d, u, input_precision=PRECISION, out_dtype=COMPUTE)
         d = tl.load(fdx_ptr + r * DX + kx, mask=(kx >= 0) & (kx < DX), other=0.0).to(COMPUTE)
@@ -128,11 +131,18 @@ def tile_constants(
     }
 
 
-def choose_config(out: tuple[int, int], down: int, down_taps: tuple[int, int]) -> tuple[int, int]:
+def configs(dtype: torch.dtype, ranks: tuple[int, int]) -> tuple[tuple[int, int], ...]:
+    """What fits the registers, the preferred one first."""
+    half = dtype in (torch.float16, torch.bfloat16)
+    return (LARGE, SMALL) if half and max(ranks) == 1 else (SMALL,)
+
+
+def choose_config(
+    dtype: torch.dtype, ranks: tuple[int, int], out: tuple[int, int], down: int, down_taps: tuple[int, int]
+) -> tuple[int, int]:
     """The small tile where one of them makes the whole map."""
-    small = CONFIGS[1]
-    fits = max(out) * down + max(down_taps) <= small[0]
-    return small if fits else CONFIGS[0]
+    whole = max(out) * down + max(down_taps) <= SMALL[0]
+    return configs(dtype, ranks)[-1 if whole else 0]
 
 
 def run(
@@ -146,7 +156,8 @@ def run(
         raise ValueError(f"one sample of {list(x.shape)} has 2^31 elements or more when enlarged")
     fux, fuy, fdx, fdy = (f.contiguous() for f in filters)
     down_taps = (fdx.shape[1], fdy.shape[1])
-    tile, warps = choose_config((size[0], size[1]), down, down_taps)
+    ranks = (fux.shape[0], fdx.shape[0])
+    tile, warps = choose_config(x.dtype, ranks, (size[0], size[1]), down, down_taps)
     sizes = tile_constants(tile, up, down, (fux.shape[1], fuy.shape[1]), down_taps)
     tiles = triton.cdiv(size[0], sizes["OUT"]), triton.cdiv(size[1], sizes["OUT"])
     double = x.dtype == torch.float64
@@ -156,7 +167,7 @@ def run(
         0 if mask is None else mask.shape[3], *pad, *offset, gain, slope, 0.0 if clamp is None else clamp,
         *x.stride(), *y.stride(), *tiles,
         UP=up, DOWN=down, UX=fux.shape[1], UY=fuy.shape[1], DX=down_taps[0], DY=down_taps[1],
-        RANK_U=fux.shape[0], RANK_D=fdx.shape[0], BIAS=b is not None, CLAMP=clamp is not None,
+        RANK_U=ranks[0], RANK_D=ranks[1], BIAS=b is not None, CLAMP=clamp is not None,
         READ=read, WRITE=mask is not None and not read, COMPUTE=tl.float64 if double else tl.float32,
         PRECISION=precision(x.dtype), **sizes, num_warps=warps,
     )  # fmt: skip
@@ -178,26 +189,27 @@ SHAPES = (
 def variants(dtypes: tuple[torch.dtype, ...]) -> Iterator[Variant]:
     for dtype in dtypes:
         for up, down, up_taps, down_taps, rank_u, rank_d in SHAPES:
-            for tile, warps in CONFIGS:
-                for read in (False, True):
+            for tile, warps in configs(dtype, (rank_u, rank_d)):
+                for role in ("", " sampling", " backward"):  # sampling keeps no bits
                     names = filtered_lrelu_kernel.arg_names
                     types = {name: "*fp32" for name in names if name.endswith("_ptr")}
-                    types |= {
-                        "x_ptr": f"*{TYPE_NAMES[dtype]}",
-                        "y_ptr": f"*{TYPE_NAMES[dtype]}",
-                        "mask_ptr": "*u8",
-                    }
+                    types |= {"x_ptr": f"*{TYPE_NAMES[dtype]}", "y_ptr": f"*{TYPE_NAMES[dtype]}"}
+                    types["mask_ptr"] = "*u8"
                     types |= {name: "i32" for name in names if name.islower() and name not in types}
                     types |= dict.fromkeys(("gain", "slope", "clamp"), "fp32")
+                    read = role == " backward"
                     constants = {
                         "UP": up, "DOWN": down, "UX": up_taps, "UY": up_taps, "DX": down_taps, "DY": down_taps,
                         "RANK_U": rank_u, "RANK_D": rank_d, "BIAS": not read, "CLAMP": not read, "READ": read,
-                        "WRITE": not read, "COMPUTE": tl.float64 if dtype == torch.float64 else tl.float32,
+                        "WRITE": role == "", "COMPUTE": tl.float64 if dtype == torch.float64 else tl.float32,
                         "PRECISION": precision(dtype),
                     }  # fmt: skip
+                    if role == " sampling":
+                        del types["mask_ptr"]
+                        constants["mask_ptr"] = None
                     constants |= tile_constants(tile, up, down, (up_taps,) * 2, (down_taps,) * 2)
                     yield Variant(
                         filtered_lrelu_kernel, types, constants, warps,
                         label=f"{TYPE_NAMES[dtype]} up {up} down {down} taps {up_taps}, {down_taps} "
-                        f"ranks {rank_u}, {rank_d} tile {tile}{' backward' if read else ''}",
+                        f"ranks {rank_u}, {rank_d} tile {tile}{role}",
                     )  # fmt: skip
