@@ -393,6 +393,16 @@ def recipes(strict_plugins: Strict = False) -> None:
     _table(("recipe", "package", "what it is"), rows)
 
 
+@app.command()
+def doctor(strict_plugins: Strict = False) -> None:
+    """Show torch, devices and the operators' implementations, and test these; exit code 1 if one is wrong."""
+    from gankit.doctor import examine
+
+    page, well = examine()
+    print(page)
+    raise typer.Exit(0 if well else 1)
+
+
 plugins_app = typer.Typer(help="List plugins, or show the options of one.", rich_markup_mode=None)
 app.add_typer(plugins_app, name="plugins")
 
@@ -435,7 +445,7 @@ def show(
 
 OWN_COMMANDS = (
     *("train", "sample", "evaluate", "export", "convert", "inspect", "blend", "average"),
-    *("ema", "recipes", "plugins"),
+    *("ema", "recipes", "plugins", "doctor"),
 )
 
 
