@@ -46,7 +46,7 @@ class TestBuiltins(gankit.testing.ConformanceSuite):
     clip: ClassVar[dict[str, Any]] = {}
 
     def options(self, kind: str, name: str) -> dict[str, Any]:
-        return self.clip if name in ("clip", "clip-text") else super().options(kind, name)
+        return self.clip if name in ("clip", "clip-text", "clip-score") else super().options(kind, name)
 
     def source_path(self, name: str, folder: Path) -> str:
         made = make_folder(folder / "images")

@@ -52,9 +52,7 @@ class CLIPScore(ImageMetric):
         self._std = torch.tensor(config.get("std") or OPENAI_DATASET_STD).view(3, 1, 1)
 
     def check(self, bench: Bench) -> None:
-        recipe = bench.pipe.recipe
-        used = [recipe.guidance.get("clip") or {}]
-        if recipe.guidance.get("clip") is not None and used[0].get("model", "ViT-L-14") == self.model:
+        if bench.pipe.recipe.guidance.get("clip", {}).get("model") == self.model:
             warnings.warn(
                 f"the model was trained to please CLIP {self.model}, which metric 'clip-score' now judges by; choose "
                 "another one (--set clip-score.model=...)",
