@@ -222,6 +222,11 @@ def evaluate(
     side: Annotated[
         int | None, typer.Option(help="Pixels at which images enter it; default: what it was trained on.")
     ] = None,
+    captions: Annotated[
+        Path | None,
+        typer.Option(help="Text file of captions, one a line, to draw under; else the data set's."),
+    ] = None,
+    dtype: Annotated[str, typer.Option(help="Precision of feature networks: fp32 or bf16.")] = "fp32",
     seed: Annotated[int, typer.Option(help="Image i is drawn from seed + i.")] = 0,
     psi: Annotated[float, typer.Option(help="Truncation; 1 is none.")] = 1.0,
     set_: Annotated[
@@ -257,18 +262,22 @@ def evaluate(
         feature=feature,
         side=side,
         settings=recipes.parse_set(set_ or []),
+        captions=captions,
+        dtype=dtype,
         seed=seed,
         psi=psi,
         batch_size=batch_size,
         device=device,
+        pictures=out.with_suffix(""),
         quiet=quiet,
     )
+    if not page:  # one of several processes, and not the first
+        return
     evaluation.write_page(page, out)
     if not quiet:
         _table(("metric", "value", "number", "better"), evaluation.table(page))
-        print(
-            f"{page['generated']['images']:,} generated and {page['real']['images']:,} real images; wrote {out}"
-        )
+        real = f" and {page['real']['images']:,} real" if "real" in page else ""
+        print(f"{page['generated']['images']:,} generated{real} images; wrote {out}")
 
 
 @app.command()
