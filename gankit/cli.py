@@ -264,6 +264,28 @@ def evaluate(
 
 
 @app.command()
+def report(
+    run: Annotated[Path, typer.Argument(help="Folder of a run, finished or not.")],
+    out: Annotated[Path | None, typer.Option(help="HTML file; RUN/report.html by default.")] = None,
+) -> None:
+    """Write one HTML page about a run: curves, health, samples over time, metrics, recipe."""
+    from gankit.report import write_report
+
+    print(f"wrote {write_report(run, out)}")
+
+
+@app.command()
+def compare(
+    runs: Annotated[list[Path], typer.Argument(help="Folders of two to eight runs.")],
+    out: Annotated[Path, typer.Option(help="HTML file.")] = Path("comparison.html"),
+) -> None:
+    """Write one HTML page with runs side by side, and what differs in their recipes."""
+    from gankit.report import write_comparison
+
+    print(f"wrote {write_comparison(runs, out)}")
+
+
+@app.command()
 def export(
     model: Annotated[str, typer.Argument(help="Run, checkpoint or model.")],
     out: Annotated[Path, typer.Argument(help="New model folder.")],
@@ -404,7 +426,7 @@ def show(
 
 
 OWN_COMMANDS = (
-    *("train", "sample", "evaluate", "export", "convert", "inspect", "blend", "average"),
+    *("train", "sample", "evaluate", "report", "compare", "export", "convert", "inspect", "blend", "average"),
     *("recipes", "plugins"),
 )
 

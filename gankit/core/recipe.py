@@ -146,7 +146,7 @@ class Recipe(_Section):
 
     def differences(self, other: Recipe) -> list[str]:
         """Lines 'key: mine -> other' for everything that decides what a run computes."""
-        mine, theirs = _flatten(self.model_dump(mode="json")), _flatten(other.model_dump(mode="json"))
+        mine, theirs = flatten(self.model_dump(mode="json")), flatten(other.model_dump(mode="json"))
         lines = []
         for key in sorted(mine.keys() | theirs.keys()):
             free = any(key == f or key.startswith(f + ".") for f in FREE_TO_CHANGE)
@@ -286,10 +286,11 @@ def parse_set(items: list[str]) -> dict[str, Any]:
     return overrides
 
 
-def _flatten(data: Any, prefix: str = "") -> dict[str, Any]:
+def flatten(data: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested dicts -> dotted keys; empty ones are values."""
     if not isinstance(data, dict) or not data:
         return {prefix: data}
     flat: dict[str, Any] = {}
     for key, value in data.items():
-        flat.update(_flatten(value, f"{prefix}.{key}" if prefix else str(key)))
+        flat.update(flatten(value, f"{prefix}.{key}" if prefix else str(key)))
     return flat

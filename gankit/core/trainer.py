@@ -14,7 +14,7 @@ from typing import Any
 import filelock
 import torch
 
-from gankit.core import checkpoint, devices, distributed, models, options, run
+from gankit.core import checkpoint, devices, distributed, machine, models, options, run
 from gankit.core import recipe as recipes
 from gankit.core.data import Batches, open_source
 from gankit.core.grids import save_png
@@ -184,6 +184,8 @@ class Trainer:
                 for name, spec in recipe.trackers.items()
             ]
             self._trim_log()
+            facts = machine.facts(self.device, self.world, bf16)
+            machine.note_session(self.out, self.stepper.nimg, facts)
         self._samples = SampleGrid(self.source, self.stepper, recipe)
         self.batches = Batches(
             self.source,
