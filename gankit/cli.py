@@ -108,6 +108,10 @@ def train(
     seed: Annotated[int | None, typer.Option(help="Seed of everything random.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
     init: Annotated[str | None, typer.Option(help="Model or run to take weights from.")] = None,
+    eval_every: Annotated[
+        str | None, typer.Option(help="Measure the model each 50k images; off by default.")
+    ] = None,
+    keep: Annotated[str | None, typer.Option(help="Checkpoints to keep: 2, or last:2,best:3.")] = None,
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="Override: generator.channel_base=4096.")
     ] = None,
@@ -132,6 +136,8 @@ def train(
         "train.micro_batch": micro_batch,
         "train.workers": workers,
         "train.seed": seed,
+        "train.keep": keep,
+        "evaluation.every": eval_every,
     }
     overrides.update({key: value for key, value in direct.items() if value is not None})
     overrides.update(recipes.parse_set(set_ or []))

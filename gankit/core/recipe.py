@@ -11,6 +11,7 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
 
 from gankit.core import options
+from gankit.core.keep import Keep, checked_keep
 from gankit.core.plugins import registry
 from gankit.errors import GankitError, unknown
 
@@ -94,17 +95,30 @@ class TrainOptions(_Section):
     tick: Count = Field(1000, ge=1, description="images between log lines")
     samples_every: Count = Field(10_000, ge=1, description="images between sample grids")
     checkpoint_every: Count = Field(10_000, ge=1, description="images between checkpoints")
-    keep: int = Field(2, ge=1, description="checkpoints that are kept")
+    keep: Annotated[int | str, BeforeValidator(checked_keep)] = Field(
+        2, description="checkpoints that are kept: a number, or last:2,best:3"
+    )
     workers: int | None = Field(
         None, ge=0, description="processes that decode images; default by number of cores"
     )
+
+
+class EvaluationOptions(_Section):
+    every: Count | None = Field(None, ge=1, description="images between evaluations; null for none")
+    metrics: dict[str, Any] = Field({"fd": {}}, description="metric plugins")
+    feature: Any = Field("timm-cnn", description="feature plugin whose pooled features are compared")
+    num: Count = Field(2000, ge=1, description="generated images, and real ones at most")
+    side: int | None = Field(None, ge=1, description="pixels at which images enter the feature network")
+    batch: int = Field(32, ge=1, description="images at a time")
+    seed: int = Field(0, ge=0, lt=2**31, description="image i is drawn from seed + i")
+    seconds: float = Field(120.0, gt=0, description="an evaluation that takes longer is given up")
 
 
 # Changing these does not change what the run computes, so a resumed run may differ in them.
 FREE_TO_CHANGE = frozenset(
     {"name", "description", "trackers", "data.path"}
     | {"train.images", "train.micro_batch", "train.max_bad_steps", "train.tick", "train.samples_every"}
-    | {"train.checkpoint_every", "train.keep", "train.workers"}
+    | {"train.checkpoint_every", "train.keep", "train.workers", "evaluation"}
 )
 
 
@@ -124,6 +138,7 @@ class Recipe(_Section):
     augmentation: Any = None
     trackers: dict[str, Any] = {}
     train: TrainOptions = TrainOptions()
+    evaluation: EvaluationOptions = EvaluationOptions()
 
     @field_validator("regularizers", "guidance", "trackers", mode="before")
     @classmethod
@@ -187,7 +202,40 @@ def parse(data: Any, origin: str) -> Recipe:
             spec = options.check(kind, {**given, "name": name}, f"{section}.{name}")
             checked[name] = {key: value for key, value in spec.items() if key != "name"}
         setattr(recipe, section, checked)
+    _check_evaluation(recipe)
     return recipe
+
+
+def _check_evaluation(recipe: Recipe) -> None:
+    """Fill in the options of the plugins that measure while a run trains; they are loaded only if it is to."""
+    wish, best = recipe.evaluation, Keep.parse(recipe.train.keep).best
+    if wish.every is None:
+        if best:
+            raise GankitError(
+                f"train.keep = {recipe.train.keep!r} keeps the best checkpoints by a metric, which is measured only if "
+                "evaluation.every is set (--eval-every 50k)"
+            )
+        return
+    wish.feature = options.check("feature", wish.feature, "evaluation.feature")
+    for name, given in wish.metrics.items():
+        spec = options.check("metric", {**(given or {}), "name": name}, f"evaluation.metrics.{name}")
+        wish.metrics[name] = {key: value for key, value in spec.items() if key != "name"}
+    numbers = measured(wish)
+    if not numbers:
+        raise GankitError("evaluation.metrics names no metric that has a better side; use for example fd")
+    for _, name in best:
+        if name and name not in numbers:
+            raise GankitError(unknown("number in train.keep:", name, numbers))
+
+
+def measured(wish: EvaluationOptions) -> dict[str, str]:
+    """Numbers that evaluations give and that have a better side -> 'lower' or 'higher', in the order of the metrics."""
+    found: dict[str, str] = {}
+    for name in wish.metrics:
+        for number, better in registry().load("metric", name).values.items():
+            if better:
+                found.setdefault(number, better)
+    return found
 
 
 def _explain(error: ValidationError) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +29,15 @@ def ties(fingerprint: str, stepper: Stepper) -> dict[str, Any]:
     return {"data": fingerprint, "frozen": frozen, "encoders": parts.conditioner.identity()}
 
 
-def save_checkpoint(run: Path, recipe: Recipe, stepper: Stepper, ties: dict[str, Any], keep: int) -> Path:
-    """Write checkpoints/NNN, then delete the oldest. Collective: every process must call it."""
+def save_checkpoint(
+    run: Path,
+    recipe: Recipe,
+    stepper: Stepper,
+    ties: dict[str, Any],
+    keep: int,
+    spared: Collection[int] = (),
+) -> Path:
+    """Write checkpoints/NNN, then delete all but the newest and the spared. Collective: every process must call it."""
     final = run / "checkpoints" / f"{stepper.nimg:09d}"
     if stepper.world.main:
         with checkpoint.FolderWriter(final) as folder:
@@ -54,7 +62,7 @@ def save_checkpoint(run: Path, recipe: Recipe, stepper: Stepper, ties: dict[str,
                 **ties,
             }
             checkpoint.write_json(folder / STATE, state)
-        checkpoint.prune(run, keep)
+        checkpoint.prune(run, keep, spared)
     distributed.barrier()
     return final
 

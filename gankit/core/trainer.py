@@ -9,7 +9,7 @@ import signal
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import filelock
 import torch
@@ -20,6 +20,7 @@ from gankit.core.data import Batches, open_source
 from gankit.core.grids import save_png
 from gankit.core.images import from_uint8
 from gankit.core.interfaces import Tracker
+from gankit.core.keep import Keep
 from gankit.core.locate import find_model
 from gankit.core.paths import cache_dir
 from gankit.core.progress import Progress
@@ -27,6 +28,9 @@ from gankit.core.recipe import Recipe
 from gankit.core.samples import SampleGrid
 from gankit.core.step import Parts, Stepper
 from gankit.errors import GankitError
+
+if TYPE_CHECKING:
+    from gankit.monitor import Monitor
 
 LOCK = ".lock"  # in the run's folder, held by the process that trains there
 
@@ -130,6 +134,7 @@ class Trainer:
         self.progress = Progress(self.world.main and not quiet)
         self._lock = filelock.FileLock(out / LOCK, timeout=0)
         self.batches: Batches | None = None
+        self.monitor: Monitor | None = None
         self.trackers: list[Tracker] = []
         self.stop_signal = 0
 
@@ -186,6 +191,10 @@ class Trainer:
             self._trim_log()
             facts = machine.facts(self.device, self.world, bf16)
             machine.note_session(self.out, self.stepper.nimg, facts)
+            if recipe.evaluation.every is not None:
+                from gankit.monitor import Monitor
+
+                self.monitor = Monitor(self.out, recipe, self.source, self.stepper, self.progress.say)
         self._samples = SampleGrid(self.source, self.stepper, recipe)
         self.batches = Batches(
             self.source,
@@ -273,6 +282,7 @@ class Trainer:
 
     def _loop(self) -> Path:
         train, stepper = self.recipe.train, self.stepper
+        keep = Keep.parse(train.keep)
         assert self.batches is not None
         last = None
         if stepper.nimg == 0:
@@ -295,21 +305,37 @@ class Trainer:
                 )
             done = stepper.nimg >= train.images
             self.progress.advance(stepper.nimg)
+            measured = not stop and self._evaluate(done)
             if crossed(stepper.nimg, train.batch, train.tick) or stop or done:
                 now = time.perf_counter()
                 seconds, images_done = now - tick_start, stepper.nimg - tick_nimg
                 self._tick(seconds, images_done, self.batches.wait_s - waited)
                 tick_start, tick_nimg, waited = now, stepper.nimg, self.batches.wait_s
-            due = crossed(stepper.nimg, train.batch, train.checkpoint_every)
+            due = crossed(stepper.nimg, train.batch, train.checkpoint_every) or (measured and bool(keep.best))
             # while gradients are bad the weights may be, too: good checkpoints must not be pushed out by such
             if (due and not stepper.bad_in_a_row) or stop or done:
-                last = run.save_checkpoint(self.out, self.recipe, stepper, self.ties, train.keep)
+                spared = self.monitor.spared() if self.monitor is not None else ()
+                last = run.save_checkpoint(self.out, self.recipe, stepper, self.ties, keep.last, spared)
             if crossed(stepper.nimg, train.batch, train.samples_every) or stop or done:
                 self._write_samples()
             stop = stop or done
         newest = last or self._newest()
         assert newest is not None
         return newest
+
+    def _evaluate(self, done: bool) -> bool:
+        """Measure if it is time to; whether that was done, which every process answers alike."""
+        every, stepper = self.recipe.evaluation.every, self.stepper
+        if every is None or stepper.bad_in_a_row:
+            return False
+        if not (crossed(stepper.nimg, self.recipe.train.batch, every) or done):
+            return False
+        measured = self.monitor is not None and self.monitor.evaluate(self._wants_stop)
+        if self.world.size > 1:
+            told = torch.tensor([float(measured)], dtype=torch.float64)
+            distributed.all_sum(told)
+            measured = bool(told > 0)
+        return measured
 
     def _wants_stop(self) -> bool:
         late = self.deadline is not None and time.monotonic() > self.deadline
