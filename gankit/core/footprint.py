@@ -115,9 +115,7 @@ class Footprint:
         return sum(phase.flops / phase.interval for phase in self.phases)
 
 
-def footprint(
-    parts: Parts, images: int, label: Label, *, averages: int = 1, d_steps: int = 1
-) -> Footprint:
+def footprint(parts: Parts, images: int, label: Label, *, averages: int = 1, d_steps: int = 1) -> Footprint:
     """Run every phase of a training step on the meta device, where `parts` must be.
 
     Args:
@@ -134,7 +132,8 @@ def footprint(
     trained = {"G": _trained(G, parts.conditioner), "D": _trained(*judges)}
     result = Footprint(
         images=images,
-        weights=_size(G) * (1 + averages) + sum(_size(m) for m in [*judges, parts.conditioner, *parts.guidance.values()]),
+        weights=_size(G) * (1 + averages)
+        + sum(_size(m) for m in [*judges, parts.conditioner, *parts.guidance.values()]),
         gradients=max(_bytes(side) for side in trained.values()),
         optimizer=2 * sum(_bytes(side) for side in trained.values()),
         phases=[],
@@ -148,7 +147,10 @@ def footprint(
     runs: list[tuple[str, str, int, Callable[[StepContext], Tensor]]] = [
         ("D", "D", 1, step.d_main),
         ("G", "G", d_steps, step.g_main),
-        *((name, r.side, r.interval * (d_steps if r.side == "G" else 1), lambda c, r=r: r.penalty(c).mean()) for name, r in lazy.items()),
+        *(
+            (name, r.side, r.interval * (d_steps if r.side == "G" else 1), lambda c, r=r: r.penalty(c).mean())
+            for name, r in lazy.items()
+        ),
     ]
     for name, side, interval, compute in runs:
         for parameter in [*trained["G"], *trained["D"]]:

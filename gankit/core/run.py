@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, cast
 
@@ -39,9 +40,15 @@ def stage_of(folder: Path) -> int:
 
 
 def save_checkpoint(
-    run: Path, recipe: Recipe, stepper: Stepper, ties: dict[str, Any], keep: int, stage: int = 0
+    run: Path,
+    recipe: Recipe,
+    stepper: Stepper,
+    ties: dict[str, Any],
+    keep: int,
+    spared: Collection[int] = (),
+    stage: int = 0,
 ) -> Path:
-    """Write checkpoints/NNN, then delete the oldest. Collective: every process must call it."""
+    """Write checkpoints/NNN, then delete all but the newest and the spared. Collective: every process must call it."""
     final = run / "checkpoints" / f"{stepper.nimg:09d}"
     if stepper.world.main:
         with checkpoint.FolderWriter(final) as folder:
@@ -69,7 +76,7 @@ def save_checkpoint(
                 **ties,
             }
             checkpoint.write_json(folder / STATE, state)
-        checkpoint.prune(run, keep)
+        checkpoint.prune(run, keep, spared)
     distributed.barrier()
     return final
 

@@ -10,17 +10,28 @@ import signal
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import filelock
 import torch
 
-from gankit.core import checkpoint, composition, devices, distributed, models, options, run, stages
+from gankit.core import (
+    checkpoint,
+    composition,
+    devices,
+    distributed,
+    machine,
+    models,
+    options,
+    run,
+    stages,
+)
 from gankit.core import recipe as recipes
 from gankit.core.data import Batches, open_source
 from gankit.core.grids import save_png
 from gankit.core.images import from_uint8
 from gankit.core.interfaces import Augmentation, Tracker
+from gankit.core.keep import Keep
 from gankit.core.locate import find_model
 from gankit.core.paths import cache_dir
 from gankit.core.progress import Progress
@@ -28,6 +39,9 @@ from gankit.core.recipe import Recipe
 from gankit.core.samples import SampleGrid
 from gankit.core.step import Parts, Stepper
 from gankit.errors import GankitError
+
+if TYPE_CHECKING:
+    from gankit.monitor import Monitor
 
 LOCK = ".lock"  # in the run's folder, held by the process that trains there
 
@@ -148,6 +162,7 @@ class Trainer:
         self.progress = Progress(self.world.main and not quiet)
         self._lock = filelock.FileLock(out / LOCK, timeout=0)
         self.batches: Batches | None = None
+        self.monitor: Monitor | None = None
         self.trackers: list[Tracker] = []
         self.stop_signal = 0
 
@@ -197,6 +212,8 @@ class Trainer:
                 for name, spec in recipe.trackers.items()
             ]
             self._trim_log()
+            facts = machine.facts(self.device, self.world, self.stepper.bf16)
+            machine.note_session(self.out, self.stepper.nimg, facts)
         self._open_data()
 
     def _build(self, *, init: bool = False) -> Stepper:
@@ -213,9 +230,14 @@ class Trainer:
         return Stepper(parts, recipe, self.device, self.world, bf16)
 
     def _open_data(self) -> None:
+        """Whatever reads the data set at the size of this stage."""
         recipe = self.recipe
         if self.batches is not None:
             self.batches.close()
+        if self.world.main and recipe.evaluation.every is not None:
+            from gankit.monitor import Monitor
+
+            self.monitor = Monitor(self.out, recipe, self.source, self.stepper, self.progress.say)
         self._samples = SampleGrid(self.source, self.stepper, recipe)
         self.batches = Batches(
             self.source,
@@ -322,6 +344,7 @@ class Trainer:
     def _loop(self) -> tuple[Path, bool]:
         """Train to the end of the stage; returns the last checkpoint and whether somebody wants to stop."""
         train, stepper = self.recipe.train, self.stepper
+        keep = Keep.parse(train.keep)
         end = train.images
         if self.stage < len(self.whole.stages) - 1:
             end = min(end, self.whole.stages[self.stage]["until"])
@@ -347,15 +370,19 @@ class Trainer:
                 )
             done = stepper.nimg >= end
             self.progress.advance(stepper.nimg)
+            measured = not stop and self._evaluate(done)
             if crossed(stepper.nimg, train.batch, train.tick) or stop or done:
                 now = time.perf_counter()
                 seconds, images_done = now - tick_start, stepper.nimg - tick_nimg
                 self._tick(seconds, images_done, self.batches.wait_s - waited)
                 tick_start, tick_nimg, waited = now, stepper.nimg, self.batches.wait_s
-            due = crossed(stepper.nimg, train.batch, train.checkpoint_every)
+            due = crossed(stepper.nimg, train.batch, train.checkpoint_every) or (measured and bool(keep.best))
             # while gradients are bad the weights may be, too: good checkpoints must not be pushed out by such
             if (due and not stepper.bad_in_a_row) or stop or done:
-                last = run.save_checkpoint(self.out, self.recipe, stepper, self.ties, train.keep, self.stage)
+                spared = self.monitor.spared() if self.monitor is not None else ()
+                last = run.save_checkpoint(
+                    self.out, self.recipe, stepper, self.ties, keep.last, spared, self.stage
+                )
             every = train.posthoc_every or max(train.images // 50, 1)
             if train.posthoc_ema and (crossed(stepper.nimg, train.batch, every) or done):
                 run.save_snapshots(self.out, self.recipe, stepper, self.ties)
@@ -364,6 +391,20 @@ class Trainer:
         newest = last or self._newest()
         assert newest is not None
         return newest, stop
+
+    def _evaluate(self, done: bool) -> bool:
+        """Measure if it is time to; whether that was done, which every process answers alike."""
+        every, stepper = self.recipe.evaluation.every, self.stepper
+        if every is None or stepper.bad_in_a_row:
+            return False
+        if not (crossed(stepper.nimg, self.recipe.train.batch, every) or done):
+            return False
+        measured = self.monitor is not None and self.monitor.evaluate(self._wants_stop)
+        if self.world.size > 1:
+            told = torch.tensor([float(measured)], dtype=torch.float64)
+            distributed.all_sum(told)
+            measured = bool(told > 0)
+        return measured
 
     def _wants_stop(self) -> bool:
         late = self.deadline is not None and time.monotonic() > self.deadline

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from gankit.bench import Bench, Part
-from gankit.core.cuda.upfirdn2d import filter2d, upsample2d
+from gankit.core.cuda import filter2d, upsample2d
 from gankit.core.interfaces import Generator, ModelMetric
 from gankit.errors import GankitError
 
