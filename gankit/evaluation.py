@@ -200,6 +200,76 @@ def _unlabelled(name: str, judge: ImageMetric, which: str) -> GankitError:
 # -------------------------------------------------------------------------------------------------- evaluation
 
 
+class Session:
+    """Metrics that are measured on one bench, once or, while it trains, again and again.
+
+    Args:
+        bench: what is measured.
+        plugins: metrics by name, checked by `check_before_drawing`.
+
+    Attributes:
+        cached: whether the features of the real images were found in the cache.
+    """
+
+    def __init__(self, bench: Bench, plugins: Mapping[str, Measure]) -> None:
+        self.bench, self.plugins, self.cached = bench, plugins, False
+        self.compared = {name: metric for name, metric in plugins.items() if isinstance(metric, Metric)}
+        self.judges = {name: metric for name, metric in plugins.items() if isinstance(metric, ImageMetric)}
+        self.features = Features()
+        self.jobs = {n: self.features.want(m, bench.backbone_of(m)) for n, m in self.compared.items()}
+        for judge in self.judges.values():
+            judge.to(bench.pipe.device)
+        self._real: dict[Job, FeatureSet] | None = None
+
+    def real(self) -> dict[Job, FeatureSet]:
+        """Features of the real images, taken once."""
+        if self._real is None:
+            self._real = {}
+            if self.features.real:
+                self._real, self.cached = real_features(self.bench, self.features)
+        return self._real
+
+    def measure(self, pictures: Path | None = None) -> dict[str, dict[str, Any]]:
+        """Metric -> its values and what they depend on; in other processes than the first, of no use."""
+        bench = self.bench
+        results: dict[str, dict[str, Any]] = {}
+        if self.compared or self.judges:
+            with tempfile.TemporaryDirectory(prefix="gankit-", ignore_cleanup_errors=True) as scratch:
+                results = self._of_images(Path(scratch), pictures)
+        for name, plugin in self.plugins.items():
+            if isinstance(plugin, ModelMetric):
+                results[name] = {"values": reported(name, plugin, plugin.probe(bench))}
+                if plugin.uses_feature:
+                    results[name]["feature"] = bench.backbone_of(plugin).facts("taps")
+        return results
+
+    def _of_images(self, scratch: Path, pictures: Path | None) -> dict[str, dict[str, Any]]:
+        bench, results = self.bench, {}
+        real = self.real()
+        fake, scores = generated_features(bench, self.features, self.judges, scratch)
+        bench.progress.end()
+        for name, metric in self.compared.items() if bench.world.main else ():
+            job = self.jobs[name]
+            backbone, output, ours = self.features.backbones[job[0]], metric.output, fake[job]
+            theirs = real[job] if metric.needs_real else ours
+            results[name] = {
+                "values": measure(name, metric, theirs, ours),
+                "feature": {
+                    **backbone.facts(output),
+                    "width": ours.width,
+                    **_deviation(backbone, output),
+                },
+            }
+            if pictures is not None:
+                made = metric.pictures(theirs, ours, Album(bench))
+                results[name]["pictures"] = [_keep(image, pictures, part) for part, image in made.items()]
+        for name, judge in self.judges.items():
+            values, details = judge.summarise(scores[name])
+            results[name] = {"values": reported(name, judge, values), "details": details, **judge.facts()}
+        fake.clear()  # closes the files that are about to vanish
+        return results
+
+
 def evaluate(
     model: str,
     *,
@@ -275,45 +345,10 @@ def evaluate(
     where = _open_data(bench, plugins, data)
     if bench.source is not None:
         bench.num_real = min(num if num_real is None else num_real, len(bench.source))
-    _check_before_drawing(bench, plugins)
+    check_before_drawing(bench, plugins)
 
-    compared = {name: metric for name, metric in plugins.items() if isinstance(metric, Metric)}
-    judges = {name: metric for name, metric in plugins.items() if isinstance(metric, ImageMetric)}
-    features = Features()
-    jobs = {name: features.want(metric, bench.backbone_of(metric)) for name, metric in compared.items()}
-    for judge in judges.values():
-        judge.to(pipe.device)
-    results: dict[str, dict[str, Any]] = {}
-    cached = False
-    with tempfile.TemporaryDirectory(prefix="gankit-", ignore_cleanup_errors=True) as scratch:
-        if compared or judges:
-            real, cached = real_features(bench, features) if features.real else ({}, False)
-            fake, scores = generated_features(bench, features, judges, Path(scratch))
-            bench.progress.end()
-            for name, metric in compared.items() if world.main else ():
-                backbone, output = features.backbones[jobs[name][0]], metric.output
-                ours = fake[jobs[name]]
-                theirs = real[jobs[name]] if metric.needs_real else ours
-                results[name] = {
-                    "values": measure(name, metric, theirs, ours),
-                    "feature": {
-                        **backbone.facts(output),
-                        "width": ours.width,
-                        **_deviation(backbone, output),
-                    },
-                }
-                if pictures is not None:
-                    made = metric.pictures(theirs, ours, Album(bench))
-                    results[name]["pictures"] = [_keep(image, pictures, part) for part, image in made.items()]
-            for name, judge in judges.items():
-                values, details = judge.summarise(scores[name])
-                results[name] = {"values": reported(name, judge, values), "details": details, **judge.facts()}
-            fake.clear()  # closes the files that are about to vanish
-    for name, plugin in plugins.items():
-        if isinstance(plugin, ModelMetric):
-            results[name] = {"values": reported(name, plugin, plugin.probe(bench))}
-            if plugin.uses_feature:
-                results[name]["feature"] = bench.backbone_of(plugin).facts("taps")
+    session = Session(bench, plugins)
+    results = session.measure(pictures)
     bench.progress.end()
     if not world.main:
         return {}
@@ -321,7 +356,7 @@ def evaluate(
         results[name]["better"] = dict(plugins[name].values)
         checked = options.check("metric", specs[name])
         results[name]["options"] = {k: v for k, v in checked.items() if k not in ("name", "feature")}
-    return _page(bench, {name: results[name] for name in plugins}, str(model), where, cached, captions, start)
+    return _page(bench, {name: results[name] for name in plugins}, str(model), where, session.cached, captions, start)
 
 
 def _deviation(backbone: Backbone, output: str) -> dict[str, float]:
@@ -345,7 +380,7 @@ def _open_data(bench: Bench, plugins: Mapping[str, Measure], data: str | None) -
     return None
 
 
-def _check_before_drawing(bench: Bench, plugins: Mapping[str, Measure]) -> None:
+def check_before_drawing(bench: Bench, plugins: Mapping[str, Measure]) -> None:
     """Raise GankitError for what cannot come to a good end."""
     for name, metric in plugins.items():
         sizes = [("--num", bench.num)]

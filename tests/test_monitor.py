@@ -107,7 +107,8 @@ def test_a_run_with_evaluations_equals_one_without(
 
     words = Page(write_report(tmp_path / "resumed").read_text(encoding="utf-8")).words
     assert "best kid" in words
-    assert "from image 16" in words  # the second session
+    assert "logging since 8 images" in words
+    assert "logging since 24 images" in words  # the second process
     assert "precision fp32" in words
 
 

@@ -127,7 +127,8 @@ def test_hostile_names_stay_text(tmp_path: Path) -> None:
     page["generated"] = {"trained_images": 3000, "images": evil, "psi": evil}
     page["feature"] = {"name": evil, "input": evil}
     (run / "evaluation.json").write_text(json.dumps(page))
-    (run / "sessions.jsonl").write_text(json.dumps({"device": evil, evil: 1}) + "\n")
+    line = {"nimg": 4000, "time": 1.5, "machine": {"device": evil, evil: 1}}
+    (run / "log.jsonl").write_text((run / "log.jsonl").read_text() + json.dumps(line))
     for file in (
         write_report(run, tmp_path / "r.html"),
         write_comparison([run, write_run(tmp_path / "b", lines(2))], tmp_path / "c.html"),

@@ -1,18 +1,14 @@
-"""What a run is trained on: hardware and versions, one line of sessions.jsonl each time that training begins."""
+"""What a run is trained on: hardware and versions, as 'machine' in the first line of log.jsonl after each start."""
 
 from __future__ import annotations
 
-import json
 import os
 import platform
-import time
-from pathlib import Path
 from typing import Any
 
 import torch
 
 import gankit
-from gankit.core import checkpoint
 from gankit.core.distributed import World
 
 
@@ -46,9 +42,3 @@ def _processor() -> str:
     except OSError:
         names = []
     return (names[0] if names else "") or platform.processor() or platform.machine()
-
-
-def note_session(run: Path, nimg: int, found: dict[str, Any]) -> None:
-    """Append a line to RUN/sessions.jsonl: training goes on at `nimg` images, now, on this machine."""
-    with checkpoint.write_advice(run), open(run / "sessions.jsonl", "a", encoding="utf-8") as file:
-        file.write(json.dumps({"nimg": nimg, "time": round(time.time(), 1), **found}) + "\n")

@@ -165,6 +165,7 @@ class Trainer:
         self.monitor: Monitor | None = None
         self.trackers: list[Tracker] = []
         self.stop_signal = 0
+        self._machine: dict[str, Any] = {}  # goes into the first line that this process logs
 
     def __enter__(self) -> Trainer:
         return self
@@ -212,8 +213,7 @@ class Trainer:
                 for name, spec in recipe.trackers.items()
             ]
             self._trim_log()
-            facts = machine.facts(self.device, self.world, self.stepper.bf16)
-            machine.note_session(self.out, self.stepper.nimg, facts)
+            self._machine = machine.facts(self.device, self.world, self.stepper.bf16)
         self._open_data()
 
     def _build(self, *, init: bool = False) -> Stepper:
@@ -427,9 +427,11 @@ class Trainer:
         meter.reset()
         if not self.world.main:
             return
-        line: dict[str, float | None] = {"nimg": self.stepper.nimg, "time": round(time.time(), 1)}
+        line: dict[str, Any] = {"nimg": self.stepper.nimg, "time": round(time.time(), 1)}
         for name, value in sorted(scalars.items()):
             line[name] = float(f"{value:.5g}") if math.isfinite(value) else None
+        if self._machine:
+            line["machine"], self._machine = self._machine, {}
         with checkpoint.write_advice(self.out):
             with open(self.out / "log.jsonl", "a", encoding="utf-8") as file:
                 file.write(json.dumps(line) + "\n")

@@ -24,7 +24,7 @@ from gankit.report import pictures
 from gankit.report.charts import Chart, Curve, chart, sparkline
 from gankit.report.conditioning import conditioning_of
 from gankit.report.health import Check, checks
-from gankit.report.reading import Evaluation, Run, Series, finite
+from gankit.report.reading import Evaluation, Run, Series
 
 MAX_BYTES = 16 << 20  # of pictures and film in a page
 MAX_RUNS = 8  # side by side: as many as there are colours
@@ -223,18 +223,11 @@ def _setting(evaluation: Evaluation) -> str:
 def _hardware(run: Run) -> list[dict[str, str]]:
     """One row for each process that trained here."""
     rows = []
-    for session in run.sessions:
-        row = {
-            str(key).replace("_", " "): str(value)
-            for key, value in session.items()
-            if key not in ("time", "nimg")
-        }
-        when = finite(session.get("time"))
+    for nimg, when, machine in run.sessions:
+        row = {"logging since": f"{nimg:,} images"}
         if when is not None:
-            row = {"began": time.strftime("%Y-%m-%d %H:%M", time.localtime(when)), **row}
-        if isinstance(session.get("nimg"), int):
-            row = {"from image": f"{session['nimg']:,}", **row}
-        rows.append(row)
+            row["at"] = time.strftime("%Y-%m-%d %H:%M", time.localtime(when))
+        rows.append(row | {str(key): str(value) for key, value in machine.items()})
     return rows
 
 

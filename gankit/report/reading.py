@@ -85,7 +85,6 @@ class Run:
         grids: sample grids, oldest first.
         real: the grid of real images under the same conditions, or None.
         evaluations: results found in the folder, by images trained.
-        sessions: what each process that trained here ran on, oldest first.
     """
 
     def __init__(self, folder: str | Path) -> None:
@@ -115,7 +114,6 @@ class Run:
         real = self.folder / "samples" / "real.png"
         self.real = real if real.is_file() else None
         self.evaluations = self._evaluations()
-        self.sessions = list(_json_lines(self.folder / "sessions.jsonl"))
 
     # ------------------------------------------------------------------------------------------------- facts
 
@@ -123,6 +121,16 @@ class Run:
     def flat_recipe(self) -> dict[str, Any]:
         """Dotted keys -> values."""
         return {key: value for key, value in flatten(self.recipe).items() if key != "gankit"}
+
+    @property
+    def sessions(self) -> list[tuple[int, float | None, Mapping[str, Any]]]:
+        """Each time that training began, as far as it is recorded: images and time at its first log line, what it ran
+        on."""
+        return [
+            (line["nimg"], finite(line.get("time")), line["machine"])
+            for line in self.lines
+            if isinstance(line.get("machine"), Mapping)
+        ]
 
     @property
     def nimg(self) -> int:
