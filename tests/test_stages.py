@@ -163,7 +163,14 @@ def test_a_run_goes_through_its_stages(run: Path) -> None:
     )  # from the stage's beginning
 
 
-@pytest.mark.parametrize("stops", [(8, 24), (16, 28), (20, 36)], ids=["within", "between", "just after"])
+@pytest.mark.parametrize(
+    "stops",
+    [
+        pytest.param((8, 24), marks=pytest.mark.slow, id="within"),
+        pytest.param((16, 28), id="between"),
+        pytest.param((20, 36), marks=pytest.mark.slow, id="just after"),
+    ],
+)
 def test_stopped_runs_continue_to_the_bit(
     stops: tuple[int, ...], run: Path, images: Path, tmp_path: Path
 ) -> None:

@@ -154,16 +154,12 @@ def _load(target: nn.Module, source: nn.Module) -> None:
 
 
 def _carry_state(old: Stepper, new: Stepper, before: Recipe, after: Recipe) -> None:
-    """Strength of the augmentation, running means of regularizers: where they are set up as before."""
+    """Weights and running means of regularizers; the strength of an augmentation that is set up as before."""
     theirs = old.parts.stateful()
     for name, module in new.parts.stateful().items():
-        kind, _, plugin = name.partition(".")
-        sections = (
-            (before.augmentation, after.augmentation)
-            if kind == "augmentation"
-            else (before.regularizers.get(plugin), after.regularizers.get(plugin))
-        )
-        if sections[0] == sections[1] and name in theirs and _alike(theirs[name], module):
+        if name == "augmentation" and before.augmentation != after.augmentation:
+            continue
+        if name in theirs and _alike(theirs[name], module):
             _load(module, theirs[name])
 
 

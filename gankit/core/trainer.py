@@ -334,6 +334,7 @@ class Trainer:
         )
         with devices.memory_advice(advice):
             self.set_up()
+            self.progress.start(self.stepper.nimg, self.whole.train.images, self.deadline)
             with self._signals():
                 last, stopped = self._loop()
                 while not stopped and self.stepper.nimg < self.whole.train.images:
@@ -352,7 +353,6 @@ class Trainer:
         last = None
         if stepper.nimg == 0:
             self._write_samples(real=True)
-        self.progress.start(stepper.nimg, train.images, self.deadline)
         tick_start, tick_nimg, waited = time.perf_counter(), stepper.nimg, self.batches.wait_s
         stop, done = False, stepper.nimg >= end
         stream = iter(self.batches)
