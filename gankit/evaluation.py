@@ -244,7 +244,7 @@ class Session:
         return results
 
     def _of_images(self, scratch: Path, pictures: Path | None) -> dict[str, dict[str, Any]]:
-        bench, results = self.bench, {}
+        bench, results = self.bench, dict[str, dict[str, Any]]()
         real = self.real()
         fake, scores = generated_features(bench, self.features, self.judges, scratch)
         bench.progress.end()
@@ -356,7 +356,9 @@ def evaluate(
         results[name]["better"] = dict(plugins[name].values)
         checked = options.check("metric", specs[name])
         results[name]["options"] = {k: v for k, v in checked.items() if k not in ("name", "feature")}
-    return _page(bench, {name: results[name] for name in plugins}, str(model), where, session.cached, captions, start)
+    return _page(
+        bench, {name: results[name] for name in plugins}, str(model), where, session.cached, captions, start
+    )
 
 
 def _deviation(backbone: Backbone, output: str) -> dict[str, float]:
