@@ -143,6 +143,12 @@ class Stepper:
             self.meter.add(f"schedule/{name}", value)
         for optimizer in (self.opt_g, self.opt_d):
             self._set_rates(optimizer)
+        self._share, self._g_fades = 1.0, False  # of the finest details, and whether G cares for its own
+        if train.fade_kimg:
+            self._share = min((self.nimg - self.stage_start) / (1000 * train.fade_kimg), 1.0)
+            self._g_fades = parts.G.fade_in(self._share)
+            for network in (self.G_ema, parts.D):
+                network.fade_in(self._share)
         torch.manual_seed((self.train.seed << 20) ^ self.nimg)  # for plugins that draw from torch directly
         cond = None
         if not self.conditioner_params:
@@ -281,11 +287,11 @@ class Stepper:
     def _sample_z(self, count: int) -> Tensor:
         return randn(count, self.parts.G.z_dim, device=self.device)
 
-    def _augment(self, images: Tensor) -> Tensor:
-        """Everything in front of D."""
+    def _augment(self, images: Tensor, *, fake: bool = False) -> Tensor:
+        """Everything in front of D; `fake` ones may have faded details of their own."""
         train, seen = self.train, self.nimg - self.stage_start
-        if train.fade_kimg:
-            images = lens.fade_in(images, seen / (1000 * train.fade_kimg))
+        if not (fake and self._g_fades):
+            images = lens.fade_in(images, self._share)
         images = lens.blur(images, train.blur_sigma * max(1 - seen / (1000 * train.blur_kimg), 0))
         return images if self.parts.augmentation is None else self.parts.augmentation(images)
 
@@ -312,7 +318,7 @@ class Stepper:
             with torch.no_grad():
                 fake = self._fake(context, update_emas=True)
             context.features["fake"] = fake
-            context.features["fake features"] = D.features(self._augment(fake))
+            context.features["fake features"] = D.features(self._augment(fake, fake=True))
             fake_logits = D.score(context.features["fake features"], context.cond)
             context.features["real"] = D.features(self._augment(context.real))
             real_logits = D.score(context.features["real"], context.cond)
@@ -332,7 +338,7 @@ class Stepper:
         with self._autocast():
             fake = context.features["fake"] = self._fake(context, update_emas=False)
             judged = context.cond.detach()
-            context.features["fake features"] = D.features(self._augment(fake))
+            context.features["fake features"] = D.features(self._augment(fake, fake=True))
             fake_logits = D.score(context.features["fake features"], judged)
             real_logits = None
             if self.parts.loss.g_needs_real:
