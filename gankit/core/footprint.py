@@ -50,9 +50,10 @@ class Tally(TorchDispatchMode):
     ) -> Any:
         kwargs = kwargs or {}
         result = func(*args, **kwargs)
-        count = flop_registry.get(func._overloadpacket)
-        if count is not None:
-            self.flops += count(*args, **kwargs, out_val=result)
+        if func is torch.ops.aten.convolution_backward.default:
+            self.flops += _conv_backward_flops(*args, **kwargs)
+        elif func._overloadpacket in flop_registry:
+            self.flops += flop_registry[func._overloadpacket](*args, **kwargs, out_val=result)
         given = {id(t.untyped_storage()) for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)}
         for tensor in tree_leaves(result):
             if isinstance(tensor, Tensor):
@@ -71,6 +72,13 @@ class Tally(TorchDispatchMode):
     def _drop(self, key: int, size: int) -> None:
         self._alive.discard(key)
         self.now -= size
+
+
+def _conv_backward_flops(grad: Tensor, x: Tensor, weight: Tensor, *rest: Any) -> int:
+    """Each gradient costs what the convolution does; torch's own count takes weights of all groups for dense ones."""
+    *_, transposed, _output_padding, _groups, wanted = rest
+    places = (x if transposed else grad).shape[2:].numel()
+    return 2 * len(x) * places * weight.numel() * sum(wanted[:2])
 
 
 @dataclass
@@ -115,9 +123,7 @@ class Footprint:
         return sum(phase.flops / phase.interval for phase in self.phases)
 
 
-def footprint(
-    parts: Parts, images: int, label: Label, *, averages: int = 1, d_steps: int = 1
-) -> Footprint:
+def footprint(parts: Parts, images: int, label: Label, *, averages: int = 1, d_steps: int = 1) -> Footprint:
     """Run every phase of a training step on the meta device, where `parts` must be.
 
     Args:
@@ -134,7 +140,8 @@ def footprint(
     trained = {"G": _trained(G, parts.conditioner), "D": _trained(*judges)}
     result = Footprint(
         images=images,
-        weights=_size(G) * (1 + averages) + sum(_size(m) for m in [*judges, parts.conditioner, *parts.guidance.values()]),
+        weights=_size(G) * (1 + averages)
+        + sum(_size(m) for m in [*judges, parts.conditioner, *parts.guidance.values()]),
         gradients=max(_bytes(side) for side in trained.values()),
         optimizer=2 * sum(_bytes(side) for side in trained.values()),
         phases=[],
@@ -148,7 +155,10 @@ def footprint(
     runs: list[tuple[str, str, int, Callable[[StepContext], Tensor]]] = [
         ("D", "D", 1, step.d_main),
         ("G", "G", d_steps, step.g_main),
-        *((name, r.side, r.interval * (d_steps if r.side == "G" else 1), lambda c, r=r: r.penalty(c).mean()) for name, r in lazy.items()),
+        *(
+            (name, r.side, r.interval * (d_steps if r.side == "G" else 1), lambda c, r=r: r.penalty(c).mean())
+            for name, r in lazy.items()
+        ),
     ]
     for name, side, interval, compute in runs:
         for parameter in [*trained["G"], *trained["D"]]:

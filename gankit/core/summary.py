@@ -63,7 +63,7 @@ def summarize(recipe: Recipe) -> str:
     if train.top_k < 1 or "top_k" in recipe.schedules.get("train", {}):
         statistics.append("top-k")
     if any(statistics):
-        listed = ", ".join(filter(None, statistics))
+        listed = ", ".join(dict.fromkeys(filter(None, statistics)))
         notes.append(f"micro-batches change the result of: {listed} (statistics over a batch)")
     return "\n".join([*lines, *notes])
 
