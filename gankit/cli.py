@@ -157,6 +157,9 @@ def train(
         from gankit.core.summary import summarize
 
         print(summarize(resolved))
+        for index in range(len(resolved.stages)):
+            print(f"\n--- stage {index + 1} of {len(resolved.stages)}\n")
+            print(summarize(resolved.at_stage(index)))
         return
     out = out if out is not None else Path("runs") / resolved.name
     from gankit.core.trainer import Trainer

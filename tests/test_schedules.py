@@ -14,11 +14,14 @@ from runs import TINY, assert_same, tensors_of, tiny_set
 from torch import nn
 
 import gankit
-from gankit.core import checkpoint, lens
+from gankit.core import checkpoint, lens, options
 from gankit.core import recipe as recipes
+from gankit.core.cuda import downsample2d, setup_filter, upsample2d
 from gankit.core.freezing import freeze
+from gankit.core.interfaces import CondSpec
 from gankit.core.schedules import Schedule
 from gankit.core.step import Stepper
+from gankit.core.transfer import transfer
 from gankit.errors import GankitError
 from gankit.plugins.losses.non_saturating import NonSaturating
 
@@ -340,4 +343,38 @@ def test_d_sees_blurred_images_first(images: Path, tmp_path: Path, monkeypatch: 
     train(tmp_path, images, **options, **{"train.images": 32, "train.order": "dg", "train.d_steps": 4})
     # real and fake in each D step, fake in the G step of the fourth
     assert sigmas == [4, 4, 2, 2, 0, 0, 0, 0, 0]
-    assert shares == pytest.approx([0, 0, 0.4, 0.4, 0.8, 0.8, 1.2, 1.2, 1.2])
+    assert shares == pytest.approx([0, 0.4, 0.8, 1])  # of real images: this generator fades its own
+
+
+@pytest.mark.parametrize("name", ["stylegan2", "stylegan-t"])
+def test_a_larger_generator_begins_with_what_the_smaller_drew(name: str) -> None:
+    spec = {"name": name, "z_dim": 8, "channel_base": 128}
+    small, large = (options.build("generator", spec, (3, side, side), CondSpec()).eval() for side in (16, 32))
+    transfer(large, checkpoint.stored_state(small))
+    z = torch.randn(2, 8)
+    with torch.no_grad():
+        old = upsample2d(small(z, noise_mode="const"), setup_filter([1, 3, 3, 1]))
+        full = large(z, noise_mode="const")
+        for share in (0.0, 0.3):
+            assert large.fade_in(share)
+            assert torch.allclose(large(z, noise_mode="const"), old.lerp(full, share), atol=1e-5)
+        assert large.fade_in(1)
+        assert torch.equal(large(z, noise_mode="const"), full)
+    other = {**spec, "architecture": "orig" if name == "stylegan2" else "single"}
+    assert not options.build("generator", other, (3, 16, 16), CondSpec()).fade_in(0.5)
+
+
+def test_a_larger_discriminator_begins_with_what_the_smaller_saw() -> None:
+    spec = {"name": "stylegan2", "channel_base": 128, "architecture": "skip"}
+    small, large = (
+        options.build("discriminator", spec, (3, side, side), CondSpec()).eval() for side in (16, 32)
+    )
+    transfer(large, checkpoint.stored_state(small))
+    images = torch.randn(4, 3, 32, 32)
+    assert large.fade_in(0)
+    old = small(downsample2d(images, setup_filter([1, 3, 3, 1])))[0]
+    assert torch.allclose(large(images)[0], old, atol=1e-5)
+    assert large.fade_in(1)
+    assert not torch.allclose(large(images)[0], old, atol=1e-2)
+    resnet = options.build("discriminator", {**spec, "architecture": "resnet"}, (3, 16, 16), CondSpec())
+    assert not resnet.fade_in(0)

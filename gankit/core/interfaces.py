@@ -188,6 +188,11 @@ class Generator(nn.Module):
     mapping: Callable[..., Tensor]
     synthesis: Callable[..., Tensor]
 
+    def fade_in(self, share: float) -> bool:
+        """Let what the finest resolution adds count for a share in [0, 1], 1 being the network as it is (progressive
+        growing, Karras et al. 2018, section 2); False if the architecture has no such thing."""
+        return False
+
     def forward(
         self,
         z: Tensor,
@@ -221,6 +226,10 @@ class Discriminator(nn.Module, ABC):
     def forward(self, images: Tensor, cond: Cond = None) -> list[Tensor]:
         """Logits, one tensor [B, N_i] for each feature network (a single one for a plain discriminator)."""
         return self.score(self.features(images), cond)
+
+    def fade_in(self, share: float) -> bool:
+        """Let what is seen at the finest resolution only count for a share in [0, 1], as `Generator.fade_in`."""
+        return False
 
     @abstractmethod
     def features(self, images: Tensor) -> Any:
@@ -312,6 +321,7 @@ class StepContext:
     sample_z: Any
     nimg: int
     features: dict[str, Any] = field(default_factory=dict)
+    g_cond: Condition | None = None
 
 
 class Regularizer(nn.Module, ABC):

@@ -11,6 +11,7 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
 
 from gankit.core import options, schedules
+from gankit.core import stages as stages_
 from gankit.core.counts import Count
 from gankit.core.counts import parse_count as parse_count
 from gankit.core.plugins import registry
@@ -94,6 +95,9 @@ class TrainOptions(_Section):
         description="thousand images in which the finest details fade in, at the beginning of a stage",
     )
     freeze: list[str] = Field([], description="parts that are not trained, such as discriminator.b64")
+    judge_condition: Literal["trained", "pretrained"] = Field(
+        "trained", description="what D sees of a trained conditioner: what G sees, or its pretrained encoder"
+    )
     precision: Literal["auto", "fp32", "bf16"] = Field(
         "auto", description="auto: bf16 autocast where hardware has it"
     )
@@ -134,6 +138,7 @@ class Recipe(_Section):
     augmentation: Any = None
     trackers: dict[str, Any] = {}
     schedules: dict[str, Any] = {}
+    stages: list[dict[str, Any]] = []
     train: TrainOptions = TrainOptions()
 
     @field_validator("regularizers", "guidance", "trackers", mode="before")
@@ -160,6 +165,14 @@ class Recipe(_Section):
     def image_shape(self) -> tuple[int, int, int]:
         return (self.data.channels, *self.data.size)
 
+    def at_stage(self, index: int) -> Recipe:
+        """What is trained in a stage: this page with the stage's changes, and without stages; itself if it has none."""
+        if not self.stages:
+            return self
+        page = self.model_dump(mode="json", exclude={"stages"})
+        changes = {key: value for key, value in self.stages[index].items() if key != "until"}
+        return parse(stages_.merge(page, changes), f"stages.{index}")
+
     def scheduled_options(self) -> dict[str, Any]:
         """The sections whose numbers may have schedules, as plain mappings."""
         page = {name: getattr(self, name) or {} for name in schedules.SECTIONS}
@@ -167,10 +180,14 @@ class Recipe(_Section):
 
     def differences(self, other: Recipe) -> list[str]:
         """Lines 'key: mine -> other' for everything that decides what a run computes."""
-        mine, theirs = _flatten(self.model_dump(mode="json")), _flatten(other.model_dump(mode="json"))
+        mine, theirs = (
+            _flatten({**page, "stages": dict(enumerate(page["stages"]))})
+            for page in (self.model_dump(mode="json"), other.model_dump(mode="json"))
+        )
         lines = []
         for key in sorted(mine.keys() | theirs.keys()):
-            free = any(key == f or key.startswith(f + ".") for f in FREE_TO_CHANGE)
+            plain = re.sub(r"^stages\.\d+\.", "", key)
+            free = any(plain == f or plain.startswith(f + ".") for f in FREE_TO_CHANGE)
             if not free and mine.get(key) != theirs.get(key):
                 lines.append(f"{key}: {mine.get(key)!r} -> {theirs.get(key)!r}")
         return lines
@@ -211,6 +228,12 @@ def parse(data: Any, origin: str) -> Recipe:
             checked[name] = {key: value for key, value in spec.items() if key != "name"}
         setattr(recipe, section, checked)
     recipe.schedules = schedules.check(recipe.schedules, recipe.scheduled_options(), origin)
+    recipe.stages = stages_.check(recipe.stages, origin)
+    for index in range(len(recipe.stages)):
+        try:
+            recipe.at_stage(index)
+        except GankitError as error:
+            raise GankitError(f"{origin}: {error}") from None
     return recipe
 
 

@@ -51,6 +51,7 @@ class Parts:
     regularizers: dict[str, Regularizer]
     guidance: dict[str, Guidance]
     augmentation: Augmentation | None
+    judge: Conditioner | None = None  # with pretrained weights, for D, while G's is trained
 
     def stateful(self) -> dict[str, nn.Module]:
         """Modules besides the networks whose parameters and buffers a checkpoint keeps."""
@@ -142,11 +143,20 @@ class Stepper:
             self.meter.add(f"schedule/{name}", value)
         for optimizer in (self.opt_g, self.opt_d):
             self._set_rates(optimizer)
+        self._share, self._g_fades = 1.0, False  # of the finest details, and whether G cares for its own
+        if train.fade_kimg:
+            self._share = min((self.nimg - self.stage_start) / (1000 * train.fade_kimg), 1.0)
+            self._g_fades = parts.G.fade_in(self._share)
+            for network in (self.G_ema, parts.D):
+                network.fade_in(self._share)
         torch.manual_seed((self.train.seed << 20) ^ self.nimg)  # for plugins that draw from torch directly
         cond = None
         if not self.conditioner_params:
             with self.meter.timed("condition"), torch.no_grad():
                 cond = parts.conditioner.encode(labels)
+        if parts.judge is not None:
+            with self.meter.timed("condition"), torch.no_grad():
+                self._judged = parts.judge.encode(labels)
         self._votes = torch.zeros(
             3, dtype=torch.float64
         )  # sum and number of signs of D(real), wishes to stop
@@ -210,7 +220,7 @@ class Stepper:
                 count = rows.stop - rows.start
                 key = (self.train.seed, self.nimg, side, name)
                 with batch_random(*key, total=total, start=self.world.rank * local + start, count=count):
-                    full_cond, micro_cond = self._condition(cond, labels, rows, side)
+                    full_cond, micro_cond, g_cond = self._condition(cond, labels, rows, side)
                     context = StepContext(
                         side=side,
                         G=self.parts.G,
@@ -221,6 +231,7 @@ class Stepper:
                         augment=self._augment,
                         sample_z=self._sample_z,
                         nimg=self.nimg,
+                        g_cond=g_cond,
                     )
                     value = compute(context, labels[rows])
                     (value * (count / total)).backward()
@@ -257,21 +268,30 @@ class Stepper:
 
     def _condition(
         self, cond: Condition | None, labels: Sequence[Label], rows: slice, side: str
-    ) -> tuple[Condition, Condition]:
+    ) -> tuple[Condition, Condition, Condition | None]:
         """The condition of a micro-batch without and with dropout and noise, the latter differentiable in G's phases if
-        the conditioner is trained."""
+        the conditioner is trained; and what G sees, if that is another one."""
         with torch.set_grad_enabled(cond is None and side == "G"):
             full = self.parts.conditioner.encode(labels[rows]) if cond is None else cond[rows]
-            return full.detach(), self.parts.conditioner.augment(full)
+            if self.parts.judge is None:
+                return full.detach(), self.parts.conditioner.augment(full), None
+            judged, count = self._judged[rows], rows.stop - rows.start
+            augmented = []
+            for value in (judged, full):  # both with the same dropout and noise
+                start = self.world.rank * len(labels) + rows.start
+                key = (self.train.seed, self.nimg, side, "condition")
+                with batch_random(*key, total=self.train.batch, start=start, count=count):
+                    augmented.append(self.parts.conditioner.augment(value))
+            return judged, augmented[0], augmented[1]
 
     def _sample_z(self, count: int) -> Tensor:
         return randn(count, self.parts.G.z_dim, device=self.device)
 
-    def _augment(self, images: Tensor) -> Tensor:
-        """Everything in front of D."""
+    def _augment(self, images: Tensor, *, fake: bool = False) -> Tensor:
+        """Everything in front of D; `fake` ones may have faded details of their own."""
         train, seen = self.train, self.nimg - self.stage_start
-        if train.fade_kimg:
-            images = lens.fade_in(images, seen / (1000 * train.fade_kimg))
+        if not (fake and self._g_fades):
+            images = lens.fade_in(images, self._share)
         images = lens.blur(images, train.blur_sigma * max(1 - seen / (1000 * train.blur_kimg), 0))
         return images if self.parts.augmentation is None else self.parts.augmentation(images)
 
@@ -280,15 +300,16 @@ class Stepper:
 
     def _fake(self, context: StepContext, *, update_emas: bool) -> Tensor:
         count, G = len(context.real), context.G
-        ws = G.mapping(self._sample_z(count), context.cond, update_emas=update_emas)
+        cond = context.cond if context.g_cond is None else context.g_cond
+        ws = G.mapping(self._sample_z(count), cond, update_emas=update_emas)
         if self.train.style_mixing > 0:
             # One coin and one cutoff for the batch; as in the originals the second latent keeps the condition.
             mixed = bool(shared_rand(1).item() < self.train.style_mixing)
             cutoff = 1 + int(shared_rand(1).item() * (G.num_ws - 1))
             if mixed and G.num_ws > 1:
-                other = G.mapping(self._sample_z(count), context.cond)
+                other = G.mapping(self._sample_z(count), cond)
                 ws = torch.cat([ws[:, :cutoff], other[:, cutoff:]], dim=1)
-        return G.synthesis(ws, context.cond)
+        return G.synthesis(ws, cond)
 
     def _d_main(self, context: StepContext, labels: Sequence[Label]) -> Tensor:
         D = context.D
@@ -296,7 +317,7 @@ class Stepper:
             with torch.no_grad():
                 fake = self._fake(context, update_emas=True)
             context.features["fake"] = fake
-            context.features["fake features"] = D.features(self._augment(fake))
+            context.features["fake features"] = D.features(self._augment(fake, fake=True))
             fake_logits = D.score(context.features["fake features"], context.cond)
             context.features["real"] = D.features(self._augment(context.real))
             real_logits = D.score(context.features["real"], context.cond)
@@ -316,7 +337,7 @@ class Stepper:
         with self._autocast():
             fake = context.features["fake"] = self._fake(context, update_emas=False)
             judged = context.cond.detach()
-            context.features["fake features"] = D.features(self._augment(fake))
+            context.features["fake features"] = D.features(self._augment(fake, fake=True))
             fake_logits = D.score(context.features["fake features"], judged)
             real_logits = None
             if self.parts.loss.g_needs_real:

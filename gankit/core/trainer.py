@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import json
 import math
 import signal
@@ -14,7 +15,7 @@ from typing import Any
 import filelock
 import torch
 
-from gankit.core import checkpoint, devices, distributed, models, options, run
+from gankit.core import checkpoint, devices, distributed, models, options, run, stages
 from gankit.core import recipe as recipes
 from gankit.core.data import Batches, open_source
 from gankit.core.grids import save_png
@@ -91,6 +92,9 @@ def build_augmentation(recipe: Recipe) -> Augmentation | None:
 def build_parts(recipe: Recipe, conditioner: Any, device: torch.device) -> Parts:
     """Networks and training parts of a recipe on a device."""
     augmentation = build_augmentation(recipe)
+    judge = None
+    if recipe.train.judge_condition == "pretrained" and checkpoint.stored_state(conditioner):
+        judge = copy.deepcopy(conditioner).requires_grad_(False).to(device)
     G = models.build_generator(recipe, conditioner)
     D = models.channels_last(models.build_discriminator(recipe, conditioner), device).train()
     return Parts(
@@ -107,6 +111,7 @@ def build_parts(recipe: Recipe, conditioner: Any, device: torch.device) -> Parts
             for name, spec in recipe.guidance.items()
         },
         augmentation=None if augmentation is None else augmentation.to(device),
+        judge=judge,
     )
 
 
@@ -123,15 +128,19 @@ class Trainer:
         minutes: float | None = None,
         quiet: bool = False,
     ) -> None:
-        self.recipe, self.out, self.init = recipe, out, init
+        self.whole, self.out, self.init = recipe, out, init
+        self.stage, self.recipe = 0, recipe.at_stage(0)  # what is trained now
         self.deadline = None if minutes is None else time.monotonic() + 60 * minutes
         self.world = distributed.world_from_env()
         self.device = devices.pick_device(device, self.world.local_rank)
         if self.device.type == "cpu":
             devices.keep_freed_memory()
-        if recipe.train.batch % self.world.size:
+        batches = [recipe.at_stage(stage).train.batch for stage in range(len(recipe.stages) or 1)]
+        for batch in batches:
+            if batch % self.world.size == 0:
+                continue
             raise GankitError(
-                f"train.batch = {recipe.train.batch} cannot be shared by {self.world.size} processes; "
+                f"train.batch = {batch} cannot be shared by {self.world.size} processes; "
                 f"use a multiple of {self.world.size}"
             )
         distributed.start(self.world, self.device)
@@ -158,12 +167,13 @@ class Trainer:
 
     def set_up(self) -> None:
         """Build everything and restore the newest checkpoint if there is one."""
-        recipe = self.recipe
         if self.world.main:
             self._claim_folder()
         distributed.barrier()
         found = checkpoint.checkpoints(self.out)
         distributed.same_everywhere(found[-1].name if found else "", "the checkpoint to continue from")
+        self.stage = run.stage_of(found[-1]) if found else 0
+        recipe = self.recipe = self.whole.at_stage(self.stage)
         if recipe.data.path is None:
             raise GankitError(
                 "no data: give --data PATH (a folder, zip or shards of images) or --data 'source:'"
@@ -171,17 +181,9 @@ class Trainer:
         self.source = open_source(recipe.data.path, recipe.data.options)
         fingerprint = self.source.fingerprint()
         distributed.same_everywhere(fingerprint, "the data set")
-        vocabulary = models.read_vocabulary(found[-1]) if found else self.source.vocabulary()
-        conditioner = models.build_conditioner(recipe, vocabulary)
-        conditioner.prepare(cache_dir("text"), self.device)
-        self._hint_unused_labels(conditioner, vocabulary)
-        parts = build_parts(recipe, conditioner, self.device)
-        if self.init is not None and not found:
-            self._start_from(parts)
-        bf16 = recipe.train.precision == "bf16" or (
-            recipe.train.precision == "auto" and devices.has_fast_bf16(self.device)
-        )
-        self.stepper = Stepper(parts, recipe, self.device, self.world, bf16)
+        self.vocabulary = models.read_vocabulary(found[-1]) if found else self.source.vocabulary()
+        self.stepper = self._build(init=self.init is not None and not found)
+        self._hint_unused_labels(self.stepper.parts.conditioner, self.vocabulary)
         self.ties = run.ties(fingerprint, self.stepper)
         if found:
             run.restore(found[-1], recipe, self.stepper, self.ties)
@@ -192,6 +194,25 @@ class Trainer:
                 for name, spec in recipe.trackers.items()
             ]
             self._trim_log()
+        self._open_data()
+
+    def _build(self, *, init: bool = False) -> Stepper:
+        """What the recipe of this stage describes, with its initial weights or those of `--init`."""
+        recipe = self.recipe
+        conditioner = models.build_conditioner(recipe, self.vocabulary)
+        conditioner.prepare(cache_dir("text"), self.device)
+        parts = build_parts(recipe, conditioner, self.device)
+        if init:
+            self._start_from(parts)
+        bf16 = recipe.train.precision == "bf16" or (
+            recipe.train.precision == "auto" and devices.has_fast_bf16(self.device)
+        )
+        return Stepper(parts, recipe, self.device, self.world, bf16)
+
+    def _open_data(self) -> None:
+        recipe = self.recipe
+        if self.batches is not None:
+            self.batches.close()
         self._samples = SampleGrid(self.source, self.stepper, recipe)
         self.batches = Batches(
             self.source,
@@ -206,6 +227,20 @@ class Trainer:
             workers=recipe.train.workers,
             start_image=self.stepper.nimg,
         )
+
+    def _next_stage(self) -> None:
+        """Build the networks of the next stage and carry over what this one has learned."""
+        before, old = self.recipe, self.stepper
+        self.stage += 1
+        self.recipe = self.whole.at_stage(self.stage)
+        self.progress.say(f"stage {self.stage + 1} of {len(self.whole.stages)} at {old.nimg / 1000:g} kimg")
+        self.stepper = self._build()
+        for line in stages.carry(old, self.stepper, before, self.recipe):
+            self.progress.say(f"  {line}")
+        self.ties = run.ties(self.ties["data"], self.stepper)
+        self._open_data()
+        if self.world.main and before.data.size != self.recipe.data.size:
+            save_png(self._samples.real(), self.out / "samples" / "real.png")
 
     def _claim_folder(self) -> None:
         """Refuse to mix two runs in a folder, or two processes in a run; write the resolved recipe of a new one."""
@@ -225,9 +260,9 @@ class Trainer:
                     f"{self.out} cannot be locked; take care that no other process trains there"
                 )
             if not page.is_file():
-                checkpoint.write_text(page, self.recipe.to_yaml())
+                checkpoint.write_text(page, self.whole.to_yaml())
                 return
-        differences = recipes.read(str(page)).differences(self.recipe)
+        differences = recipes.read(str(page)).differences(self.whole)
         if differences:
             more = f"; and {len(differences) - 8} more" if len(differences) > 8 else ""
             raise GankitError(
@@ -274,20 +309,28 @@ class Trainer:
         )
         with devices.memory_advice(advice):
             self.set_up()
+            self.progress.start(self.stepper.nimg, self.whole.train.images, self.deadline)
             with self._signals():
-                return self._loop()
+                last, stopped = self._loop()
+                while not stopped and self.stepper.nimg < self.whole.train.images:
+                    self._next_stage()
+                    last, stopped = self._loop()
+                return last
 
-    def _loop(self) -> Path:
+    def _loop(self) -> tuple[Path, bool]:
+        """Train to the end of the stage; returns the last checkpoint and whether somebody wants to stop."""
         train, stepper = self.recipe.train, self.stepper
+        end = train.images
+        if self.stage < len(self.whole.stages) - 1:
+            end = min(end, self.whole.stages[self.stage]["until"])
         assert self.batches is not None
         last = None
         if stepper.nimg == 0:
             self._write_samples(real=True)
-        self.progress.start(stepper.nimg, train.images, self.deadline)
         tick_start, tick_nimg, waited = time.perf_counter(), stepper.nimg, self.batches.wait_s
-        stop = stepper.nimg >= train.images
+        stop, done = False, stepper.nimg >= end
         stream = iter(self.batches)
-        while not stop:
+        while not (stop or done):
             batch = next(stream)
             for name, reason in batch.skipped:
                 self.progress.say(f"skipped {name}: {reason}")
@@ -299,7 +342,7 @@ class Trainer:
                     f"is {last or self._newest() or 'none yet'}: start a new run with --init from it, or a fresh one, "
                     "with lower train.lr_g and train.lr_d"
                 )
-            done = stepper.nimg >= train.images
+            done = stepper.nimg >= end
             self.progress.advance(stepper.nimg)
             if crossed(stepper.nimg, train.batch, train.tick) or stop or done:
                 now = time.perf_counter()
@@ -309,16 +352,15 @@ class Trainer:
             due = crossed(stepper.nimg, train.batch, train.checkpoint_every)
             # while gradients are bad the weights may be, too: good checkpoints must not be pushed out by such
             if (due and not stepper.bad_in_a_row) or stop or done:
-                last = run.save_checkpoint(self.out, self.recipe, stepper, self.ties, train.keep)
+                last = run.save_checkpoint(self.out, self.recipe, stepper, self.ties, train.keep, self.stage)
             every = train.posthoc_every or max(train.images // 50, 1)
             if train.posthoc_ema and (crossed(stepper.nimg, train.batch, every) or done):
                 run.save_snapshots(self.out, self.recipe, stepper, self.ties)
             if crossed(stepper.nimg, train.batch, train.samples_every) or stop or done:
                 self._write_samples()
-            stop = stop or done
         newest = last or self._newest()
         assert newest is not None
-        return newest
+        return newest, stop
 
     def _wants_stop(self) -> bool:
         late = self.deadline is not None and time.monotonic() > self.deadline
