@@ -177,10 +177,12 @@ class Generator(nn.Module):
         synthesis(ws, cond=None, *, noise_mode='random'|'const'|'none')
             -> images [B, C, H, W] in [-1, 1]
 
-    A network without a mapping network returns z itself as ws [B, 1, z_dim].
+    A network without a mapping network returns z itself as ws [B, 1, z_dim]. A synthesis network that keeps running
+    statistics of its own takes `update_emas=False`, too, and says so by `synthesis_emas`.
     """
 
     batch_statistics: ClassVar[str] = ""  # names the layers that look across the batch in training mode
+    synthesis_emas: ClassVar[bool] = False
     z_dim: int
     w_dim: int
     num_ws: int
@@ -210,7 +212,8 @@ class Generator(nn.Module):
             truncation_cutoff=truncation_cutoff,
             update_emas=update_emas,
         )
-        return self.synthesis(ws, cond, noise_mode=noise_mode)
+        emas = {"update_emas": update_emas} if self.synthesis_emas else {}
+        return self.synthesis(ws, cond, noise_mode=noise_mode, **emas)
 
 
 class Discriminator(nn.Module, ABC):

@@ -9,6 +9,7 @@ from gankit.hookspecs import hookimpl
 BUILTIN = {
     "generator": {
         "stylegan2": "generators.stylegan2:StyleGAN2",
+        "stylegan3": "generators.stylegan3:StyleGAN3",
         "stylegan-t": "generators.stylegan_t:StyleGANT",
         "fastgan": "generators.fastgan:FastGAN",
         "fastgan-lite": "generators.fastgan:FastGANLite",
@@ -64,6 +65,7 @@ BUILTIN = {
     "weights": {"huggingface": "features.hub:HuggingFaceWeights"},
     "importer": {
         "stylegan2-ada": "importers.stylegan2:StyleGAN2Importer",
+        "stylegan3": "importers.stylegan3:StyleGAN3Importer",
         "stylegan-t": "importers.stylegan_t:StyleGANTImporter",
         "rosinality": "importers.rosinality:RosinalityImporter",
     },
