@@ -187,15 +187,15 @@ def test_clip_tower_at_other_sizes(clip):
 
 
 def test_clip_tower_with_random_weights(clip):
-    one, same, other = (CLIPImage(model=clip[0], pretrained=None, seed=seed) for seed in (0, 0, 1))
+    one, same, other = (CLIPImage(model=clip[0], pretrained="random", seed=seed) for seed in (0, 0, 1))
     assert one.identity() == same.identity() != other.identity()
 
 
 def test_clip_models_without_a_transformer_are_refused(clip):
     with pytest.raises(GankitError, match="RN50"):
-        CLIPImage(model="RN50", pretrained=None)
+        CLIPImage(model="RN50", pretrained="random")
     with pytest.raises(GankitError, match="unknown open_clip model"):
-        CLIPImage(model="ViT-B-17", pretrained=None)
+        CLIPImage(model="ViT-B-17", pretrained="random")
 
 
 def test_a_discriminator_on_three_kinds_of_networks(clip):

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 __all__ = [
     "AdversarialLoss",
     "Augmentation",
+    "Composition",
     "CondSpec",
     "Condition",
     "Conditioner",
@@ -167,7 +168,40 @@ class Conditioner(nn.Module, ABC):
 # ------------------------------------------------------------------------------------------------ networks
 
 
-class Generator(nn.Module):
+@dataclass(frozen=True)
+class Composition:
+    """What a plugin is to work with in a recipe, known before any network is built.
+
+    Args:
+        image_shape: (C, H, W).
+        cond: sizes of the condition.
+        accepts: which of 'cls', 'tags', 'text' the conditioner reads.
+        parts: section of the recipe -> {'name': ..., option: value}, of regularizers and guidance name -> options.
+    """
+
+    image_shape: ImageShape
+    cond: CondSpec
+    accepts: frozenset[str]
+    parts: Mapping[str, Any]
+
+    @property
+    def conditioner(self) -> str:
+        """How to call it in messages."""
+        return f"conditioner {self.parts['conditioner']['name']!r}"
+
+
+class Part:
+    """A network or a training part, which may be unfit for others."""
+
+    @classmethod
+    def unfit(cls, options: Mapping[str, Any], composition: Composition) -> tuple[str, str] | None:
+        """What this plugin, with these options, cannot work with, and why: ("conditioner 'none'", "there is ...").
+
+        Asked before any network is built, for mistakes that would show late or not at all; None if there is none."""
+        return None
+
+
+class Generator(nn.Module, Part):
     """`__init__(self, image_shape: (C, H, W), cond: CondSpec, *, options)`.
 
     `mapping` and `synthesis` are methods or submodules with these signatures::
@@ -216,7 +250,7 @@ class Generator(nn.Module):
         return self.synthesis(ws, cond, noise_mode=noise_mode, **emas)
 
 
-class Discriminator(nn.Module, ABC):
+class Discriminator(nn.Module, Part, ABC):
     """`__init__(self, image_shape: (C, H, W), cond: CondSpec, *, options)`.
 
     Pretrained frozen networks inside are `FeatureNetwork`s; gankit leaves their tensors out of checkpoints.
@@ -291,7 +325,7 @@ class FeatureNetwork(nn.Module, ABC):
 # ------------------------------------------------------------------------------------------------- training
 
 
-class AdversarialLoss(ABC):
+class AdversarialLoss(Part, ABC):
     """Logits are lists as `Discriminator.forward` returns them; results are per image, [B]."""
 
     g_needs_real: ClassVar[bool] = False  # relativistic losses compare with real logits in G's step too
@@ -327,7 +361,7 @@ class StepContext:
     g_cond: Condition | None = None
 
 
-class Regularizer(nn.Module, ABC):
+class Regularizer(nn.Module, Part, ABC):
     """A penalty on one network, computed every `interval` steps and multiplied by it (lazy regularisation, StyleGAN2
     section 3.2). With interval 1 it joins the main loss; otherwise it is a step of its own and the optimiser of its
     side gets lr * k/(k+1) and beta ** (k/(k+1)). Parameters of its own are trained in D's phases."""
@@ -346,7 +380,7 @@ class Regularizer(nn.Module, ABC):
         """Weighted penalty of each image, [B]; state that it keeps belongs in buffers."""
 
 
-class Guidance(nn.Module, ABC):
+class Guidance(nn.Module, Part, ABC):
     """A loss on generated images; its frozen networks are not stored."""
 
     weight: float
@@ -356,7 +390,7 @@ class Guidance(nn.Module, ABC):
         """Unweighted loss of each image, [B]; images [B, C, H, W] in [-1, 1], before augmentation."""
 
 
-class Augmentation(nn.Module, ABC):
+class Augmentation(nn.Module, Part, ABC):
     """`__init__(self, image_shape: (C, H, W), *, options)`; twice differentiable with respect to the images."""
 
     channels: ClassVar[tuple[int, ...]] = (

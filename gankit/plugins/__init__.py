@@ -67,6 +67,8 @@ BUILTIN = {
         "stylegan2-ada": "importers.stylegan2:StyleGAN2Importer",
         "stylegan3": "importers.stylegan3:StyleGAN3Importer",
         "stylegan-t": "importers.stylegan_t:StyleGANTImporter",
+        "r3gan": "importers.r3gan:R3GANImporter",
+        "fastgan": "importers.fastgan:FastGANImporter",
         "rosinality": "importers.rosinality:RosinalityImporter",
     },
     "metric": {
