@@ -64,6 +64,20 @@ def test_flops_of_layers() -> None:
     assert backward.flops == 2 * 2 * (conv + 2 * linear)  # no gradient to the images
 
 
+@pytest.mark.parametrize("layer", [nn.Conv2d, nn.ConvTranspose2d])
+def test_flops_of_grouped_convolutions(layer: type[nn.Module]) -> None:
+    conv = layer(8, 16, 3, stride=2, padding=1, groups=4).to(META)
+    x = torch.empty(2, 8, 16, 16, device=META, requires_grad=True)
+    places = 8 * 8 if layer is nn.Conv2d else 16 * 16  # where the kernel is laid
+    once = 2 * 2 * places * 16 * 8 * 9 // 4
+    with Tally() as forward:
+        y = conv(x)
+    assert forward.flops == once
+    with Tally() as backward:
+        y.sum().backward()
+    assert backward.flops == 2 * once
+
+
 @pytest.mark.parametrize("device", ["meta", "cpu"])
 def test_memory_is_freed_with_the_last_use(device: str) -> None:
     with Tally() as tally:

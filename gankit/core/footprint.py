@@ -50,9 +50,10 @@ class Tally(TorchDispatchMode):
     ) -> Any:
         kwargs = kwargs or {}
         result = func(*args, **kwargs)
-        count = flop_registry.get(func._overloadpacket)
-        if count is not None:
-            self.flops += count(*args, **kwargs, out_val=result)
+        if func is torch.ops.aten.convolution_backward.default:
+            self.flops += _conv_backward_flops(*args, **kwargs)
+        elif func._overloadpacket in flop_registry:
+            self.flops += flop_registry[func._overloadpacket](*args, **kwargs, out_val=result)
         given = {id(t.untyped_storage()) for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)}
         for tensor in tree_leaves(result):
             if isinstance(tensor, Tensor):
@@ -71,6 +72,13 @@ class Tally(TorchDispatchMode):
     def _drop(self, key: int, size: int) -> None:
         self._alive.discard(key)
         self.now -= size
+
+
+def _conv_backward_flops(grad: Tensor, x: Tensor, weight: Tensor, *rest: Any) -> int:
+    """Each gradient costs what the convolution does; torch's own count takes weights of all groups for dense ones."""
+    *_, transposed, _output_padding, _groups, wanted = rest
+    places = (x if transposed else grad).shape[2:].numel()
+    return 2 * len(x) * places * weight.numel() * sum(wanted[:2])
 
 
 @dataclass
@@ -140,6 +148,8 @@ def footprint(parts: Parts, images: int, label: Label, *, averages: int = 1, d_s
     )
     if any(p.requires_grad for p in parts.conditioner.parameters()):
         result.weights += _size(parts.conditioner) * averages
+    if parts.judge is not None:
+        result.weights += _size(parts.judge)
 
     lazy = {name: r for name, r in parts.regularizers.items() if r.interval > 1}
     eager = {name: r for name, r in parts.regularizers.items() if r.interval == 1}

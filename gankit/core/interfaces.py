@@ -218,8 +218,8 @@ class Generator(nn.Module, Part):
         synthesis(ws, cond=None, *, noise_mode='random'|'const'|'none')
             -> images [B, C, H, W] in [-1, 1]
 
-    A synthesis network that keeps running statistics of its own takes `update_emas=False`, too, and says so by
-    `synthesis_emas`. A network without a mapping network returns z itself as ws [B, 1, z_dim].
+    A network without a mapping network returns z itself as ws [B, 1, z_dim]. A synthesis network that keeps running
+    statistics of its own takes `update_emas=False`, too, and says so by `synthesis_emas`.
     """
 
     batch_statistics: ClassVar[str] = ""  # names the layers that look across the batch in training mode

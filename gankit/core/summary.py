@@ -63,7 +63,7 @@ def summarize(recipe: Recipe) -> str:
     if train.top_k < 1 or "top_k" in recipe.schedules.get("train", {}):
         statistics.append("top-k")
     if any(statistics):
-        listed = ", ".join(filter(None, statistics))
+        listed = ", ".join(dict.fromkeys(filter(None, statistics)))
         notes.append(f"micro-batches change the result of: {listed} (statistics over a batch)")
     if advice := composition.advice(recipe):
         notes.append(advice)
@@ -81,6 +81,7 @@ def _build(recipe: Recipe, vocabulary: Vocabulary, device: torch.device) -> tupl
     augmentation = build_augmentation(recipe)  # on the CPU: it looks at numbers, but it is not run
     with device:
         conditioner = models.build_conditioner(recipe, vocabulary)
+        composition.check(recipe, conditioner)
         parts = build_parts(recipe.model_copy(update={"augmentation": None}), conditioner, device)
     parts.augmentation = augmentation
     Schedules(recipe, recipe.train.model_copy(), parts)  # refuses what cannot be moved

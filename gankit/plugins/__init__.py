@@ -99,7 +99,14 @@ BUILTIN = {
 }
 
 
-RECIPES = ("stylegan2", "stylegan2-class", "projected-stylegan2", "stylegan-t", "anime-tags")
+RECIPES = (
+    *("stylegan2", "stylegan2-class", "anime-tags", "stylegan2-ext-danbooru"),
+    *("stylegan2-ada-auto", "stylegan2-ada-paper256", "stylegan2-ada-paper512", "stylegan2-ada-paper1024"),
+    "stylegan2-ada-cifar",
+    *("projected-fastgan", "projected-fastgan-lite", "projected-stylegan2"),
+    *("stylegan-t", "stylegan-t-64", "stylegan-t-512"),
+    *("r3gan-cifar10", "r3gan-ffhq64", "r3gan-ffhq256", "r3gan-imagenet32", "r3gan-imagenet64"),
+)
 
 
 @hookimpl

@@ -32,7 +32,7 @@ class TimmFeatures(FeatureNetwork):
             if not shapes_only():
                 _load(self.network, self.name)
         self.network.eval().requires_grad_(False)
-        self._sha256 = "" if shapes_only() else sha256_of(self.network.state_dict())
+        self._sha256 = sha256_of(self.network.state_dict())
         self.input_side = config["input_size"][-1]
         self.num_pooled = self.network.head_hidden_size
         self.num_logits = self.network.num_classes
