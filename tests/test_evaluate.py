@@ -16,9 +16,10 @@ from torch import Tensor
 
 import gankit
 from gankit.core import options
+from gankit.core.extraction import on_white, resize
 from gankit.core.interfaces import FeatureNetwork, Tap
 from gankit.core.plugins import registry
-from gankit.evaluation import evaluate, on_white, resize
+from gankit.evaluation import evaluate
 
 NETWORK = {"feature.model": "test_efficientnet.r160_in1k", "feature.pretrained": False}
 TINY_NETWORK = [part for k, v in NETWORK.items() for part in ("--set", f"{k}={json.dumps(v)}")] + [

@@ -27,7 +27,7 @@ from gankit.core.importing import convert
 from gankit.errors import GankitError
 
 Cli = Callable[..., Result]
-KNOWN = ("sg2_uncond", "sg2_cond", "sgt")
+KNOWN = ("sg2_uncond", "sg2_cond", "sg3_t", "sg3_r", "sgt")
 
 
 def check_images(model: models.Model, name: str) -> None:

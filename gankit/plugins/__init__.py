@@ -9,6 +9,7 @@ from gankit.hookspecs import hookimpl
 BUILTIN = {
     "generator": {
         "stylegan2": "generators.stylegan2:StyleGAN2",
+        "stylegan3": "generators.stylegan3:StyleGAN3",
         "stylegan-t": "generators.stylegan_t:StyleGANT",
         "fastgan": "generators.fastgan:FastGAN",
         "fastgan-lite": "generators.fastgan:FastGANLite",
@@ -25,6 +26,7 @@ BUILTIN = {
         "timm-cnn": "features.timm_cnn:TimmCNN",
         "timm-vit": "features.timm_vit:TimmViT",
         "clip-image": "features.clip_image:CLIPImage",
+        "inception": "features.inception:Inception",
     },
     "conditioner": {
         "class": "conditioning.classes:ClassConditioner",
@@ -64,6 +66,7 @@ BUILTIN = {
     "weights": {"huggingface": "features.hub:HuggingFaceWeights"},
     "importer": {
         "stylegan2-ada": "importers.stylegan2:StyleGAN2Importer",
+        "stylegan3": "importers.stylegan3:StyleGAN3Importer",
         "stylegan-t": "importers.stylegan_t:StyleGANTImporter",
         "r3gan": "importers.r3gan:R3GANImporter",
         "fastgan": "importers.fastgan:FastGANImporter",
@@ -73,12 +76,37 @@ BUILTIN = {
         "fd": "metrics.frechet:FrechetDistance",
         "kid": "metrics.kernel:KernelDistance",
         "pr": "metrics.neighbours:PrecisionRecall",
+        "fid": "metrics.frechet_variants:FID",
+        "sfid": "metrics.frechet_variants:SpatialFID",
+        "rfid": "metrics.frechet_variants:RandomFID",
+        "fd-efficientnet": "metrics.frechet_variants:EfficientNetDistance",
+        "fd-dinov2": "metrics.frechet_variants:DINOv2Distance",
+        "fd-clip": "metrics.frechet_variants:CLIPDistance",
+        "is": "metrics.inception_score:InceptionScore",
+        "memorised": "metrics.memorised:Memorised",
+        "ppl-z-full": "metrics.path_length:PathLengthZFull",
+        "ppl-z-end": "metrics.path_length:PathLengthZ",
+        "ppl-w-full": "metrics.path_length:PathLengthWFull",
+        "ppl-w-end": "metrics.path_length:PathLengthW",
+        "eq-t": "metrics.equivariance:Translation",
+        "eq-t-frac": "metrics.equivariance:FractionalTranslation",
+        "eq-r": "metrics.equivariance:Rotation",
+        "clip-score": "metrics.clip_score:CLIPScore",
+        "diversity": "metrics.diversity:Diversity",
+        "accuracy": "metrics.accuracy:Accuracy",
     },
     "tracker": {"tensorboard": "trackers.tensorboard:TensorBoardTracker"},
 }
 
 
-RECIPES = ("stylegan2", "stylegan2-class", "projected-stylegan2", "stylegan-t", "anime-tags")
+RECIPES = (
+    *("stylegan2", "stylegan2-class", "anime-tags", "stylegan2-ext-danbooru"),
+    *("stylegan2-ada-auto", "stylegan2-ada-paper256", "stylegan2-ada-paper512", "stylegan2-ada-paper1024"),
+    "stylegan2-ada-cifar",
+    *("projected-fastgan", "projected-fastgan-lite", "projected-stylegan2"),
+    *("stylegan-t", "stylegan-t-64", "stylegan-t-512"),
+    *("r3gan-cifar10", "r3gan-ffhq64", "r3gan-ffhq256", "r3gan-imagenet32", "r3gan-imagenet64"),
+)
 
 
 @hookimpl

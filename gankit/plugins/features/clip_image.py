@@ -94,4 +94,6 @@ def _random_tower(model: str, seed: int) -> nn.Module:
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return open_clip.create_model(model, load_weights=False, pretrained_text=False).visual
+        return open_clip.create_model(
+            model, load_weights=False, pretrained_text=False, device=torch.get_default_device()
+        ).visual

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from gankit.core.cuda import bias_act, downsample2d, setup_filter, upsample2d
 from gankit.core.interfaces import Composition, Cond, CondSpec, Generator, ImageShape, required_embedding
-from gankit.core.precision import at_least_float32, without_autocast
+from gankit.core.precision import at_least_float32, autocast_enabled, without_autocast
 from gankit.core.sizes import levels
 from gankit.errors import GankitError, unknown
 
@@ -176,7 +176,7 @@ def run(stage: nn.Module, x: Tensor) -> Tensor:
 @contextlib.contextmanager
 def precision(x: Tensor, half: bool) -> Iterator[torch.dtype]:
     """A region in float32 or, if `half` and under autocast, in its type; yields the type of the activations."""
-    if half and torch.is_autocast_enabled(x.device.type):
+    if half and autocast_enabled(x):
         yield torch.get_autocast_dtype(x.device.type)
     else:
         with without_autocast(x):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -94,6 +94,9 @@ class StyleGAN2(Generator):
             normalize_z=normalize_z,
         )
 
+    def fade_in(self, share: float) -> bool:
+        return cast(SynthesisNetwork, self.synthesis).fade_in(share)
+
 
 class SynthesisNetwork(nn.Module):
     """ws [B, num_ws, w_dim] -> images; the condition acts through ws alone."""
@@ -112,7 +115,7 @@ class SynthesisNetwork(nn.Module):
     ) -> None:
         super().__init__()
         (h, w), k = levels(image_shape)
-        self.w_dim = w_dim
+        self.w_dim, self.is_skip = w_dim, architecture == "skip"
         self.num_ws = 2 * (k + 1)
         self.blocks: list[str] = []
         for level in range(k + 1):
@@ -129,6 +132,13 @@ class SynthesisNetwork(nn.Module):
             )
             self.blocks.append(f"b{nominal(level)}")
             self.add_module(self.blocks[-1], block)
+
+    def fade_in(self, share: float) -> bool:
+        """With architecture 'skip', weight the image that the last block adds."""
+        top = cast(SynthesisBlock, self.get_submodule(self.blocks[-1]))
+        fades = self.is_skip and len(self.blocks) > 1
+        top.share = share if fades else 1.0
+        return fades
 
     def forward(self, ws: Tensor, cond: Cond = None, *, noise_mode: str = "random") -> Tensor:
         if noise_mode not in NOISE_MODES:
@@ -149,6 +159,8 @@ class SynthesisBlock(nn.Module):
     """One resolution: the constant (coarsest block) or a doubling, then a convolution, then RGB if `img_channels`."""
 
     resample_filter: Tensor
+
+    share = 1.0  # of the image that it adds, see Generator.fade_in
 
     def __init__(
         self,
@@ -207,6 +219,8 @@ class SynthesisBlock(nn.Module):
             img = upsample2d(img, self.resample_filter)
         if self.torgb is not None:
             rgb = at_least_float32(self.torgb(x, w_rgb))
+            if self.share < 1:
+                rgb = rgb * self.share
             img = rgb if img is None else img.add_(rgb)
         return x, img
 

@@ -22,7 +22,7 @@ class CLIPGuidance(Guidance):
     Args:
         model: architecture in open_clip, such as ViT-L-14 or ViT-B-32.
         pretrained: weights of that architecture by their tag in open_clip, or a .safetensors file (OpenAI's weights as
-            a file need a model such as ViT-L-14-quickgelu).
+            a file need a model such as ViT-L-14-quickgelu); random keeps random ones, to try a recipe out.
         weight: factor of the loss. The paper's 0.2 stands beside an adversarial loss that is divided by the images per
             GPU; beside a plain mean, as here, it corresponds to 0.2 times them. Too much of it costs diversity.
         crop: side in pixels of the random crop that is judged where images are larger, since guidance on whole
@@ -72,7 +72,10 @@ class CLIPGuidance(Guidance):
         result = torch.zeros(len(images), device=images.device)
         if not rows:
             return result
-        targets = self._texts.get([texts[i] for i in rows], self._encode_text).to(images.device)
+        if images.is_meta:  # a dry run; training finds its texts in the cache
+            targets = images.new_empty(len(rows), self._texts.dim)
+        else:
+            targets = self._texts.get([texts[i] for i in rows], self._encode_text).to(images.device)
         where = torch.tensor(rows, device=images.device)
         chosen = images if len(rows) == len(images) else images[where]
         inputs = nn.functional.interpolate(chosen, self._size, mode="area")
