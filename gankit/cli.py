@@ -111,6 +111,9 @@ def train(
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="Override: generator.channel_base=4096.")
     ] = None,
+    tiny: Annotated[
+        bool, typer.Option("--tiny", help="Small networks, a few steps: try the recipe out in seconds.")
+    ] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the recipe and networks; no training.")
     ] = False,
@@ -142,12 +145,14 @@ def train(
             raise GankitError(
                 "--resume RUN takes the recipe and the folder from the run; leave RECIPE and --out away"
             )
+        if tiny:
+            raise GankitError("--resume RUN takes the recipe from the run, tiny or not; leave --tiny away")
         if not (resume / "recipe.yaml").is_file():
             raise GankitError(f"--resume {resume}: no run there (recipe.yaml is missing)")
         recipe, out = str(resume / "recipe.yaml"), resume
     if recipe is None:
         raise GankitError("name a recipe (see `gankit recipes`), or continue a run with --resume RUN")
-    resolved = recipes.read(recipe, overrides)
+    resolved = recipes.read(recipe, overrides, tiny=tiny)
     if dry_run:
         from gankit.core.summary import summarize
 

@@ -94,7 +94,7 @@ def test_the_page_in_the_docs_is_valid(tmp_path: Path) -> None:
             {"generator": None},
             r"generator must be the name of a generator or a mapping with 'name', not None",
         ),
-        ({"regularizers": {"r2": {}}}, r"unknown regularizer 'r2'"),
+        ({"regularizers": {"r3": {}}}, r"unknown regularizer 'r3'"),
         ({"regularizers": {"r1": {"gama": 1}}}, r"'gama'; did you mean 'gamma'\? \(in regularizers\.r1\)"),
         (
             {"regularizers": {"r1": 5}},

@@ -105,6 +105,15 @@ def embedding_of(cond: Cond) -> Tensor | None:
     return cond.embedding if isinstance(cond, Condition) else cond
 
 
+def required_embedding(cond: Cond, c_dim: int) -> Tensor | None:
+    """The embedding [B, c_dim] that a conditional network cannot do without; whatever there is if c_dim is 0."""
+    c = embedding_of(cond)
+    if c_dim and (c is None or c.shape[1:] != (c_dim,)):
+        given = "none" if c is None else list(c.shape)
+        raise ValueError(f"this network needs a condition with an embedding [B, {c_dim}], not {given}")
+    return c
+
+
 class Conditioner(nn.Module, ABC):
     """Turns labels into conditions. Emits one-hot, multi-hot or encoder features; learned projections live in G and D.
 
@@ -167,8 +176,11 @@ class Generator(nn.Module):
             -> ws [B, num_ws, w_dim]; truncation follows the network's family
         synthesis(ws, cond=None, *, noise_mode='random'|'const'|'none')
             -> images [B, C, H, W] in [-1, 1]
+
+    A network without a mapping network returns z itself as ws [B, 1, z_dim].
     """
 
+    batch_statistics: ClassVar[str] = ""  # names the layers that look across the batch in training mode
     z_dim: int
     w_dim: int
     num_ws: int

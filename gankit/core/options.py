@@ -22,8 +22,8 @@ class Nested:
     """Marks an option that is itself a plugin: ``feature: Annotated[FeatureNetwork, Nested("feature")]``.
 
     In a recipe it is a name or a mapping ``{name: ..., option: value}``, where without a name the default plugin is
-    meant; with `many`, a mapping from plugin name to options, built into a dict in the same order. The constructor
-    receives the built object.
+    meant; with `many`, a mapping from plugin name to options, built into a dict in the same order; a key may be any
+    label instead if its options have the plugin's ``name``. The constructor receives the built object.
     """
 
     kind: str
@@ -150,11 +150,11 @@ def _check_nested(option: Option, value: Any, place: str) -> dict[str, Any]:
     if not isinstance(value, Mapping):
         raise GankitError(f"{place} must map names of {nested.kind} plugins to their options, not {value!r}")
     checked = {}
-    for name, options in value.items():
+    for label, options in value.items():
         if not isinstance(options or {}, Mapping):
-            raise GankitError(f"{place}.{name} must be a mapping of options, not {options!r}")
-        spec = check(nested.kind, {"name": name, **(options or {})}, f"{place}.{name}")
-        checked[name] = {k: v for k, v in spec.items() if k != "name"}
+            raise GankitError(f"{place}.{label} must be a mapping of options, not {options!r}")
+        spec = check(nested.kind, {"name": label, **(options or {})}, f"{place}.{label}")
+        checked[label] = {k: v for k, v in spec.items() if k != "name" or v != label}
     return checked
 
 

@@ -206,6 +206,8 @@ def parse(data: Any, origin: str) -> Recipe:
         raise GankitError(
             f"{origin} is not a recipe: expected a mapping with keys such as generator, data, train"
         )
+    data = dict(data)
+    _tiny_changes(data.pop("tiny", {}), origin)
     if data.get("gankit", VERSION) != VERSION:
         raise GankitError(
             f"{origin} is a recipe of format {data['gankit']!r}, this gankit reads {VERSION}; "
@@ -250,9 +252,21 @@ def _join(parts: Any, name: str) -> str:
     return ".".join([*map(str, parts), name])
 
 
-def read(name_or_path: str, overrides: dict[str, Any] | None = None) -> Recipe:
-    """A recipe by registered name or YAML file, with overrides {'generator.channel_base': 4096}."""
+def read(name_or_path: str, overrides: dict[str, Any] | None = None, *, tiny: bool = False) -> Recipe:
+    """A recipe by registered name or YAML file, with overrides {'generator.channel_base': 4096}.
+
+    With `tiny`, the page's own section of that name comes first: it makes the recipe train in seconds on a CPU.
+    """
     data, origin = read_page(name_or_path)
+    if tiny:
+        changes = _tiny_changes(data.pop("tiny", {}), origin)
+        if not changes:
+            raise GankitError(
+                f"{origin} has no section 'tiny', which says how to make it small; add one, or leave --tiny away"
+            )
+        for key, value in changes.items():
+            override(data, key, value, origin=f"{origin}: tiny")
+        data["name"] = f"{data.get('name', Recipe().name)}-tiny"
     for key, value in (overrides or {}).items():
         override(data, key, value)
     return parse(data, origin)
@@ -290,7 +304,13 @@ def read_page(name_or_path: str) -> tuple[dict[str, Any], str]:
     return data, origin
 
 
-def override(data: dict[str, Any], dotted: str, value: Any) -> None:
+def _tiny_changes(section: Any, origin: str) -> dict[str, Any]:
+    if not isinstance(section, dict) or not all(isinstance(key, str) for key in section):
+        raise GankitError(f"{origin}: tiny must map keys such as generator.channel_base to values")
+    return section
+
+
+def override(data: dict[str, Any], dotted: str, value: Any, *, origin: str = "--set") -> None:
     """Set a value in a raw page: a name given as text is opened into {'name': ...} when an option of it is set."""
     keys = dotted.split(".")
     node = data
@@ -302,7 +322,7 @@ def override(data: dict[str, Any], dotted: str, value: Any) -> None:
             child = {}
         elif not isinstance(child, dict):
             raise GankitError(
-                f"--set {dotted}: {'.'.join(keys[: depth + 1])} is a value, it has no {keys[depth + 1]!r}"
+                f"{origin} {dotted}: {'.'.join(keys[: depth + 1])} is a value, it has no {keys[depth + 1]!r}"
             )
         node[key] = child
         node = child

@@ -20,7 +20,7 @@ from gankit.core import recipe as recipes
 from gankit.core.data import Batches, open_source
 from gankit.core.grids import save_png
 from gankit.core.images import from_uint8
-from gankit.core.interfaces import Tracker
+from gankit.core.interfaces import Augmentation, Tracker
 from gankit.core.locate import find_model
 from gankit.core.paths import cache_dir
 from gankit.core.progress import Progress
@@ -38,6 +38,7 @@ def train(
     *,
     data: str | None = None,
     overrides: Mapping[str, Any] | None = None,
+    tiny: bool = False,
     device: str = "auto",
     init: str | Path | None = None,
     minutes: float | None = None,
@@ -50,6 +51,7 @@ def train(
         out: the run's folder; if it holds a run of the same recipe, that run continues where it was.
         data: folder, zip, shards, or 'source:' (short for overrides['data.path']).
         overrides: dotted recipe keys -> values, for example {'train.images': '200k'}.
+        tiny: apply the recipe's section of that name, which makes it train in seconds on a CPU, to try it out.
         device: 'auto', 'cpu', 'cuda' or 'mps'.
         init: a model, run or checkpoint to take weights from when the run begins.
         minutes: stop, with a checkpoint, after this long.
@@ -62,7 +64,9 @@ def train(
         merged = dict(overrides or {})
         if data is not None:
             merged["data.path"] = data
-        recipe = recipes.read(recipe, merged)
+        recipe = recipes.read(recipe, merged, tiny=tiny)
+    elif tiny:
+        raise ValueError("tiny applies to a recipe that is named, not to a resolved one")
     with Trainer(recipe, Path(out), device=device, init=init, minutes=minutes, quiet=quiet) as trainer:
         last = trainer.run()
     if trainer.stop_signal == signal.SIGINT:
@@ -72,18 +76,22 @@ def train(
     return last
 
 
+def build_augmentation(recipe: Recipe) -> Augmentation | None:
+    """What a recipe puts in front of D. Raises GankitError if it does not go with the images."""
+    if recipe.augmentation is None:
+        return None
+    augmentation: Augmentation = options.build("augmentation", recipe.augmentation, recipe.image_shape)
+    if recipe.data.channels not in augmentation.channels:
+        raise GankitError(
+            f"augmentation {recipe.augmentation['name']!r} accepts images of {augmentation.channels} channels, "
+            f"not {recipe.data.channels}; set data.channels or another augmentation"
+        )
+    return augmentation
+
+
 def build_parts(recipe: Recipe, conditioner: Any, device: torch.device) -> Parts:
     """Networks and training parts of a recipe on a device."""
-    if recipe.augmentation is not None:
-        augmentation = options.build("augmentation", recipe.augmentation, recipe.image_shape)
-        if recipe.data.channels not in augmentation.channels:
-            raise GankitError(
-                f"augmentation {recipe.augmentation['name']!r} accepts images of {augmentation.channels} channels, "
-                f"not {recipe.data.channels}; set data.channels or another augmentation"
-            )
-        augmentation.to(device)
-    else:
-        augmentation = None
+    augmentation = build_augmentation(recipe)
     judge = None
     if recipe.train.judge_condition == "pretrained" and checkpoint.stored_state(conditioner):
         judge = copy.deepcopy(conditioner).requires_grad_(False).to(device)
@@ -102,7 +110,7 @@ def build_parts(recipe: Recipe, conditioner: Any, device: torch.device) -> Parts
             name: options.build("guidance", {**spec, "name": name}).to(device)
             for name, spec in recipe.guidance.items()
         },
-        augmentation=augmentation,
+        augmentation=None if augmentation is None else augmentation.to(device),
         judge=judge,
     )
 

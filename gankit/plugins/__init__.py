@@ -10,15 +10,21 @@ BUILTIN = {
     "generator": {
         "stylegan2": "generators.stylegan2:StyleGAN2",
         "stylegan-t": "generators.stylegan_t:StyleGANT",
+        "fastgan": "generators.fastgan:FastGAN",
+        "fastgan-lite": "generators.fastgan:FastGANLite",
+        "r3gan": "generators.r3gan:R3GAN",
     },
     "discriminator": {
         "stylegan2": "discriminators.stylegan2:StyleGAN2Discriminator",
         "projected": "discriminators.projected:ProjectedDiscriminator",
         "stylegan-t": "discriminators.stylegan_t:StyleGANTDiscriminator",
+        "r3gan": "discriminators.r3gan:R3GANDiscriminator",
+        "stylegan-xl": "discriminators.stylegan_xl:StyleGANXLDiscriminator",
     },
     "feature": {
         "timm-cnn": "features.timm_cnn:TimmCNN",
         "timm-vit": "features.timm_vit:TimmViT",
+        "clip-image": "features.clip_image:CLIPImage",
     },
     "conditioner": {
         "class": "conditioning.classes:ClassConditioner",
@@ -36,6 +42,7 @@ BUILTIN = {
     },
     "regularizer": {
         "r1": "regularizers.r1:R1",
+        "r2": "regularizers.r2:R2",
         "path-length": "regularizers.path_length:PathLength",
         "mismatch": "regularizers.mismatch:Mismatch",
         "reconstruction": "regularizers.reconstruction:Reconstruction",
@@ -69,7 +76,14 @@ BUILTIN = {
 }
 
 
-RECIPES = ("stylegan2", "stylegan2-class", "projected-stylegan2", "stylegan-t", "anime-tags")
+RECIPES = (
+    *("stylegan2", "stylegan2-class", "anime-tags", "stylegan2-ext-danbooru"),
+    *("stylegan2-ada-auto", "stylegan2-ada-paper256", "stylegan2-ada-paper512", "stylegan2-ada-paper1024"),
+    "stylegan2-ada-cifar",
+    *("projected-fastgan", "projected-fastgan-lite", "projected-stylegan2"),
+    *("stylegan-t", "stylegan-t-64", "stylegan-t-512"),
+    *("r3gan-cifar10", "r3gan-ffhq64", "r3gan-ffhq256", "r3gan-imagenet32", "r3gan-imagenet64"),
+)
 
 
 @hookimpl

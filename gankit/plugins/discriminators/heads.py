@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from gankit.core.interfaces import Cond, embedding_of
+from gankit.core.layers import FullyConnected
 from gankit.core.spectral import SNConv2d
 
 Norm = Literal["batch", "group", "none"]
@@ -29,15 +29,6 @@ def head_plan(nominal: float, actual: int) -> tuple[list[int], int]:
     # 64 channels at a nominal side of 64, doubled with each halving: 128 at 32, 256 at 16, 512 at 8
     widths = [min(max(4096 >> (level - 1 - i), 64), 512) for i in range(blocks)]
     return widths, min(FINAL_KERNEL, actual >> blocks)
-
-
-def required_embedding(cond: Cond, c_dim: int) -> Tensor | None:
-    """The embedding [B, c_dim] that a conditional discriminator cannot do without."""
-    c = embedding_of(cond)
-    if c_dim and (c is None or c.shape[1:] != (c_dim,)):
-        given = "none" if c is None else list(c.shape)
-        raise ValueError(f"this network needs a condition with an embedding [B, {c_dim}], not {given}")
-    return c
 
 
 class SeparableConv(nn.Module):
@@ -92,6 +83,7 @@ class Head(nn.Module):
         embed_dim: int = EMBED_DIM,
         separable: bool = False,
         norm: Norm = "batch",
+        equalised: bool = False,
     ) -> None:
         super().__init__()
         sizes = [channels, *widths]
@@ -103,7 +95,10 @@ class Head(nn.Module):
             # A table of class vectors when c is one-hot; its rows start as those of nn.Embedding.
             self.embed = nn.Linear(c_dim, embed_dim, bias=False)
             nn.init.normal_(self.embed.weight)
-            self.embed_proj = nn.Sequential(nn.Linear(embed_dim, cmap_dim), nn.LeakyReLU(0.2))
+            if equalised:  # StyleGAN-XL
+                self.embed_proj: nn.Module = FullyConnected(embed_dim, cmap_dim, activation="lrelu")
+            else:
+                self.embed_proj = nn.Sequential(nn.Linear(embed_dim, cmap_dim), nn.LeakyReLU(0.2))
         else:
             self.main = nn.Sequential(*blocks, SNConv2d(sizes[-1], 1, kernel, bias=False))
 

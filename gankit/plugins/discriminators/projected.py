@@ -8,17 +8,24 @@ from __future__ import annotations
 
 import itertools
 import math
-from typing import Annotated, ClassVar, Literal, NamedTuple, cast
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gankit.core.interfaces import Cond, CondSpec, Discriminator, FeatureNetwork, ImageShape
+from gankit.core.interfaces import (
+    Cond,
+    CondSpec,
+    Discriminator,
+    FeatureNetwork,
+    ImageShape,
+    required_embedding,
+)
 from gankit.core.options import Nested
 from gankit.core.rgb import entry_size, to_rgb
 from gankit.errors import GankitError
-from gankit.plugins.discriminators.heads import Head, Norm, head_plan, required_embedding
+from gankit.plugins.discriminators.heads import Head, Norm, head_plan
 
 NOMINAL_SIDE = 256  # the image side that the paper's head depths are made for
 
@@ -67,21 +74,14 @@ class ProjectedDiscriminator(Discriminator):
         height, width = image_shape[1:]
         entry_side = max(side, min(height, width))
         self.entry = entry_size(height, width, entry_side, self.feature_network.input_multiple)
-        heads = []
-        for tap in self.feature_network.outputs:
-            widths, kernel = head_plan(NOMINAL_SIDE / tap.stride, int(min(self.entry) / tap.stride))
-            heads.append(
-                Head(
-                    tap.channels,
-                    widths,
-                    kernel,
-                    c_dim=cond.c_dim,
-                    cmap_dim=cmap_dim,
-                    separable=separable,
-                    norm=norm,
-                )
-            )
-        self.discriminator = nn.ModuleDict({"mini_discs": nn.ModuleList(heads)})  # the official names
+        self.discriminator = make_heads(
+            self.feature_network.outputs,
+            self.entry,
+            c_dim=cond.c_dim,
+            cmap_dim=cmap_dim,
+            separable=separable,
+            norm=norm,
+        )
         self.c_dim = cond.c_dim
 
     @property
@@ -90,19 +90,19 @@ class ProjectedDiscriminator(Discriminator):
 
     def features(self, images: Tensor) -> list[Tensor]:
         """For each head, what it knows before it is told the condition."""
-        images = to_rgb(images)
-        if images.shape[2:] != self.entry:
-            images = F.interpolate(images, self.entry, mode="bilinear", align_corners=False)
-        return self.judge(self.feature_network(images))
-
-    def judge(self, maps: list[Tensor]) -> list[Tensor]:
-        """Projected maps through the heads."""
+        maps = self.feature_network(resized(to_rgb(images), self.entry))
         return [head.features(x) for head, x in zip(self.heads, maps)]
 
     def score(self, features: list[Tensor], cond: Cond = None) -> list[Tensor]:
         c = required_embedding(cond, self.c_dim)
         logits = [head.score(x, c) for head, x in zip(self.heads, features)]
         return [torch.cat([x.flatten(1) for x in logits], dim=1)]
+
+
+def resized(images: Tensor, size: tuple[int, int]) -> Tensor:
+    if images.shape[2:] == size:
+        return images
+    return F.interpolate(images, size, mode="bilinear", align_corners=False)
 
 
 class Map(NamedTuple):
@@ -189,3 +189,12 @@ class ProjectedFeatures(nn.Module):
             x = self.scratch.get_submodule(f"layer{level}_csm.out_conv")(x)
             mixed.insert(0, F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=True))
         return mixed
+
+
+def make_heads(maps: list[Map], entry: tuple[int, int], **options: Any) -> nn.ModuleDict:
+    """A head for each of the maps that images of size `entry` give, under the official names; options of `Head`."""
+    heads = nn.ModuleList()
+    for x in maps:
+        widths, kernel = head_plan(NOMINAL_SIDE / x.stride, int(min(entry) / x.stride))
+        heads.append(Head(x.channels, widths, kernel, **options))
+    return nn.ModuleDict({"mini_discs": heads})

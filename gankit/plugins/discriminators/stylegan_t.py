@@ -13,14 +13,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gankit.core.interfaces import Cond, CondSpec, Discriminator, FeatureNetwork, ImageShape
+from gankit.core.interfaces import (
+    Cond,
+    CondSpec,
+    Discriminator,
+    FeatureNetwork,
+    ImageShape,
+    required_embedding,
+)
 from gankit.core.layers import FullyConnected
 from gankit.core.options import Nested
 from gankit.core.random import shared_rand
 from gankit.core.rgb import entry_size, to_rgb
 from gankit.core.spectral import SNConv1d
 from gankit.errors import GankitError
-from gankit.plugins.discriminators.heads import required_embedding
 
 KERNEL = 9  # tokens that a head's residual convolution spans
 

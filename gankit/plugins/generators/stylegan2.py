@@ -42,6 +42,8 @@ class StyleGAN2(Generator):
         conv_clamp: bound on the magnitude of activations, 256 for mixed precision; None for no bound.
         w_avg_beta: decay of the running mean of w, which truncation pulls towards.
         use_noise: add noise to the feature maps of each layer.
+        normalize_z: bring z to unit length before the mapping network; false in StyleGAN2-ext, whose latents' lengths
+            matter.
     """
 
     conformance = {"z_dim": 16, "w_dim": 16, "mapping_layers": 2, "channel_base": 128, "channel_max": 8}
@@ -64,6 +66,7 @@ class StyleGAN2(Generator):
         conv_clamp: float | None = None,
         w_avg_beta: float = 0.998,
         use_noise: bool = True,
+        normalize_z: bool = True,
     ) -> None:
         super().__init__()
         self.z_dim, self.w_dim, self.image_shape = z_dim, w_dim, image_shape
@@ -88,6 +91,7 @@ class StyleGAN2(Generator):
             layer_features=layer_features,
             lr_multiplier=mapping_lr_multiplier,
             w_avg_beta=w_avg_beta,
+            normalize_z=normalize_z,
         )
 
     def fade_in(self, share: float) -> bool:
