@@ -108,6 +108,10 @@ def train(
     seed: Annotated[int | None, typer.Option(help="Seed of everything random.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
     init: Annotated[str | None, typer.Option(help="Model or run to take weights from.")] = None,
+    eval_every: Annotated[
+        str | None, typer.Option(help="Measure the model each 50k images; off by default.")
+    ] = None,
+    keep: Annotated[str | None, typer.Option(help="Checkpoints to keep: 2, or last:2,best:3.")] = None,
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="Override: generator.channel_base=4096.")
     ] = None,
@@ -135,6 +139,8 @@ def train(
         "train.micro_batch": micro_batch,
         "train.workers": workers,
         "train.seed": seed,
+        "train.keep": keep,
+        "evaluation.every": eval_every,
     }
     overrides.update({key: value for key, value in direct.items() if value is not None})
     overrides.update(recipes.parse_set(set_ or []))
@@ -269,6 +275,28 @@ def evaluate(
         print(
             f"{page['generated']['images']:,} generated and {page['real']['images']:,} real images; wrote {out}"
         )
+
+
+@app.command()
+def report(
+    run: Annotated[Path, typer.Argument(help="Folder of a run, finished or not.")],
+    out: Annotated[Path | None, typer.Option(help="HTML file; RUN/report.html by default.")] = None,
+) -> None:
+    """Write one HTML page about a run: curves, health, samples over time, metrics, recipe."""
+    from gankit.report import write_report
+
+    print(f"wrote {write_report(run, out)}")
+
+
+@app.command()
+def compare(
+    runs: Annotated[list[Path], typer.Argument(help="Folders of two to eight runs.")],
+    out: Annotated[Path, typer.Option(help="HTML file.")] = Path("comparison.html"),
+) -> None:
+    """Write one HTML page with runs side by side, and what differs in their recipes."""
+    from gankit.report import write_comparison
+
+    print(f"wrote {write_comparison(runs, out)}")
 
 
 @app.command()
@@ -434,7 +462,7 @@ def show(
 
 
 OWN_COMMANDS = (
-    *("train", "sample", "evaluate", "export", "convert", "inspect", "blend", "average"),
+    *("train", "sample", "evaluate", "report", "compare", "export", "convert", "inspect", "blend", "average"),
     *("ema", "recipes", "plugins"),
 )
 
