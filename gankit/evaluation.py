@@ -330,6 +330,7 @@ def evaluate(
     where_to = devices.pick_device(device, world.local_rank)
     distributed.start(world, where_to)
     pipe = load(model, device=str(where_to))
+    pipe.conditioner.prepare(cache_dir("text"), pipe.device)
     bench = Bench(
         pipe,
         num=num,
