@@ -219,7 +219,9 @@ def sample(
 def evaluate(
     model: Annotated[str, typer.Argument(help="Model folder, run, checkpoint, installed name or hub id.")],
     metrics: Annotated[str, typer.Option(help="Metric plugins, separated by commas.")] = "fd,kid,pr",
-    num: Annotated[str, typer.Option(help="Generated images: 1000, 10k.")] = "10k",
+    num: Annotated[
+        str, typer.Option("--num", "-n", help="Generated images: 1000, 10k. (torchrun passes on -n only.)")
+    ] = "10k",
     num_real: Annotated[
         str | None, typer.Option(help="Images of the data set, or 'all'; as many as --num by default.")
     ] = None,
@@ -259,7 +261,7 @@ def evaluate(
     numbers_real = (
         None if num_real is None else sys.maxsize if num_real == "all" else count("--num-real", num_real)
     )
-    page = evaluation.evaluate(
+    page = evaluation.run(
         model,
         metrics=[name.strip() for name in metrics.split(",") if name.strip()],
         num=count("--num", num),

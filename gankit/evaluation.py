@@ -21,7 +21,7 @@ import torch
 
 import gankit
 from gankit.bench import DATA_SEED, Album, Bench, Part, Progress, finite
-from gankit.core import checkpoint, distributed, options
+from gankit.core import checkpoint, devices, distributed, options
 from gankit.core.data import open_source
 from gankit.core.extraction import Ahead, Backbone, on_white
 from gankit.core.grids import save_png
@@ -326,9 +326,11 @@ def evaluate(
     if dtype not in ("fp32", "bf16"):
         raise GankitError(f"--dtype {dtype}: say fp32 or bf16")
     wishes = None if captions is None else read_captions(captions)
-    pipe = load(model, device=device)
     world = distributed.world_from_env()
-    distributed.start(world, pipe.device)
+    where_to = devices.pick_device(device, world.local_rank)
+    distributed.start(world, where_to)
+    pipe = load(model, device=str(where_to))
+    pipe.conditioner.prepare(cache_dir("text"), pipe.device)
     bench = Bench(
         pipe,
         num=num,
@@ -355,10 +357,18 @@ def evaluate(
     for name in plugins:
         results[name]["better"] = dict(plugins[name].values)
         checked = options.check("metric", specs[name])
-        results[name]["options"] = {k: v for k, v in checked.items() if k not in ("name", "feature")}
+        results[name]["options"] = {k: v for k, v in checked.items() if k not in ("name", "feature", "side")}
     return _page(
         bench, {name: results[name] for name in plugins}, str(model), where, session.cached, captions, start
     )
+
+
+def run(model: str, **wishes: Any) -> dict[str, Any]:
+    """`evaluate` as the only thing that this process does; takes leave of the others at the end."""
+    try:
+        return evaluate(model, **wishes)
+    finally:
+        distributed.stop()
 
 
 def _deviation(backbone: Backbone, output: str) -> dict[str, float]:

@@ -168,6 +168,13 @@ class Monitor:
             chosen.update(ranked[:count])
         return chosen
 
+    def stalled(self, patience: int) -> bool:
+        """Whether as many measurements in a row as `patience` says, all of this stage, have not improved the first
+        number that is measured."""
+        start = self.stepper.stage_start
+        here = [n for n in self._ranked(next(iter(self.better))) if start < n <= self.stepper.nimg]
+        return bool(here) and sum(n > here[0] for n in here) >= patience
+
     def _undisturbed(self) -> Any:
         """Whatever happens inside, training goes on with the random numbers that it would have had."""
         devices = [self.stepper.device] if self.stepper.device.type == "cuda" else []

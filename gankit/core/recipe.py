@@ -185,7 +185,7 @@ class Recipe(_Section):
         if not self.stages:
             return self
         page = self.model_dump(mode="json", exclude={"stages"})
-        changes = {key: value for key, value in self.stages[index].items() if key != "until"}
+        changes = {key: value for key, value in self.stages[index].items() if key not in stages_.OWN}
         return parse(stages_.merge(page, changes), f"stages.{index}")
 
     def scheduled_options(self) -> dict[str, Any]:
@@ -243,7 +243,7 @@ def parse(data: Any, origin: str) -> Recipe:
             checked[name] = {key: value for key, value in spec.items() if key != "name"}
         setattr(recipe, section, checked)
     recipe.schedules = schedules.check(recipe.schedules, recipe.scheduled_options(), origin)
-    recipe.stages = stages_.check(recipe.stages, origin)
+    recipe.stages = stages_.check(recipe.stages, recipe.evaluation.every is not None, origin)
     for index in range(len(recipe.stages)):
         try:
             recipe.at_stage(index)

@@ -34,9 +34,10 @@ def ties(fingerprint: str, stepper: Stepper) -> dict[str, Any]:
     return {"data": fingerprint, "frozen": frozen, "encoders": parts.conditioner.identity()}
 
 
-def stage_of(folder: Path) -> int:
-    """The stage of its run in which a checkpoint was written."""
-    return int(checkpoint.read_json(folder / STATE, FORMAT).get("stage", 0))
+def stage_of(folder: Path) -> tuple[int, bool]:
+    """The stage of its run in which a checkpoint was written, and whether that was its end."""
+    state = checkpoint.read_json(folder / STATE, FORMAT)
+    return int(state.get("stage", 0)), bool(state.get("stage_over", False))
 
 
 def save_checkpoint(
@@ -46,7 +47,9 @@ def save_checkpoint(
     ties: dict[str, Any],
     keep: int,
     spared: Collection[int] = (),
+    *,
     stage: int = 0,
+    stage_over: bool = False,
 ) -> Path:
     """Write checkpoints/NNN, then delete all but the newest and the spared. Collective: every process must call it."""
     final = run / "checkpoints" / f"{stepper.nimg:09d}"
@@ -70,6 +73,7 @@ def save_checkpoint(
                 "signs": stepper.signs.tolist(),
                 "bad_total": stepper.bad_total,
                 "stage": stage,
+                "stage_over": stage_over,
                 "stage_start": stepper.stage_start,
                 "posthoc_start": stepper.posthoc.start,
                 "files": files,

@@ -145,6 +145,7 @@ class Trainer:
     ) -> None:
         self.whole, self.out, self.init = recipe, out, init
         self.stage, self.recipe = 0, recipe.at_stage(0)  # what is trained now
+        self.stage_over = False
         self.deadline = None if minutes is None else time.monotonic() + 60 * minutes
         self.world = distributed.world_from_env()
         self.device = devices.pick_device(device, self.world.local_rank)
@@ -189,7 +190,7 @@ class Trainer:
         distributed.barrier()
         found = checkpoint.checkpoints(self.out)
         distributed.same_everywhere(found[-1].name if found else "", "the checkpoint to continue from")
-        self.stage = run.stage_of(found[-1]) if found else 0
+        self.stage, self.stage_over = run.stage_of(found[-1]) if found else (0, False)
         recipe = self.recipe = self.whole.at_stage(self.stage)
         if recipe.data.path is None:
             raise GankitError(
@@ -230,14 +231,14 @@ class Trainer:
         return Stepper(parts, recipe, self.device, self.world, bf16)
 
     def _open_data(self) -> None:
-        """Whatever reads the data set at the size of this stage."""
+        """Batches, sample grids and evaluations of this stage."""
         recipe = self.recipe
-        if self.batches is not None:
-            self.batches.close()
         if self.world.main and recipe.evaluation.every is not None:
             from gankit.monitor import Monitor
 
             self.monitor = Monitor(self.out, recipe, self.source, self.stepper, self.progress.say)
+        if self.batches is not None:
+            self.batches.close()
         self._samples = SampleGrid(self.source, self.stepper, recipe)
         self.batches = Batches(
             self.source,
@@ -256,7 +257,7 @@ class Trainer:
     def _next_stage(self) -> None:
         """Build the networks of the next stage and carry over what this one has learned."""
         before, old = self.recipe, self.stepper
-        self.stage += 1
+        self.stage, self.stage_over = self.stage + 1, False
         self.recipe = self.whole.at_stage(self.stage)
         self.progress.say(f"stage {self.stage + 1} of {len(self.whole.stages)} at {old.nimg / 1000:g} kimg")
         self.stepper = self._build()
@@ -345,16 +346,15 @@ class Trainer:
     def _loop(self) -> tuple[Path, bool]:
         """Train to the end of the stage; returns the last checkpoint and whether somebody wants to stop."""
         train, stepper = self.recipe.train, self.stepper
+        until = self.whole.stages[self.stage].get("until") if self.whole.stages else None
         keep = Keep.parse(train.keep)
-        end = train.images
-        if self.stage < len(self.whole.stages) - 1:
-            end = min(end, self.whole.stages[self.stage]["until"])
         assert self.batches is not None
         last = None
         if stepper.nimg == 0:
             self._write_samples(real=True)
         tick_start, tick_nimg, waited = time.perf_counter(), stepper.nimg, self.batches.wait_s
-        stop, done = False, stepper.nimg >= end
+        over = self.stage_over
+        stop, done = False, over or stepper.nimg >= train.images
         stream = iter(self.batches)
         while not (stop or done):
             batch = next(stream)
@@ -368,9 +368,11 @@ class Trainer:
                     f"is {last or self._newest() or 'none yet'}: start a new run with --init from it, or a fresh one, "
                     "with lower train.lr_g and train.lr_d"
                 )
-            done = stepper.nimg >= end
+            over = until is not None and stepper.nimg >= until
+            done = over or stepper.nimg >= train.images
             self.progress.advance(stepper.nimg)
-            measured = not stop and self._evaluate(done)
+            measured, stalled = (False, False) if stop else self._evaluate(done)
+            over, done = over or stalled, done or stalled
             if crossed(stepper.nimg, train.batch, train.tick) or stop or done:
                 now = time.perf_counter()
                 seconds, images_done = now - tick_start, stepper.nimg - tick_nimg
@@ -381,7 +383,14 @@ class Trainer:
             if (due and not stepper.bad_in_a_row) or stop or done:
                 spared = self.monitor.spared() if self.monitor is not None else ()
                 last = run.save_checkpoint(
-                    self.out, self.recipe, stepper, self.ties, keep.last, spared, self.stage
+                    self.out,
+                    self.recipe,
+                    stepper,
+                    self.ties,
+                    keep.last,
+                    spared,
+                    stage=self.stage,
+                    stage_over=over,
                 )
             every = train.posthoc_every or max(train.images // 50, 1)
             if train.posthoc_ema and (crossed(stepper.nimg, train.batch, every) or done):
@@ -392,19 +401,22 @@ class Trainer:
         assert newest is not None
         return newest, stop
 
-    def _evaluate(self, done: bool) -> bool:
-        """Measure if it is time to; whether that was done, which every process answers alike."""
+    def _evaluate(self, done: bool) -> tuple[bool, bool]:
+        """Measure if it is time to; whether that was done, and whether the stage ends since nothing improves any more,
+        which every process answers alike."""
         every, stepper = self.recipe.evaluation.every, self.stepper
         if every is None or stepper.bad_in_a_row:
-            return False
+            return False, False
         if not (crossed(stepper.nimg, self.recipe.train.batch, every) or done):
-            return False
+            return False, False
         measured = self.monitor is not None and self.monitor.evaluate(self._wants_stop)
+        patience = self.whole.stages[self.stage].get("patience") if self.whole.stages else None
+        stalled = measured and patience is not None and self.monitor.stalled(patience)  # type: ignore[union-attr]
         if self.world.size > 1:
-            told = torch.tensor([float(measured)], dtype=torch.float64)
+            told = torch.tensor([float(measured), float(stalled)], dtype=torch.float64)
             distributed.all_sum(told)
-            measured = bool(told > 0)
-        return measured
+            measured, stalled = (bool(value > 0) for value in told)
+        return measured, stalled
 
     def _wants_stop(self) -> bool:
         late = self.deadline is not None and time.monotonic() > self.deadline

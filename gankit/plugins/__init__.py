@@ -10,6 +10,7 @@ BUILTIN = {
     "generator": {
         "stylegan2": "generators.stylegan2:StyleGAN2",
         "stylegan3": "generators.stylegan3:StyleGAN3",
+        "stylegan-xl": "generators.stylegan_xl:StyleGANXL",
         "stylegan-t": "generators.stylegan_t:StyleGANT",
         "fastgan": "generators.fastgan:FastGAN",
         "fastgan-lite": "generators.fastgan:FastGANLite",
@@ -67,6 +68,7 @@ BUILTIN = {
     "importer": {
         "stylegan2-ada": "importers.stylegan2:StyleGAN2Importer",
         "stylegan3": "importers.stylegan3:StyleGAN3Importer",
+        "stylegan-xl": "importers.stylegan_xl:StyleGANXLImporter",
         "stylegan-t": "importers.stylegan_t:StyleGANTImporter",
         "r3gan": "importers.r3gan:R3GANImporter",
         "fastgan": "importers.fastgan:FastGANImporter",

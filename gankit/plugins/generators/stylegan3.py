@@ -164,30 +164,32 @@ def bands(
     *,
     num_layers: int,
     num_critical: int,
-    first: tuple[float, float],
+    first: tuple[float, float] | Band,
     last_stopband_rel: float,
     channel_base: int,
     channel_max: int,
 ) -> list[Band]:
     """The bands after layers 0 ... `num_layers` (section 3.2 and appendix C): cutoffs and stop bands grow geometrically
-    from `first` to half the image's rate, from where on sampling is critical."""
+    from `first`, a cutoff and a stop band or the band of another network, to half the image's rate, from where on
+    sampling is critical."""
     img_channels, height, width = image_shape
     levels(image_shape)  # refuses sizes that cannot be halved often enough
     side = min(height, width)
+    start = (first.cutoff, first.stopband) if isinstance(first, Band) else first
     last = (side / 2, side / 2 * last_stopband_rel)
     if num_critical < 1 or num_layers <= num_critical:
         raise GankitError(
             f"num_layers {num_layers} must be larger than num_critical {num_critical}, and that at least 1"
         )
-    if last[0] <= first[0]:
+    if last[0] <= start[0]:
         raise GankitError(
-            f"image size {width}x{height} is too small for alias-free layers of cutoff {first[0]:g}: both sides must "
-            f"be larger than {2 * first[0]:g} pixels"
+            f"image size {width}x{height} is too small for alias-free layers of cutoff {start[0]:g}: both sides must "
+            f"be larger than {2 * start[0]:g} pixels"
         )
-    chain = []
-    for i in range(num_layers + 1):
+    chain = [first] if isinstance(first, Band) else []
+    for i in range(len(chain), num_layers + 1):
         e = min(i / (num_layers - num_critical), 1)
-        cutoff, stopband = (a * (b / a) ** e for a, b in zip(first, last))
+        cutoff, stopband = (a * (b / a) ** e for a, b in zip(start, last))
         halvings = -math.ceil(math.log2(min(2 * stopband, side) / side))
         size = (height, width)
         if i < num_layers - 1:

@@ -22,11 +22,7 @@ class StyleGAN3Importer(Importer):
     classes = ("Generator",)
 
     def recognises(self, network: ForeignNetwork) -> bool:
-        return (
-            network.class_name == "Generator"
-            and is_alias_free(network)
-            and "mapping.embed_proj.weight" not in (network.tensors)
-        )
+        return network.class_name == "Generator" and is_alias_free(network) and not has_class_vectors(network)
 
     def convert(self, network: ForeignNetwork) -> Imported:
         c_dim = network.integer("", "c_dim", low=0, high=MAX_CLASSES)
@@ -52,6 +48,12 @@ class StyleGAN3Importer(Importer):
 
 def is_alias_free(network: ForeignNetwork) -> bool:
     return bool(network.modules) and "synthesis.input.freqs" in network.tensors
+
+
+def has_class_vectors(network: ForeignNetwork) -> bool:
+    """What tells StyleGAN-XL from StyleGAN3, whose classes enter by a fully connected layer."""
+    embed = network.modules.get("mapping.embed")
+    return embed is not None and embed.class_name == "Embedding"
 
 
 def synthesis_options(network: ForeignNetwork) -> dict[str, Any]:
