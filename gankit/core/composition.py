@@ -14,11 +14,16 @@ from gankit.errors import GankitError
 COMPARED = ("generator", "discriminator", "conditioner", "loss", "guidance")
 
 
+def compose(recipe: Recipe, conditioner: Conditioner) -> Composition:
+    """What a recipe's parts are asked with."""
+    parts = {section: getattr(recipe, section) for section in (*PLUGIN_SECTIONS, *PLUGIN_MAPS)}
+    return Composition(recipe.image_shape, conditioner.spec, conditioner.accepts, parts)
+
+
 def check(recipe: Recipe, conditioner: Conditioner) -> None:
     """Refuse parts that cannot work together, by what their plugins say. The GankitError names both and the reason."""
-    parts = {section: getattr(recipe, section) for section in (*PLUGIN_SECTIONS, *PLUGIN_MAPS)}
-    composition = Composition(recipe.image_shape, conditioner.spec, conditioner.accepts, parts)
-    for kind, spec in _specs(parts):
+    composition = compose(recipe, conditioner)
+    for kind, spec in _specs(composition.parts):
         unfit = getattr(registry().load(kind, spec["name"]), "unfit", None)  # a plugin may be a mere function
         found = None if unfit is None else unfit(spec, composition)
         if found is not None:
