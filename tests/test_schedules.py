@@ -378,3 +378,34 @@ def test_a_larger_discriminator_begins_with_what_the_smaller_saw() -> None:
     assert not torch.allclose(large(images)[0], old, atol=1e-2)
     resnet = options.build("discriminator", {**spec, "architecture": "resnet"}, (3, 16, 16), CondSpec())
     assert not resnet.fade_in(0)
+
+
+# ------------------------------------------------------------------------------------------------ spectral norm
+
+
+def test_spectral_norm_of_equalised_layers() -> None:
+    spec = {"name": "stylegan2", "channel_base": 128, "spectral_norm": True}
+    D = options.build("discriminator", spec, (3, 16, 16), CondSpec(4)).train()
+    images, cond = torch.randn(4, 3, 16, 16), torch.randn(4, 4)
+    with torch.no_grad():
+        for _ in range(100):
+            D(images, cond)
+        D.eval()
+        for layer in (D.b16.fromrgb, D.b16.conv0, D.b16.skip, D.b8.conv1, D.b4.conv, D.b4.fc, D.b4.out):
+            effective = (layer.weight * layer.weight_gain).flatten(1)
+            assert torch.linalg.matrix_norm(effective, 2).item() == pytest.approx(1, abs=0.02)
+    assert not hasattr(D.mapping.fc0, "parametrizations")
+    D.train()
+    images.requires_grad_()
+    (gradient,) = torch.autograd.grad(D(images, cond)[0].sum(), images, create_graph=True)
+    gradient.square().sum().backward()
+    assert D.b8.conv0.parametrizations.weight.original.grad.isfinite().all()
+
+
+def test_spectral_norm_continues_to_the_bit(images: Path, tmp_path: Path) -> None:
+    options = {"discriminator.spectral_norm": True, "regularizers": {"r1": {"interval": 2}}}
+    whole = train(tmp_path / "whole", images, **options, **{"train.images": 24})
+    for length in (16, 24):
+        parts = train(tmp_path / "parts", images, **options, **{"train.images": length})
+    assert_same(whole, parts)
+    assert any(name.endswith("b8.conv0.parametrizations.weight.0.u") for name in tensors_of(whole))
