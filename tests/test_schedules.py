@@ -19,7 +19,7 @@ from gankit.core import recipe as recipes
 from gankit.core.cuda import downsample2d, setup_filter, upsample2d
 from gankit.core.freezing import freeze
 from gankit.core.interfaces import CondSpec
-from gankit.core.schedules import Schedule
+from gankit.core.schedules import Schedule, Schedules
 from gankit.core.step import Stepper
 from gankit.core.transfer import transfer
 from gankit.errors import GankitError
@@ -129,6 +129,16 @@ def test_mistakes_in_schedules_are_named(schedules: Any, message: str) -> None:
     assert "\n" not in str(error.value)
 
 
+def test_images_are_counted_from_the_stage_or_the_run() -> None:
+    page = {"end": 0, "over": 100}
+    schedules = {"train": {"lr_g": page, "lr_d": {**page, "since": "run"}}}
+    recipe = recipes.parse({"train": {"lr_g": 1, "lr_d": 1}, "schedules": schedules}, "page")
+    train = recipe.train.model_copy()
+    values = Schedules(recipe, train, object()).apply(80, 60)
+    assert values == {"train.lr_g": pytest.approx(0.8), "train.lr_d": pytest.approx(0.2)}
+    assert (train.lr_g, recipe.train.lr_g) == (values["train.lr_g"], 1)
+
+
 def test_an_option_that_a_plugin_does_not_keep_cannot_move(images: Path, tmp_path: Path) -> None:
     schedules = {
         "augmentation": {"p": {"end": 1, "over": 8}},
@@ -136,7 +146,6 @@ def test_an_option_that_a_plugin_does_not_keep_cannot_move(images: Path, tmp_pat
     }
     options = {"augmentation": {"name": "ada", "target": None}, "schedules": schedules}
     recipe = recipes.read("stylegan2", {**TINY, **options})
-    from gankit.core.schedules import Schedules
 
     class Parts:
         augmentation = nn.Identity()
