@@ -219,7 +219,9 @@ def sample(
 def evaluate(
     model: Annotated[str, typer.Argument(help="Model folder, run, checkpoint, installed name or hub id.")],
     metrics: Annotated[str, typer.Option(help="Metric plugins, separated by commas.")] = "fd,kid,pr",
-    num: Annotated[str, typer.Option(help="Generated images: 1000, 10k.")] = "10k",
+    num: Annotated[
+        str, typer.Option("--num", "-n", help="Generated images: 1000, 10k. (torchrun passes on -n only.)")
+    ] = "10k",
     num_real: Annotated[
         str | None, typer.Option(help="Images of the data set, or 'all'; as many as --num by default.")
     ] = None,
@@ -228,6 +230,11 @@ def evaluate(
     side: Annotated[
         int | None, typer.Option(help="Pixels at which images enter it; default: what it was trained on.")
     ] = None,
+    captions: Annotated[
+        Path | None,
+        typer.Option(help="Text file of captions, one a line, to draw under; else the data set's."),
+    ] = None,
+    dtype: Annotated[str, typer.Option(help="Precision of feature networks: fp32 or bf16.")] = "fp32",
     seed: Annotated[int, typer.Option(help="Image i is drawn from seed + i.")] = 0,
     psi: Annotated[float, typer.Option(help="Truncation; 1 is none.")] = 1.0,
     set_: Annotated[
@@ -254,7 +261,7 @@ def evaluate(
     numbers_real = (
         None if num_real is None else sys.maxsize if num_real == "all" else count("--num-real", num_real)
     )
-    page = evaluation.evaluate(
+    page = evaluation.run(
         model,
         metrics=[name.strip() for name in metrics.split(",") if name.strip()],
         num=count("--num", num),
@@ -263,18 +270,22 @@ def evaluate(
         feature=feature,
         side=side,
         settings=recipes.parse_set(set_ or []),
+        captions=captions,
+        dtype=dtype,
         seed=seed,
         psi=psi,
         batch_size=batch_size,
         device=device,
+        pictures=out.with_suffix(""),
         quiet=quiet,
     )
+    if not page:  # one of several processes, and not the first
+        return
     evaluation.write_page(page, out)
     if not quiet:
         _table(("metric", "value", "number", "better"), evaluation.table(page))
-        print(
-            f"{page['generated']['images']:,} generated and {page['real']['images']:,} real images; wrote {out}"
-        )
+        real = f" and {page['real']['images']:,} real" if "real" in page else ""
+        print(f"{page['generated']['images']:,} generated{real} images; wrote {out}")
 
 
 @app.command()
@@ -421,6 +432,16 @@ def recipes(strict_plugins: Strict = False) -> None:
     _table(("recipe", "package", "what it is"), rows)
 
 
+@app.command()
+def doctor(strict_plugins: Strict = False) -> None:
+    """Show torch, devices and the operators' implementations, and test these; exit code 1 if one is wrong."""
+    from gankit.doctor import examine
+
+    page, well = examine()
+    print(page)
+    raise typer.Exit(0 if well else 1)
+
+
 plugins_app = typer.Typer(help="List plugins, or show the options of one.", rich_markup_mode=None)
 app.add_typer(plugins_app, name="plugins")
 
@@ -463,7 +484,7 @@ def show(
 
 OWN_COMMANDS = (
     *("train", "sample", "evaluate", "report", "compare", "export", "convert", "inspect", "blend", "average"),
-    *("ema", "recipes", "plugins"),
+    *("ema", "recipes", "plugins", "doctor"),
 )
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import math
-import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,11 +19,11 @@ import torch
 
 import gankit
 from gankit import evaluation
+from gankit.bench import DATA_SEED, DEFAULT_SIDE, Bench, Progress
 from gankit.core import checkpoint, options
-from gankit.core.interfaces import Conditioner, FeatureNetwork, Generator, Metric, Source
+from gankit.core.interfaces import Conditioner, FeatureNetwork, Generator, Measure, Source
 from gankit.core.keep import Keep
 from gankit.core.recipe import Recipe, measured
-from gankit.core.statistics import FeatureSet, measure
 from gankit.core.step import Stepper
 from gankit.errors import GankitError
 from gankit.pipeline import Pipeline
@@ -44,10 +43,35 @@ class _Live:
     """What training has at the moment, in the form of a `gankit.pipeline.Pipeline`."""
 
     recipe: Recipe
-    conditioner: Conditioner
-    generator: Generator
-    device: torch.device
+    stepper: Stepper
     latents = Pipeline.latents
+
+    @property
+    def conditioner(self) -> Conditioner:
+        return self.stepper.conditioner_ema
+
+    @property
+    def generator(self) -> Generator:
+        return self.stepper.G_ema
+
+    @property
+    def device(self) -> torch.device:
+        return self.stepper.device
+
+    @property
+    def nimg(self) -> int:
+        return self.stepper.nimg
+
+
+class _Watch(Progress):
+    """Takes the place of the progress line: looks at the clock as images get done."""
+
+    def __init__(self) -> None:
+        super().__init__(False)
+        self.look: Callable[[str], None] = lambda how_far: None
+
+    def of(self, what: str, total: int) -> Callable[[int], None]:
+        return lambda done: self.look(f"{done:,} of {total:,} {what}")
 
 
 class Monitor:
@@ -69,51 +93,65 @@ class Monitor:
         self.out, self.recipe, self.source, self.stepper, self.say = out, recipe, source, stepper, say
         self.wish = recipe.evaluation
         self.keep, self.better = Keep.parse(recipe.train.keep), measured(recipe.evaluation)
-        self.metrics: dict[str, Metric] = {
+        live: Any = _Live(recipe, stepper)  # all of a pipeline that a bench asks for
+        self.watch = _Watch()
+        self.bench = Bench(
+            live,
+            source,
+            num=self.wish.num,
+            num_real=min(self.wish.num, len(source)),
+            seed=self.wish.seed,
+            psi=PSI,
+            batch=self.wish.batch,
+            feature=self.wish.feature,
+            progress=self.watch,
+        )
+        self.metrics: dict[str, Measure] = {
             name: options.build("metric", {**given, "name": name})
             for name, given in self.wish.metrics.items()
         }
-        self.live: Any = _Live(recipe, stepper.conditioner_ema, stepper.G_ema, stepper.device)
-        self.count = min(self.wish.num, len(source))
-        for name, metric in self.metrics.items():
-            if self.count < metric.min_images:
-                raise GankitError(
-                    f"metric {name!r} needs {metric.min_images} images or more, not {self.count} "
-                    "(evaluation.num, or the data set)"
-                )
         for page in self._pages():  # written by an interrupted run after its last checkpoint
             if int(page.stem) > stepper.nimg:
                 page.unlink()
         with self._undisturbed():
-            network: FeatureNetwork = options.build("feature", self.wish.feature)
-            self.backbone = evaluation.Backbone(
-                network.to(stepper.device), self._side(network), stepper.device
-            )
-            self.real = self._real_features()
+            network: FeatureNetwork = options.build("feature", dict(self.wish.feature))
+            self.bench.side = self._side(network)
+            evaluation.check_before_drawing(self.bench, self.metrics)
+            self.session = evaluation.Session(self.bench, self.metrics)
+            start = time.monotonic()
+            self.say(f"evaluations: looking at {self.bench.num_real:,} real images, once for this data set")
+            self.session.real()
+            how = "found in the cache" if self.session.cached else "done"
+            self.say(f"  {how} in {time.monotonic() - start:.0f} s")
 
     def evaluate(self, want_stop: Callable[[], bool]) -> bool:
         """Measure what there is now, log it, and write a page. False if it was given up, which has been said then."""
         nimg, start = self.stepper.nimg, time.monotonic()
 
-        def watch(done: int) -> None:
+        def look(how_far: str) -> None:
             seconds = time.monotonic() - start
             if want_stop():
                 raise _Late("the training is to stop")
             if seconds > self.wish.seconds:
                 raise _Late(
-                    f"{done:,} of {self.wish.num:,} images took {seconds:.0f} s; lower evaluation.num, or raise "
+                    f"{how_far} took {seconds:.0f} s; lower evaluation.num, or raise "
                     f"evaluation.seconds = {self.wish.seconds:g}"
                 )
 
+        self.watch.look = look
         try:
             with self._undisturbed(), self.stepper.meter.timed("eval"):
-                values = self._measure(watch)
+                results = self.session.measure()
         except (_Late, GankitError) as reason:
             self.say(f"no evaluation at {nimg:,} images: {reason}")
             return False
+        finally:
+            self.watch.look = lambda how_far: None
+        for name in results:
+            results[name] |= {"better": dict(self.metrics[name].values), "options": self.wish.metrics[name]}
         seconds = time.monotonic() - start
-        checkpoint.write_text(self._page(nimg), json.dumps(self._facts(values, seconds), indent=1))
-        numbers = {key: value for result in values.values() for key, value in result.items()}
+        checkpoint.write_text(self._page(nimg), json.dumps(self._facts(results, seconds), indent=1))
+        numbers = {key: value for result in results.values() for key, value in result["values"].items()}
         for key, value in numbers.items():
             self.stepper.meter.add(f"eval/{key}", value)
         told = "  ".join(f"{key} {value:.4g}{self._rank(key, nimg)}" for key, value in numbers.items())
@@ -137,64 +175,26 @@ class Monitor:
         here = [n for n in self._ranked(next(iter(self.better))) if start < n <= self.stepper.nimg]
         return bool(here) and sum(n > here[0] for n in here) >= patience
 
-    # ------------------------------------------------------------------------------------------------ measuring
-
-    def _real_features(self) -> FeatureSet:
-        start = time.monotonic()
-        self.say(f"evaluations: taking features of {self.count:,} real images, once for this data set")
-        rows = any(metric.needs_rows for metric in self.metrics.values())
-        found, cached = evaluation.real_features(
-            self.source,
-            self.live,
-            self.backbone,
-            self.count,
-            self.wish.batch,
-            rows,
-            lambda done: None,
-        )
-        self.say(f"  {'found in the cache' if cached else 'done'} in {time.monotonic() - start:.0f} s")
-        return found
-
-    def _measure(self, watch: Callable[[int], None]) -> dict[str, dict[str, float]]:
-        """Metric -> number -> value."""
-        wish, network = self.wish, self.backbone.network
-        with tempfile.TemporaryDirectory(prefix="gankit-") as scratch:
-            rows = any(metric.needs_rows for metric in self.metrics.values())
-            file = Path(scratch) / "rows.npy" if rows else None
-            images = evaluation.generated_images(
-                self.live,
-                self.source,
-                wish.num,
-                wish.batch,
-                wish.seed,
-                PSI,
-                watch,
-            )
-            stream = evaluation.checked(images, self.backbone, "generated")
-            fake = FeatureSet.collect(stream, wish.num, network.num_pooled, file)
-            values = {}
-            for name, metric in self.metrics.items():
-                watch(wish.num)
-                values[name] = measure(name, metric, self.real, fake)
-            del fake  # closes the file that is about to vanish
-        return values
-
     def _undisturbed(self) -> Any:
         """Whatever happens inside, training goes on with the random numbers that it would have had."""
         devices = [self.stepper.device] if self.stepper.device.type == "cuda" else []
         return torch.random.fork_rng(devices)
 
-    def _side(self, network: FeatureNetwork) -> int:
+    def _side(self, network: FeatureNetwork) -> int | None:
         """The size of the images, at most what the network was trained on: small images need no large input."""
-        multiple = network.input_multiple
-        if self.wish.side is not None:
-            if self.wish.side % multiple:
+        multiple, wish = network.input_multiple, self.wish.side
+        if network.own_resize:
+            if wish is not None:
                 raise GankitError(
-                    f"evaluation.side = {self.wish.side}: {network.name!r} takes multiples of {multiple}"
+                    f"evaluation.side = {wish}: {network.name!r} resizes images by itself; leave it out"
                 )
-            return self.wish.side
-        side = min(max(self.recipe.data.size), network.input_side or evaluation.DEFAULT_SIDE)
-        return math.ceil(side / multiple) * multiple
+            return None
+        if wish is None:
+            side = min(max(self.recipe.data.size), network.input_side or DEFAULT_SIDE)
+            return math.ceil(side / multiple) * multiple
+        if wish % multiple:
+            raise GankitError(f"evaluation.side = {wish}: {network.name!r} takes multiples of {multiple}")
+        return wish
 
     # ---------------------------------------------------------------------------------------------------- pages
 
@@ -223,19 +223,15 @@ class Monitor:
     def _rank(self, key: str, nimg: int) -> str:
         return " (best so far)" if key in self.better and self._ranked(key)[:1] == [nimg] else ""
 
-    def _facts(self, values: dict[str, dict[str, float]], seconds: float) -> dict[str, Any]:
+    def _facts(self, results: dict[str, dict[str, Any]], seconds: float) -> dict[str, Any]:
         """What `gankit.evaluation.evaluate` writes, of this moment of the run."""
         recipe, wish = self.recipe, self.wish
+        shared = [
+            r["feature"] for r in results.values() if r.get("feature", {}).get("plugin") == wish.feature
+        ]
         return {
             "format": evaluation.FORMAT,
-            "metrics": {
-                name: {
-                    "values": numbers,
-                    "better": dict(self.metrics[name].values),
-                    "options": wish.metrics[name],
-                }
-                for name, numbers in values.items()
-            },
+            "metrics": results,
             "generated": {
                 "model": str(self.out),
                 "recipe": recipe.name,
@@ -245,17 +241,17 @@ class Monitor:
                 "psi": PSI,
                 "noise": "random",
                 "batch": wish.batch,
-                "labels": "of the data set" if self.live.conditioner.accepts else "none",
+                "labels": "of the data set" if self.bench.pipe.conditioner.accepts else "none",
             },
             "real": {
                 "data": recipe.data.path,
-                "images": self.count,
+                "images": self.bench.num_real,
                 "of": len(self.source),
-                "seed": evaluation.DATA_SEED,
+                "seed": DATA_SEED,
                 "size": list(recipe.data.size),
                 "resize": f"lanczos, antialiased, {recipe.data.fit}",
             },
-            "feature": {**self.backbone.facts(), "plugin": wish.feature, "dtype": "float32"},
+            **({"feature": shared[0]} if shared else {}),
             "versions": {
                 "gankit": gankit.__version__,
                 "torch": torch.__version__,

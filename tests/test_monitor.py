@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,10 @@ import torch
 from report_utils import Page
 from runs import Result, assert_same, tiny_set
 
+from gankit.bench import Bench, Part, to_levels
 from gankit.core import checkpoint
 from gankit.core.keep import Keep
-from gankit.monitor import Monitor
+from gankit.evaluation import Session
 from gankit.report import write_report
 
 NETWORK = {"name": "timm-cnn", "model": "test_efficientnet.r160_in1k", "pretrained": False}
@@ -141,11 +143,12 @@ def test_the_best_checkpoints_are_kept(
     kid = {8: 5.0, 16: 1.0, 24: 2.0, 32: 9.0, 40: 1.5, 48: 8.0}
     recall = {8: 0.1, 16: 0.2, 24: 0.9, 32: 0.3, 40: 0.1, 48: 0.1}
 
-    def measure(self: Monitor, watch: Any) -> dict[str, dict[str, float]]:
-        nimg = self.stepper.nimg
-        return {"kid": {"kid": kid[nimg]}, "pr": {"precision": 0.5, "recall": recall[nimg]}}
+    def measure(self: Session) -> dict[str, dict[str, Any]]:
+        nimg = self.bench.pipe.nimg
+        found = {"kid": {"kid": kid[nimg]}, "pr": {"precision": 0.5, "recall": recall[nimg]}}
+        return {name: {"values": values} for name, values in found.items()}
 
-    monkeypatch.setattr(Monitor, "_measure", measure)
+    monkeypatch.setattr(Session, "measure", measure)
     keep = (
         "--eval-every",
         8,
@@ -169,7 +172,7 @@ def test_the_best_checkpoints_are_kept(
 def test_an_evaluation_that_takes_too_long_is_given_up(train: Callable[..., Result], tmp_path: Path) -> None:
     done = train("run", 16, "--eval-every", 8, *MEASURED, "--set", "evaluation.seconds=1e-6")
     assert done.code == 0
-    assert "no evaluation at 8 images: 0 of 12 images took 0 s; lower evaluation.num" in done.out
+    assert "no evaluation at 8 images: 5 of 12 generated images took 0 s; lower evaluation.num" in done.out
     assert "evaluated at" not in done.out
     assert pages(tmp_path / "run") == {}
     log = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
@@ -179,13 +182,15 @@ def test_an_evaluation_that_takes_too_long_is_given_up(train: Callable[..., Resu
 def test_a_broken_model_gives_no_number_and_trains_on(
     train: Callable[..., Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from gankit import monitor
+    """As for NaN in the images, which is told after the first of three batches."""
+    draw = Bench.draw
 
-    def broken(*_: Any) -> Any:
-        yield torch.zeros(5, 3, 16, 16, dtype=torch.uint8), 0
-        raise monitor.GankitError("the generator gives NaN or infinity; the model is broken")
+    def broken(self: Bench, part: Part) -> Any:
+        if part.first:
+            to_levels(torch.tensor([math.nan]))
+        return draw(self, part)
 
-    monkeypatch.setattr(monitor.evaluation, "generated_images", broken)
+    monkeypatch.setattr(Bench, "draw", broken)
     done = train("run", 16, "--eval-every", 8, *MEASURED)
     assert done.code == 0
     assert done.out.count("no evaluation at ") == 2

@@ -9,6 +9,7 @@ import torch
 from golden_utils import Case, load_golden
 
 from gankit.core.interfaces import Condition, CondSpec, StepContext
+from gankit.core.transfer import transfer
 from gankit.errors import GankitError
 from gankit.plugins.discriminators.r3gan import R3GANDiscriminator
 from gankit.plugins.generators.r3gan import R3GAN
@@ -223,3 +224,15 @@ def test_truncation_scales_z():
 def test_wrong_options(network, options, message):
     with pytest.raises(GankitError, match=message):
         network((3, 16, 16), CondSpec(), **options)
+
+
+def test_an_unconditional_generator_becomes_conditional():
+    """--init: at first it draws what the source draws, and the condition gets a gradient."""
+    old = R3GAN((3, 16, 16), CondSpec(), z_dim=8, **TINY)
+    new = R3GAN((3, 16, 16), CondSpec(3), z_dim=8, **TINY)
+    transfer(new, old.state_dict())
+    z = torch.randn(3, 8)
+    images = new(z, torch.eye(3))
+    torch.testing.assert_close(images, old(z))
+    images.square().sum().backward()
+    assert new.Model.MainLayers[0].Layers[0].LinearLayer.weight.grad[:, 8:].abs().max() > 0

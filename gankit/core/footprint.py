@@ -148,6 +148,8 @@ def footprint(parts: Parts, images: int, label: Label, *, averages: int = 1, d_s
     )
     if any(p.requires_grad for p in parts.conditioner.parameters()):
         result.weights += _size(parts.conditioner) * averages
+    if parts.judge is not None:
+        result.weights += _size(parts.judge)
 
     lazy = {name: r for name, r in parts.regularizers.items() if r.interval > 1}
     eager = {name: r for name, r in parts.regularizers.items() if r.interval == 1}

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gankit.core import checkpoint, models
+from gankit.core import checkpoint, composition, models
 from gankit.core.data import open_source
 from gankit.core.footprint import META, NEEDS_NUMBERS, Footprint, Tally, footprint, meta_condition
 from gankit.core.freezing import freeze
@@ -65,6 +65,8 @@ def summarize(recipe: Recipe) -> str:
     if any(statistics):
         listed = ", ".join(dict.fromkeys(filter(None, statistics)))
         notes.append(f"micro-batches change the result of: {listed} (statistics over a batch)")
+    if advice := composition.advice(recipe):
+        notes.append(advice)
     return "\n".join([*lines, *notes])
 
 
@@ -79,6 +81,7 @@ def _build(recipe: Recipe, vocabulary: Vocabulary, device: torch.device) -> tupl
     augmentation = build_augmentation(recipe)  # on the CPU: it looks at numbers, but it is not run
     with device:
         conditioner = models.build_conditioner(recipe, vocabulary)
+        composition.check(recipe, conditioner)
         parts = build_parts(recipe.model_copy(update={"augmentation": None}), conditioner, device)
     parts.augmentation = augmentation
     Schedules(recipe, recipe.train.model_copy(), parts)  # refuses what cannot be moved

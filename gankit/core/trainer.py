@@ -15,7 +15,17 @@ from typing import TYPE_CHECKING, Any
 import filelock
 import torch
 
-from gankit.core import checkpoint, devices, distributed, machine, models, options, run, stages
+from gankit.core import (
+    checkpoint,
+    composition,
+    devices,
+    distributed,
+    machine,
+    models,
+    options,
+    run,
+    stages,
+)
 from gankit.core import recipe as recipes
 from gankit.core.data import Batches, open_source
 from gankit.core.grids import save_png
@@ -94,7 +104,8 @@ def build_augmentation(recipe: Recipe) -> Augmentation | None:
 
 
 def build_parts(recipe: Recipe, conditioner: Any, device: torch.device) -> Parts:
-    """Networks and training parts of a recipe on a device."""
+    """Networks and training parts of a recipe on a device. Raises GankitError, first of all, if they do not fit."""
+    composition.check(recipe, conditioner)
     augmentation = build_augmentation(recipe)
     judge = None
     if recipe.train.judge_condition == "pretrained" and checkpoint.stored_state(conditioner):
@@ -191,6 +202,8 @@ class Trainer:
         self.vocabulary = models.read_vocabulary(found[-1]) if found else self.source.vocabulary()
         self.stepper = self._build(init=self.init is not None and not found)
         self._hint_unused_labels(self.stepper.parts.conditioner, self.vocabulary)
+        if not found and (advice := composition.advice(recipe)):
+            self.progress.say(advice)
         self.ties = run.ties(fingerprint, self.stepper)
         if found:
             run.restore(found[-1], recipe, self.stepper, self.ties)

@@ -6,6 +6,8 @@ import hashlib
 import os
 import warnings
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 
 import torch
@@ -118,3 +120,24 @@ def _missing(hub_id: str, wanted: str) -> GankitError:
         f"where there is a network, or put {wanted} into FOLDER/{hub_id}/ and set {ENV_FOLDER}=FOLDER"
         + (f" (now {os.environ[ENV_FOLDER]})" if os.environ.get(ENV_FOLDER) else "")
     )
+
+
+# A network that is built only to be filled with stored weights needs no start values: a model must load where the files
+# that its training started from are not.
+
+_stored = ContextVar("stored", default=False)
+
+
+@contextmanager
+def filled_later() -> Iterator[None]:
+    """A region in which networks are built without start values from files."""
+    token = _stored.set(True)
+    try:
+        yield
+    finally:
+        _stored.reset(token)
+
+
+def start_table(where: str | None, rows: int, columns: int, option: str) -> Tensor | None:
+    """`find_table`; None if there is none to be found, or the network will be filled anyway."""
+    return None if where is None or _stored.get() else find_table(where, rows, columns, option)

@@ -16,7 +16,7 @@ POINTS = 300  # of a curve; more are averaged in bins
 COLOURS = 8  # that the style sheet defines
 LOG_SPAN = 200  # largest / smallest value from which on the axis is logarithmic
 
-Point = tuple[int, float | None]
+Point = tuple[float, float | None]
 
 
 @dataclass(frozen=True)

@@ -6,11 +6,12 @@ Names of parameters are those of the official network, so its weights load as th
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor, nn
 
-from gankit.core.interfaces import Cond, CondSpec, Discriminator, ImageShape, required_embedding
+from gankit.core.interfaces import Composition, Cond, CondSpec, Discriminator, ImageShape, required_embedding
 from gankit.core.precision import at_least_float32, without_autocast
 from gankit.plugins.generators.r3gan import (
     WIDTHS,
@@ -23,6 +24,7 @@ from gankit.plugins.generators.r3gan import (
     run,
     stage,
     stage_plan,
+    unfit_plan,
 )
 
 
@@ -74,6 +76,10 @@ class R3GANDiscriminator(Discriminator):
             self.Model.MainLayers.append(stage([*residual, last]))
         if cond.c_dim:
             self.Model.EmbeddingLayer = linear(cond.c_dim, embed_dim, gain=1 / math.sqrt(embed_dim))
+
+    @classmethod
+    def unfit(cls, options: Mapping[str, Any], composition: Composition) -> tuple[str, str] | None:
+        return unfit_plan("discriminator", options, composition)
 
     def features(self, images: Tensor) -> Tensor:
         """[B, embed_dim], or without a condition the logits, [B, 1]."""

@@ -103,7 +103,8 @@ class StyleGANXLDiscriminator(Discriminator):
                 norm=norm,
                 equalised=True,
             )
-        if class_table is not None and cond.c_dim:
+        on_meta = next(self.discriminators.parameters()).is_meta  # built for its shapes only
+        if class_table is not None and cond.c_dim and not on_meta:
             table = find_table(class_table, cond.c_dim, embed_dim, "discriminator.class_table")
             with torch.no_grad():
                 for head in self.heads():

@@ -14,6 +14,8 @@ from gankit.core.weights import sha256_of
 from gankit.errors import GankitError
 from gankit.plugins.conditioning.clip_text import clip_config, clip_normalisation, load_clip
 
+RANDOM = "random"  # in place of the name of published weights
+
 
 class CLIPImage(FeatureNetwork):
     """The frozen vision transformer of a CLIP model, read after 1/4, 2/4, 3/4 and 4/4 of its blocks.
@@ -24,8 +26,9 @@ class CLIPImage(FeatureNetwork):
     Args:
         model: architecture in open_clip, such as ViT-B-16 or ViT-L-14.
         pretrained: weights of that architecture by their tag in open_clip, or a .safetensors file (OpenAI's weights as
-            a file need a model such as ViT-B-16-quickgelu); null keeps random ones (a discriminator on them diverges).
-        seed: of the random weights when pretrained is null.
+            a file need a model such as ViT-B-16-quickgelu); random keeps random ones, on which a discriminator
+            diverges.
+        seed: of the random weights when pretrained is random.
     """
 
     visual: Any  # open_clip's
@@ -33,7 +36,7 @@ class CLIPImage(FeatureNetwork):
     _shift: Tensor
     _positions: Tensor
 
-    def __init__(self, *, model: str = "ViT-B-16", pretrained: str | None = "openai", seed: int = 0) -> None:
+    def __init__(self, *, model: str = "ViT-B-16", pretrained: str = "openai", seed: int = 0) -> None:
         super().__init__()
         config = clip_config(model)["vision_cfg"]
         layers = config.get("layers", 12)
@@ -42,10 +45,10 @@ class CLIPImage(FeatureNetwork):
                 f"open_clip model {model!r} has no vision transformer of 4 or more blocks; use one like ViT-B-16"
             )
         self.visual = (
-            _random_tower(model, seed) if pretrained is None else load_clip(model, pretrained).visual
+            _random_tower(model, seed) if pretrained == RANDOM else load_clip(model, pretrained).visual
         )
         self.visual.eval().requires_grad_(False)
-        weights = f"random weights, seed {seed}" if pretrained is None else Path(pretrained).name
+        weights = f"random weights, seed {seed}" if pretrained == RANDOM else Path(pretrained).name
         self.name = f"{model}, {weights}"
         self._sha256 = sha256_of(self.visual.state_dict())
         self.patch = self.visual.patch_size[0]
@@ -54,7 +57,7 @@ class CLIPImage(FeatureNetwork):
         self.taps = [Tap(self.visual.conv1.out_channels, self.patch)] * 4
         self.num_pooled, self.num_logits = self.visual.output_dim, 0
         self.input_multiple, self.input_side = self.patch, self.visual.image_size[0]
-        scale, shift = clip_normalisation(model, pretrained or "")
+        scale, shift = clip_normalisation(model, pretrained)
         self.register_buffer("_scale", scale, persistent=False)
         self.register_buffer("_shift", shift, persistent=False)
         self.register_buffer(

@@ -6,7 +6,8 @@ resolution (section 3.1 of FastGAN). There is no mapping network. Names of param
 
 from __future__ import annotations
 
-from typing import ClassVar
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 
 from gankit.core import random
 from gankit.core.cuda import normalize_2nd_moment
-from gankit.core.interfaces import Cond, CondSpec, Generator, ImageShape, required_embedding
+from gankit.core.interfaces import Composition, Cond, CondSpec, Generator, ImageShape, required_embedding
 from gankit.core.precision import at_least_float32
 from gankit.core.sizes import levels, nominal
 from gankit.core.spectral import SNConv2d, SNConvTranspose2d, SNLinear, settle
@@ -49,6 +50,13 @@ class FastGAN(Generator):
         self.num_ws = 1
         self.image_shape = image_shape
         self.synthesis = Synthesis(image_shape, z_dim, cond.c_dim, ngf, lite=self.lite)  # type: ignore[misc]
+
+    @classmethod
+    def unfit(cls, options: Mapping[str, Any], composition: Composition) -> tuple[str, str] | None:
+        _, height, width = composition.image_shape
+        if (reason := unfit_size(composition.image_shape)) is None:
+            return None
+        return f"images of {width}x{height} pixels", reason
 
     def mapping(  # type: ignore[override]
         self,
@@ -86,10 +94,9 @@ class Synthesis(nn.Module):
     def __init__(self, image_shape: ImageShape, z_dim: int, c_dim: int, ngf: int, *, lite: bool) -> None:
         super().__init__()
         (h, w), k = levels(image_shape)
-        if k == 0 or nominal(k) not in WIDTHS:
+        if (reason := unfit_size(image_shape)) is not None:
             raise GankitError(
-                f"FastGAN cannot make images of {image_shape[2]}x{image_shape[1]} pixels: both sides must be divisible "
-                "by 2 and the shorter one must be 8 to 2044"
+                f"FastGAN cannot make images of {image_shape[2]}x{image_shape[1]} pixels: {reason}"
             )
         self.z_dim, self.c_dim = z_dim, c_dim
         self.sides = [nominal(level) for level in range(1, k + 1)]
@@ -122,6 +129,13 @@ class Synthesis(nn.Module):
                 x = self.get_submodule(f"se_{side}")(maps[EXCITED_BY[side]], x)
             maps[side] = x
         return at_least_float32(self.to_big(x))
+
+
+def unfit_size(image_shape: ImageShape) -> str | None:
+    _, k = levels(image_shape)
+    if k and nominal(k) in WIDTHS:
+        return None
+    return "both sides must be divisible by 2 and the shorter one must be 8 to 2044"
 
 
 def _layers(module: nn.Module) -> list[nn.Module]:

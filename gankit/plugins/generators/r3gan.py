@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from gankit.core.cuda import bias_act, downsample2d, setup_filter, upsample2d
-from gankit.core.interfaces import Cond, CondSpec, Generator, ImageShape, required_embedding
+from gankit.core.interfaces import Composition, Cond, CondSpec, Generator, ImageShape, required_embedding
 from gankit.core.precision import at_least_float32, autocast_enabled, without_autocast
 from gankit.core.sizes import levels
 from gankit.errors import GankitError, unknown
@@ -87,6 +87,10 @@ class R3GAN(Generator):
         if cond.c_dim:
             self.Model.EmbeddingLayer = linear(cond.c_dim, embed_dim)
 
+    @classmethod
+    def unfit(cls, options: Mapping[str, Any], composition: Composition) -> tuple[str, str] | None:
+        return unfit_plan("generator", options, composition)
+
     def mapping(  # type: ignore[override]
         self,
         z: Tensor,
@@ -136,6 +140,15 @@ def stage_plan(
         if min(values) < 1:
             raise GankitError(f"{section}.{name} = {list(values)}: each must be at least 1")
     return size, list(zip(widths, counts))[: k + 1]
+
+
+def unfit_plan(section: str, options: Mapping[str, Any], composition: Composition) -> tuple[str, str] | None:
+    _, height, width = composition.image_shape
+    try:
+        stage_plan(section, composition.image_shape, options["widths"], options["blocks"])
+    except GankitError as error:
+        return f"images of {width}x{height} pixels", str(error)
+    return None
 
 
 def residual_gain(plan: Sequence[tuple[int, int]]) -> float:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from gankit.core.interfaces import Condition, Guidance, Label, embedding_of
+from gankit.core.interfaces import Composition, Condition, Guidance, Label, embedding_of
 from gankit.core.random import randint
 from gankit.core.rgb import to_rgb
 from gankit.core.text_cache import TextCache
@@ -49,6 +49,15 @@ class CLIPGuidance(Guidance):
         scale, shift = clip_normalisation(model, pretrained)
         self.register_buffer("_scale", scale, persistent=False)
         self.register_buffer("_shift", shift, persistent=False)
+
+    @classmethod
+    def unfit(cls, options: Mapping[str, Any], composition: Composition) -> tuple[str, str] | None:
+        if "text" in composition.accepts:
+            return None
+        return composition.conditioner, (
+            "images are pulled towards their captions, which this conditioner does not read; "
+            "add a conditioner of texts, such as clip-text, or remove the guidance"
+        )
 
     def train(self, mode: bool = True) -> CLIPGuidance:
         return super().train(False)
