@@ -27,7 +27,7 @@ from gankit.core.importing import convert
 from gankit.errors import GankitError
 
 Cli = Callable[..., Result]
-KNOWN = ("sg2_uncond", "sg2_cond", "sgt")
+KNOWN = ("sg2_uncond", "sg2_cond", "sg3_t", "sg3_r", "sgxl_stem", "sgxl_superres", "sgt")
 
 
 def check_images(model: models.Model, name: str) -> None:
@@ -78,7 +78,7 @@ def test_load_opens_a_snapshot(name: str, cache: Path) -> None:
     assert (folder / "generator.safetensors").stat().st_mtime_ns == stamp  # not converted again
 
 
-@pytest.mark.parametrize("name", ["sg2_uncond", "sg2_cond"])
+@pytest.mark.parametrize("name", ["sg2_uncond", "sg2_cond", "sg3_t", "sg3_r"])
 def test_bare_state_dict_with_official_names(name: str, tmp_path: Path) -> None:
     """What `torch.save(G.state_dict())` writes: sizes and architecture are taken from names and shapes."""
     network = open_foreign(PICKLES / f"{name}.pkl").networks["G_ema"]
@@ -112,6 +112,50 @@ def test_discriminator_of_another_code_base(tmp_path: Path) -> None:
     network = open_foreign(PICKLES / "sg3_r.pkl").networks["D"]
     assert "conv_clamp" not in network.modules[""].kwargs
     assert importing.import_network(network).spec["conv_clamp"] == 256
+
+
+@pytest.mark.parametrize(
+    "stages",
+    [
+        {},
+        {"head_layers": [5], "up_factors": [4], "head_kernel": 3, "head_radial_filters": False},
+        {"head_layers": [6, 4], "up_factors": [2, 4], "head_kernel": 1, "head_radial_filters": True},
+        {"head_layers": [4, 4, 5], "up_factors": [2, 2, 2], "head_kernel": 3, "head_radial_filters": False},
+    ],
+)
+def test_stages_of_stylegan_xl_are_found(stages: dict[str, Any]) -> None:
+    """A snapshot names the layers of all its stages in one list, and the last stage's number of layers only."""
+    from gankit.core.foreign import ForeignNetwork, Module, TensorRecord
+    from gankit.core.interfaces import CondSpec
+    from gankit.plugins.generators.stylegan_xl import StyleGANXL
+
+    options = {"num_layers": 6, "channel_base": 256, "channel_max": 4, "conv_kernel": 1, "w_dim": 4, **stages}
+    size = 16
+    for factor in stages.get("up_factors", []):
+        size *= factor
+    generator = StyleGANXL((3, size, size), CondSpec(3), use_radial_filters=True, **options)
+    names = generator.synthesis.layer_names
+    network = ForeignNetwork("test", "G_ema")
+    network.tensors = {name: TensorRecord.of(tensor) for name, tensor in generator.state_dict().items()}
+    synthesis = {"layer_names": names, "num_layers": len(names), "channel_base": 256, "channel_max": 4}
+    root = {"c_dim": 3, "img_resolution": size, "img_channels": 3, "z_dim": 64, "w_dim": 4}
+    network.modules = {
+        "": Module("SuperresGenerator" if stages else "Generator", "", root),
+        "mapping.embed": Module("Embedding", "", {}),
+        "mapping.fc0": Module("FullyConnectedLayer", "", {"bias_gain": 0.01}),
+        "synthesis": Module("SynthesisNetwork", "", synthesis),
+    }
+    for name in names:
+        spec = generator.synthesis.get_submodule(name).spec
+        state = {
+            "in_cutoff": spec.source.cutoff,
+            "out_cutoff": spec.target.cutoff,
+            "is_critically_sampled": spec.target.cutoff * 2 == spec.target.rate,
+        }
+        network.modules[f"synthesis.{name}"] = Module("SynthesisLayer", "", state)
+    found = importing.import_network(network).spec
+    assert {key: found[key] for key in options} == options
+    assert found.get("head_layers", []) == stages.get("head_layers", [])
 
 
 def test_network_can_be_chosen(tmp_path: Path) -> None:

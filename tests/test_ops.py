@@ -17,9 +17,16 @@ from gankit.core.cuda.bias_act import ACTIVATIONS
 from gankit.core.layers import Conv2dLayer, FullyConnected, minibatch_std
 from gankit.errors import GankitError
 
-FILES = ["ops_bias_act", "ops_upfirdn2d", "ops_conv2d_resample", "ops_modconv_sg2"]
+FILES = [
+    "ops_bias_act",
+    "ops_upfirdn2d",
+    "ops_conv2d_resample",
+    "ops_modconv_sg2",
+    "ops_modconv_sg3",
+    "ops_filtered_lrelu",
+]
 CASES = [(name, case) for name in FILES for case in load_golden(name).cases]
-COTANGENTS = {"x": "vx", "b": "vb", "weight": "vw", "styles": "vs"}
+COTANGENTS = {"x": "vx", "b": "vb", "w": "vw", "s": "vs", "weight": "vw", "styles": "vs"}
 
 
 @pytest.mark.parametrize(("name", "case"), CASES, ids=[f"{name}-{case.name}" for name, case in CASES])
@@ -27,17 +34,19 @@ def test_golden(name, case):
     inputs = {key: value.clone() for key, value in case.inputs.items()}
     kwargs = {key: value for key, value in case.kwargs.items() if key != "fused_modconv"}
     function = getattr(cuda, case.call)
+    if name == "ops_modconv_sg3":
+        function = lambda w, s, **rest: cuda.modulated_conv2d(weight=w, styles=s, normalize=True, **rest)  # noqa: E731
     if case.call == "setup_filter":
         case.check("f", function(**kwargs))
         return
     dy = inputs.pop("dy").requires_grad_()
     vectors = {key: inputs.pop(key) for key in COTANGENTS.values() if key in inputs}
     variables = {
-        key: inputs[key].requires_grad_() for key in ("x", "b", "w", "weight", "styles") if key in inputs
+        key: inputs[key].requires_grad_() for key in ("x", "b", "w", "s", "weight", "styles") if key in inputs
     }
     if case.call == "modulated_conv2d":
         inputs["resample_filter"] = inputs.pop("f", None)
-    elif case.call != "bias_act":
+    elif case.call not in ("bias_act", "filtered_lrelu"):
         inputs.setdefault("f", None)
 
     checked = {"y"}

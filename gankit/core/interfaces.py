@@ -174,8 +174,12 @@ class Generator(nn.Module):
             -> ws [B, num_ws, w_dim]; truncation follows the network's family
         synthesis(ws, cond=None, *, noise_mode='random'|'const'|'none')
             -> images [B, C, H, W] in [-1, 1]
+
+    A synthesis network that keeps running statistics of its own takes `update_emas=False`, too, and says so by
+    `synthesis_emas`.
     """
 
+    synthesis_emas: ClassVar[bool] = False
     z_dim: int
     w_dim: int
     num_ws: int
@@ -200,7 +204,8 @@ class Generator(nn.Module):
             truncation_cutoff=truncation_cutoff,
             update_emas=update_emas,
         )
-        return self.synthesis(ws, cond, noise_mode=noise_mode)
+        emas = {"update_emas": update_emas} if self.synthesis_emas else {}
+        return self.synthesis(ws, cond, noise_mode=noise_mode, **emas)
 
 
 class Discriminator(nn.Module, ABC):

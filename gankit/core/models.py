@@ -17,6 +17,7 @@ from gankit.core.labels import Vocabulary
 from gankit.core.plugins import registry
 from gankit.core.recipe import Recipe
 from gankit.core.transfer import condition_axes, match, transfer
+from gankit.core.weights import filled_later
 from gankit.errors import GankitError
 
 FORMAT = 1  # of conditioner.json
@@ -157,7 +158,8 @@ def load_model(folder: Path) -> Model:
         checkpoint.load_stored(conditioner, checkpoint.load_tensors(path)[0], path)
     path = folder / "generator.safetensors"
     tensors, metadata = checkpoint.load_tensors(path)
-    generator = build_generator(recipe, conditioner)
+    with filled_later():
+        generator = build_generator(recipe, conditioner)
     checkpoint.load_stored(generator, tensors, path)
     return Model(recipe, conditioner, generator, int(metadata.get("gankit", {}).get("images", 0)))
 

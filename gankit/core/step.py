@@ -243,7 +243,8 @@ class Stepper:
             if mixed and G.num_ws > 1:
                 other = G.mapping(self._sample_z(count), context.cond)
                 ws = torch.cat([ws[:, :cutoff], other[:, cutoff:]], dim=1)
-        return G.synthesis(ws, context.cond)
+        emas = {"update_emas": update_emas} if G.synthesis_emas else {}
+        return G.synthesis(ws, context.cond, **emas)
 
     def _d_main(self, context: StepContext, labels: Sequence[Label]) -> Tensor:
         D = context.D

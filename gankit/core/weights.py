@@ -6,6 +6,8 @@ import hashlib
 import os
 import warnings
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 
 import torch
@@ -68,6 +70,22 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
         raise GankitError(f"{path} is not a readable safetensors file ({error}); download it again") from None
 
 
+def find_table(where: str, rows: int, columns: int, option: str) -> Tensor:
+    """A table [rows, columns], the only tensor of a .safetensors file or of a hub id's weights.
+
+    Raises GankitError naming `option` if it has another shape."""
+    path = Path(where).expanduser()
+    if path.suffix == ".safetensors" and not path.is_file():
+        raise GankitError(f"{option} = {where!r}: there is no such file")
+    tensors = read_safetensors(path) if path.suffix == ".safetensors" else find_state_dict(where)
+    found = {name: list(tensor.shape) for name, tensor in tensors.items()}
+    if list(found.values()) != [[rows, columns]]:
+        raise GankitError(
+            f"{option} = {where!r} must hold one tensor [{rows}, {columns}], a row for each class, not {found}"
+        )
+    return next(iter(tensors.values())).float()
+
+
 def _users_folder(hub_id: str) -> Path | None:
     root = os.environ.get(ENV_FOLDER)
     return Path(root).expanduser() / hub_id if root else None
@@ -93,3 +111,24 @@ def _missing(hub_id: str, wanted: str) -> GankitError:
         f"where there is a network, or put {wanted} into FOLDER/{hub_id}/ and set {ENV_FOLDER}=FOLDER"
         + (f" (now {os.environ[ENV_FOLDER]})" if os.environ.get(ENV_FOLDER) else "")
     )
+
+
+# A network that is built only to be filled with stored weights needs no start values: a model must load where the files
+# that its training started from are not.
+
+_stored = ContextVar("stored", default=False)
+
+
+@contextmanager
+def filled_later() -> Iterator[None]:
+    """A region in which networks are built without start values from files."""
+    token = _stored.set(True)
+    try:
+        yield
+    finally:
+        _stored.reset(token)
+
+
+def start_table(where: str | None, rows: int, columns: int, option: str) -> Tensor | None:
+    """`find_table`; None if there is none to be found, or the network will be filled anyway."""
+    return None if where is None or _stored.get() else find_table(where, rows, columns, option)

@@ -9,6 +9,8 @@ from gankit.hookspecs import hookimpl
 BUILTIN = {
     "generator": {
         "stylegan2": "generators.stylegan2:StyleGAN2",
+        "stylegan3": "generators.stylegan3:StyleGAN3",
+        "stylegan-xl": "generators.stylegan_xl:StyleGANXL",
         "stylegan-t": "generators.stylegan_t:StyleGANT",
     },
     "discriminator": {
@@ -58,6 +60,8 @@ BUILTIN = {
     "weights": {"huggingface": "features.hub:HuggingFaceWeights"},
     "importer": {
         "stylegan2-ada": "importers.stylegan2:StyleGAN2Importer",
+        "stylegan3": "importers.stylegan3:StyleGAN3Importer",
+        "stylegan-xl": "importers.stylegan_xl:StyleGANXLImporter",
         "stylegan-t": "importers.stylegan_t:StyleGANTImporter",
         "rosinality": "importers.rosinality:RosinalityImporter",
     },

@@ -1,4 +1,4 @@
-"""Convolutions with resampling, and StyleGAN2's modulated convolution.
+"""Convolutions with resampling, and the modulated convolutions of StyleGAN2 and StyleGAN3.
 
 Orientation: layers that enlarge use `flip_weight=False` (true convolution), all others correlate like `F.conv2d`.
 With a transposed convolution this means an unflipped kernel.
@@ -88,6 +88,8 @@ def modulated_conv2d(
     resample_filter: Tensor | None = None,
     demodulate: bool = True,
     flip_weight: bool = True,
+    input_gain: Tensor | float | None = None,
+    normalize: bool = False,
     b: Tensor | None = None,
     act: str = "linear",
     alpha: float | None = None,
@@ -107,6 +109,9 @@ def modulated_conv2d(
         resample_filter: filter from `setup_filter`.
         demodulate: scale each output channel to the variance that it has for white input.
         flip_weight: correlate (True) or convolve (False).
+        input_gain: factor on the input that demodulation does not cancel: one number, [I] or [N, I].
+        normalize: with demodulation, scale `weight` to a root mean square of 1 for each output channel and `styles`
+            over the whole batch, as StyleGAN3 does; this shows only where the 1e-8 of demodulation does.
         b: bias [O].
         act: activation, with `alpha`, `gain` and `clamp` as in `bias_act`.
         alpha: see `bias_act`.
@@ -123,7 +128,15 @@ def modulated_conv2d(
             if x.dtype == torch.float16:  # against overflow; demodulation cancels both factors
                 weight = weight / (weight[0].numel() ** 0.5 * weight.abs().amax((1, 2, 3), keepdim=True))
                 styles = styles / styles.abs().amax(1, keepdim=True)
-            scale = torch.rsqrt(styles.square() @ weight.square().sum((2, 3)).t() + 1e-8)
+            energy = weight.square().sum((2, 3))
+            if normalize:  # of the weight by factors on the result, instead of a pass over the weight
+                styles = styles * styles.square().mean().rsqrt()
+                unit = (energy.mean(1) / weight[0, 0].numel()).rsqrt()
+                energy = energy * unit.square()[:, None]
+            scale = torch.rsqrt(styles.square() @ energy.t() + 1e-8)
+            scale = scale * unit if normalize else scale
+    if input_gain is not None:
+        styles = styles * input_gain
 
     weight = weight.to(x.dtype)
     styles = styles.to(x.dtype)

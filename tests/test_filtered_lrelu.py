@@ -1,0 +1,169 @@
+"""filtered_lrelu is its definition, in every order of derivative; the low-pass filters; StyleGAN3's modulation."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+import torch
+import torch.nn.functional as F
+from golden_utils import load_golden
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.autograd import gradcheck, gradgradcheck
+
+from gankit.core import cuda
+from gankit.core.filters import design_lowpass_filter
+
+
+def by_definition(x, fu, fd, b, up, down, padding, gain, slope, clamp, flip):
+    x = x if b is None else x + b[:, None, None]
+    x = cuda.upfirdn2d(x, fu, up=up, padding=padding, gain=up**2, flip_filter=flip)
+    x = F.leaky_relu(x, slope) * gain
+    x = x if clamp is None else x.clamp(-clamp, clamp)
+    return cuda.upfirdn2d(x, fd, down=down, flip_filter=flip)
+
+
+@st.composite
+def calls(draw):
+    def taps():
+        side = st.integers(1, 9)
+        return draw(st.one_of(st.none(), st.tuples(side), st.tuples(side), st.tuples(side, side)))
+
+    return {
+        "size": (draw(st.integers(0, 3)), draw(st.integers(4, 9)), draw(st.integers(4, 9))),
+        "fu": taps(),
+        "fd": taps(),
+        "bias": draw(st.booleans()),
+        "up": draw(st.integers(1, 4)),
+        "down": draw(st.integers(1, 4)),
+        "padding": draw(st.lists(st.integers(-6, 9), min_size=4, max_size=4)),
+        "gain": draw(st.sampled_from([1, 2**0.5])),
+        "slope": draw(st.sampled_from([0.2, 0.0, 1.0, -0.3])),
+        "clamp": draw(st.sampled_from([None, 0.4])),
+        "flip": draw(st.booleans()),
+        "channels_last": draw(st.booleans()),
+        "block": draw(st.sampled_from([1, 2**21])),
+    }
+
+
+@settings(max_examples=150, deadline=None)
+@given(calls())
+def test_is_its_definition(call):
+    n, h, w = call["size"]
+    torch.manual_seed(0)
+    x = torch.randn(n, 3, h, w, dtype=torch.float64)
+    if call["channels_last"]:
+        x = x.contiguous(memory_format=torch.channels_last)
+    fu, fd = (None if shape is None else torch.randn(shape) for shape in (call["fu"], call["fd"]))
+    b = torch.randn(3, dtype=torch.float64) if call["bias"] else None
+    same = {key: call[key] for key in ("up", "down", "padding", "gain", "slope", "clamp")}
+    before = x.clone()
+
+    def run():
+        return cuda.filtered_lrelu(x, fu, fd, b, **same, flip_filter=call["flip"])
+
+    try:
+        expected = by_definition(x, fu, fd, b, **same, flip=call["flip"])
+        assert expected.numel() or n == 0
+    except (RuntimeError, AssertionError):  # nothing is left of the image, at the high rate or after it
+        return
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys.modules["gankit.core.cuda.filtered_lrelu"], "BLOCK_BYTES", call["block"])
+        torch.testing.assert_close(run(), expected)
+    variables = [tensor.requires_grad_() for tensor in (x, b) if tensor is not None]
+    dy = torch.randn_like(expected)
+    actual = torch.autograd.grad(run(), variables, dy)
+    wanted = torch.autograd.grad(by_definition(x, fu, fd, b, **same, flip=call["flip"]), variables, dy)
+    for one, other in zip(actual, wanted):
+        torch.testing.assert_close(one, other)
+    torch.testing.assert_close(x.detach(), before, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(("up", "down", "taps"), [(2, 2, (6, 6)), (4, 2, (12, 6)), (2, 4, (6, 12))])
+def test_differentiates_twice(up, down, taps):
+    torch.manual_seed(0)
+    fu, fd = torch.rand(taps[0]), torch.rand(taps[1])
+    x = torch.randn(1, 2, 5, 4, dtype=torch.float64, requires_grad=True)
+    b = torch.randn(2, dtype=torch.float64, requires_grad=True)
+
+    def run(x, b):
+        return cuda.filtered_lrelu(x, fu, fd, b, up=up, down=down, padding=[7, 6, 5, 8], clamp=0.9)
+
+    assert gradcheck(run, (x, b))
+    assert gradgradcheck(run, (x, b))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_stays_close(dtype):
+    torch.manual_seed(0)
+    x, b = torch.randn(2, 8, 36, 36).to(dtype), torch.randn(8).to(dtype)
+    f = design_lowpass_filter(12, cutoff=4, width=8, fs=32)
+    run = lambda x, b: cuda.filtered_lrelu(x, f, f, b, up=2, down=2, padding=9, clamp=256)  # noqa: E731
+    actual, expected = run(x, b), run(x.float(), b.float())
+    assert actual.dtype == dtype
+    error = (actual.float() - expected).square().mean().sqrt() / expected.square().mean().sqrt()
+    assert error < (1e-3 if dtype == torch.float16 else 8e-3)
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "name"),
+    [
+        ({"up": 0}, "up"),
+        ({"down": 0}, "down"),
+        ({"fu": torch.ones(1, 2, 3)}, "fu"),
+        ({"fd": torch.ones([])}, "fd"),
+        ({"padding": -2}, "padding"),
+        ({"gain": 0}, "gain"),
+        ({"x": torch.ones(1, 4, 4)}, "x must"),
+    ],
+)
+def test_wrong_arguments_are_named(kwargs, name):
+    with pytest.raises(ValueError, match=name):
+        cuda.filtered_lrelu(**{"x": torch.ones(1, 1, 4, 4), **kwargs})
+
+
+# ----------------------------------------------------------------------------------------------- filters
+
+
+@pytest.mark.parametrize("case", load_golden("ops_design_lowpass_filter").cases, ids=lambda case: case.name)
+def test_lowpass_golden(case):
+    taps = design_lowpass_filter(**case.kwargs)
+    if not case.outputs:
+        assert taps is None
+    else:
+        case.check("f", taps)
+
+
+def test_lowpass_known_values():
+    taps = design_lowpass_filter(12, cutoff=2, width=12, fs=32)
+    half = torch.tensor([0.000792, 0.010018, 0.038950, 0.092413, 0.156526, 0.201302])
+    torch.testing.assert_close(taps[:6], half, rtol=0, atol=1e-6)
+    radial = design_lowpass_filter(12, cutoff=2, width=12, fs=32, radial=True)
+    half = torch.tensor([0.000205, 0.002279, 0.008198, 0.018542, 0.030533, 0.038755])
+    torch.testing.assert_close(radial[5, :6], half, rtol=0, atol=1e-6)
+    assert radial.sum().item() == pytest.approx(1)
+
+
+@pytest.mark.parametrize(
+    ("change", "name"),
+    [({"numtaps": 0}, "numtaps"), ({"numtaps": 5, "radial": True}, "numtaps"), ({"cutoff": 20}, "cutoff")],
+)
+def test_lowpass_wrong_arguments_are_named(change, name):
+    with pytest.raises(ValueError, match=name):
+        design_lowpass_filter(**{"numtaps": 12, "cutoff": 2, "width": 4, "fs": 32, **change})
+
+
+# --------------------------------------------------------------------------------------------- modulation
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_modulation_with_input_gain(dtype):
+    x, w, s = (
+        torch.ones(1, 2, 1, 1, dtype=dtype),
+        torch.tensor([1.0, 2]).view(1, 2, 1, 1),
+        torch.tensor([[1.0, -3]]),
+    )
+    for normalize in (False, True):
+        y = cuda.modulated_conv2d(x, w, s, input_gain=0.5, normalize=normalize)
+        assert y.item() == pytest.approx(-2.5 / 37**0.5, rel=1e-6 if dtype == torch.float32 else 1e-3)
