@@ -180,6 +180,10 @@ class Generator(nn.Module):
     mapping: Callable[..., Tensor]
     synthesis: Callable[..., Tensor]
 
+    def renamed(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """Tensors of a relative, such as one of another size, under the names that they have in this network."""
+        return tensors
+
     def forward(
         self,
         z: Tensor,

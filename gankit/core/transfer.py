@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from gankit.core import checkpoint
-from gankit.core.interfaces import CondSpec
+from gankit.core.interfaces import CondSpec, Generator
 
 Column = tuple[str, str]  # kind and name, see Conditioner.columns
 NAMED = ("cls", "tags")  # kinds of columns whose names mean the same
@@ -127,6 +127,8 @@ def transfer(
     done = Transfer()
     owners = dict(module.named_modules())
     state = checkpoint.stored_state(module)
+    if isinstance(module, Generator):
+        tensors = module.renamed(tensors)
     with torch.no_grad():
         for name, target in state.items():
             source = tensors.get(name)
