@@ -350,39 +350,6 @@ def average(
     print(f"wrote {out}")
 
 
-@app.command("class-table")
-def class_table(
-    data: Annotated[str, typer.Argument(help="Data set with classes.")],
-    out: Annotated[Path, typer.Argument(help="New .safetensors file.")],
-    feature: Annotated[str, typer.Option(help="Feature plugin whose coarsest map counts.")] = "timm-cnn",
-    per_class: Annotated[int, typer.Option(help="Most images of a class.")] = 200,
-    side: Annotated[
-        int | None, typer.Option(help="Pixels at which images enter it; default: what it was trained on.")
-    ] = None,
-    set_: Annotated[
-        list[str] | None, typer.Option("--set", help="Option of the feature plugin: model=...")
-    ] = None,
-    batch_size: Annotated[int, typer.Option(help="Images at a time.")] = 32,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
-    strict_plugins: Strict = False,
-) -> None:
-    """Write mean features of each class, from which StyleGAN-XL's class vectors start (option class_table)."""
-    from gankit.class_table import write_class_table
-    from gankit.core.recipe import parse_set
-
-    classes, width = write_class_table(
-        data,
-        out,
-        feature=feature,
-        settings=parse_set(set_ or []),
-        per_class=per_class,
-        side=side,
-        batch_size=batch_size,
-        device=device,
-    )
-    print(f"wrote {out}: {classes} classes of {width} numbers")
-
-
 @app.command()
 def recipes(strict_plugins: Strict = False) -> None:
     """List recipes."""
@@ -438,7 +405,7 @@ def show(
 
 OWN_COMMANDS = (
     *("train", "sample", "evaluate", "export", "convert", "inspect", "blend", "average"),
-    *("class-table", "recipes", "plugins"),
+    *("recipes", "plugins"),
 )
 
 
