@@ -1,4 +1,4 @@
-"""`gankit blend` and `gankit average`: new models out of two that share an ancestor."""
+"""`gankit blend` and `gankit average`: new models out of two that share an ancestor; `gankit ema`: out of a run."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
-from gankit.core import checkpoint, models
+from gankit.core import checkpoint, models, posthoc_ema, run
 from gankit.core.locate import find_model
 from gankit.core.models import Model
 from gankit.errors import GankitError, unknown
@@ -67,6 +68,72 @@ def average(a: str, b: str, out: Path, *, weight: float = 0.5) -> None:
     if mine and _shapes(mine) == _shapes(theirs):
         checkpoint.load_stored(first.conditioner, _mix(mine, theirs, lambda _: weight), out)
     _write(out, first, first, second, lambda _: weight, text)
+
+
+def ema(folder: Path, out: Path, *, length: float, at: int | None = None) -> str:
+    """The average of a run's generator over any length, made of the snapshots that `train.posthoc_ema` asks for.
+
+    Args:
+        folder: of the run.
+        out: new model folder.
+        length: standard deviation of the average's profile, relative to the training until then.
+        at: images at which the average ends; by default those of the newest snapshot.
+
+    Returns what was done, for the user. Raises GankitError if the run has no snapshots that reach so far.
+    """
+    if not 0 < length <= posthoc_ema.MAX_LENGTH:
+        raise GankitError(f"--length {length:g} must be above 0 and at most {posthoc_ema.MAX_LENGTH}")
+    if out.exists():
+        raise GankitError(f"{out} exists already; choose another folder, or remove it first")
+    if not (folder / "recipe.yaml").is_file():
+        raise GankitError(f"{folder} is not a run (recipe.yaml is missing)")
+    found = [
+        (checkpoint.read_json(path, run.FORMAT), path.parent)
+        for path in sorted((folder / run.SNAPSHOTS).glob(f"[0-9]*/{run.SNAPSHOT}"))
+    ]
+    if not found:
+        raise GankitError(
+            f"{folder} has no snapshots of averages; train with --set train.posthoc_ema='[0.05, 0.1]'"
+        )
+    newest = max(page["nimg"] for page, _ in found)
+    at = newest if at is None else at
+    usable = [(page, path) for page, path in found if page["nimg"] <= at]
+    if at > newest or not usable:
+        first = min(page["nimg"] for page, _ in found)
+        raise GankitError(f"--at {at} must be from {first} to {newest}, where the snapshots of {folder} are")
+    base = max(usable, key=lambda entry: entry[0]["nimg"])
+    start = base[0]["start"]  # a stage that changes the network begins anew
+    usable = [entry for entry in usable if entry[0]["start"] == start]
+    weights, error = posthoc_ema.fit(
+        [page["nimg"] - start for page, _ in usable],
+        [page["length"] for page, _ in usable],
+        at - start,
+        length,
+    )
+    model = models.load_model(base[1])
+    for name, module in (("generator", model.generator), ("conditioner", model.conditioner)):
+        totals = {key: torch.zeros_like(p, dtype=torch.float64) for key, p in module.named_parameters()}
+        if not totals:
+            continue
+        with torch.no_grad():
+            for weight, (_, path) in zip(weights, usable):
+                tensors, _ = checkpoint.load_tensors(path / f"{name}.safetensors")
+                for key, total in totals.items():
+                    total.add_(tensors[key].double(), alpha=weight)
+            for key, parameter in module.named_parameters():  # buffers are those of the newest snapshot
+                parameter.copy_(totals[key])
+    text = f"average of {folder} at {at} images, length {length:g}, from {len(usable)} snapshots"
+    recipe = model.recipe.model_copy(update={"name": out.name, "description": text})
+    with checkpoint.FolderWriter(out) as target:
+        models.save_model(
+            target,
+            recipe,
+            model.conditioner,
+            checkpoint.stored_state(model.generator),
+            nimg=at,
+            encoders=model.conditioner.identity(),
+        )
+    return f"{text}; its profile is off by {100 * error:.2g} %"
 
 
 def resolution(name: str) -> int | None:

@@ -106,22 +106,29 @@ NAME = "gankit-tiny-clip"
 EMBED_DIM, SIDE = 12, 16
 
 
-def make_open_clip(folder: Path) -> tuple[str, Path]:
+def make_open_clip(folder: Path, *, image_layers: int = 2) -> tuple[str, Path]:
     """Register the architecture and write weights; returns its name in open_clip and the safetensors file."""
     import open_clip
     from safetensors.torch import save_file
 
     config = {
         "embed_dim": EMBED_DIM,
-        "vision_cfg": {"image_size": SIDE, "layers": 2, "width": 16, "head_width": 8, "patch_size": 4},
+        "vision_cfg": {
+            "image_size": SIDE,
+            "layers": image_layers,
+            "width": 16,
+            "head_width": 8,
+            "patch_size": 4,
+        },
         "text_cfg": {"context_length": 16, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 2},
     }
-    (folder / f"{NAME}.json").write_text(json.dumps(config))
-    open_clip.add_model_config(folder / f"{NAME}.json")
+    name = NAME if image_layers == 2 else f"{NAME}-{image_layers}"
+    (folder / f"{name}.json").write_text(json.dumps(config))
+    open_clip.add_model_config(folder / f"{name}.json")
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        clip = open_clip.create_model(NAME)
+        clip = open_clip.create_model(name)
         for parameter in clip.parameters():  # the usual start is so small that all texts look the same
             parameter.data.normal_(std=0.3)
     save_file(clip.state_dict(), folder / "clip.safetensors")
-    return NAME, folder / "clip.safetensors"
+    return name, folder / "clip.safetensors"

@@ -36,12 +36,14 @@ def tiny_set(**extra: object) -> list[str]:
     return [part for key, value in options.items() for part in ("--set", f"{key}={json.dumps(value)}")]
 
 
-def write_images(root: Path, *, count: int = 24, channels: int = 3) -> Path:
+def write_images(
+    root: Path, *, count: int = 24, channels: int = 3, classes: tuple[str, str] = ("round", "square")
+) -> Path:
     """A folder of squares on a ground, in two classes, with tags and captions."""
     rng = np.random.default_rng(0)
     lines = []
     for i in range(count):
-        name = f"{('round', 'square')[i % 2]}/{i:03d}.png"
+        name = f"{classes[i % 2]}/{i:03d}.png"
         pixels = np.full((16, 16, channels), rng.integers(0, 256, channels), np.uint8)
         pixels[4:12, 4:12] = rng.integers(0, 256, channels)
         (root / name).parent.mkdir(parents=True, exist_ok=True)

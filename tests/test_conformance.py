@@ -37,7 +37,7 @@ def make_folder(folder: Path) -> Path:
 
 @pytest.fixture(scope="session", autouse=True)
 def tiny_clip(tmp_path_factory: pytest.TempPathFactory) -> None:
-    model, weights = make_open_clip(tmp_path_factory.mktemp("clip"))
+    model, weights = make_open_clip(tmp_path_factory.mktemp("clip"), image_layers=4)
     TestBuiltins.clip = {"model": model, "pretrained": str(weights)}
 
 
@@ -46,7 +46,8 @@ class TestBuiltins(gankit.testing.ConformanceSuite):
     clip: ClassVar[dict[str, Any]] = {}
 
     def options(self, kind: str, name: str) -> dict[str, Any]:
-        return self.clip if name in ("clip", "clip-text") else super().options(kind, name)
+        towers = ("clip", "clip-text", "clip-image", "clip-score")
+        return self.clip if name in towers else super().options(kind, name)
 
     def source_path(self, name: str, folder: Path) -> str:
         made = make_folder(folder / "images")

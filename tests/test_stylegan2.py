@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gankit.core.interfaces import Condition, CondSpec
+from gankit.core.layers import minibatch_std
 from gankit.core.options import options_of
 from gankit.core.random import batch_random
 from gankit.core.sizes import levels
@@ -104,6 +105,49 @@ def test_parameter_counts_of_the_papers(size, channel_base, g_count, d_count):
     assert (generator[0], discriminator[0]) == (g_count, d_count)
     if size == 256:
         assert (generator[1], discriminator[1]) == (144, 64)
+
+
+# --------------------------------------------------------------------------------------------- StyleGAN2-ext
+
+
+def test_parameter_counts_of_stylegan2_ext():
+    """The anime model of 512 pixels, a wider mapping and wider maps: 116.84 M with 4.20 M in the mapping, D 29.0 M."""
+    shape, cond = (3, 512, 512), CondSpec()
+    with torch.device("meta"):
+        G = StyleGAN2(
+            shape, cond, z_dim=1024, w_dim=1024, mapping_layers=4, channel_base=65536, channel_max=1024
+        )
+        D = StyleGAN2Discriminator(shape, cond, mbstd_group_size=32, mbstd_channels=4)
+    counts = [sum(p.numel() for p in x.parameters()) / 1e6 for x in (G, G.mapping, D)]
+    assert counts == pytest.approx([116.84, 4.20, 29.00], abs=0.006)
+    assert [G.get_submodule(f"synthesis.b{r}.conv1").weight.shape[0] for r in (64, 128, 256, 512)] == [
+        1024,
+        512,
+        256,
+        128,
+    ]
+
+
+@pytest.mark.parametrize("c_dim", [0, 3])
+def test_latents_of_stylegan2_ext_keep_their_length(c_dim):
+    G = StyleGAN2((3, 8, 8), CondSpec(c_dim), **TINY)
+    ext = StyleGAN2((3, 8, 8), CondSpec(c_dim), normalize_z=False, **TINY)
+    ext.load_state_dict(G.state_dict())
+    z, c = torch.randn(3, 8), torch.eye(3) if c_dim else None
+    unit = z / z.square().mean(1, keepdim=True).sqrt()
+    torch.testing.assert_close(ext.mapping(unit, c), G.mapping(z, c))
+    assert not torch.allclose(ext.mapping(2 * z, c), ext.mapping(z, c))
+
+
+def test_minibatch_std_with_several_features():
+    """Each group of channels has its own map; groups of samples are as large as the batch allows."""
+    x = torch.randn(6, 8, 4, 4)
+    y = minibatch_std(x, 32, 4)
+    assert y.shape == (6, 12, 4, 4)
+    for feature in range(4):
+        part = x[:, 2 * feature : 2 * feature + 2]
+        expected = (part.var(0, correction=0) + 1e-8).sqrt().mean()
+        torch.testing.assert_close(y[:, 8 + feature], expected.expand(6, 4, 4))
 
 
 # --------------------------------------------------------------------------------------------------- sizes

@@ -284,6 +284,19 @@ def test_clip_text_is_the_pooled_feature_of_the_text_tower(open_clip_model, tmp_
     torch.testing.assert_close(torch.nn.functional.normalize(raw.embedding), cond.embedding[:1])
 
 
+def test_clip_text_with_random_weights_is_always_the_same():
+    options = {"model": "ViT-S-32-alt", "pretrained": "random"}
+    conditioner = ready(CLIPTextConditioner(**options))
+    cond = conditioner.encode(text("a cat", "", "a red hat"))
+    assert conditioner.spec == CondSpec(c_dim=256)
+    assert torch.count_nonzero(cond.embedding[1]) == 0
+    torch.manual_seed(5)
+    again = ready(CLIPTextConditioner(**options))
+    assert torch.equal(again.encode(text("a red hat")).embedding[0], cond.embedding[2])
+    assert again.identity() == conditioner.identity()
+    assert again.cache_key() == conditioner.cache_key()
+
+
 def test_trainable_clip_text_keeps_the_text_tower_only(open_clip_model):
     name, weights = open_clip_model
     conditioner = ready(CLIPTextConditioner(model=name, pretrained=str(weights), trainable=True))

@@ -20,11 +20,15 @@ from gankit.core.labels import Label, Vocabulary
 from gankit.core.statistics import FeatureSet
 
 if TYPE_CHECKING:
+    import numpy as np
     from PIL import Image
+
+    from gankit.bench import Album, Bench
 
 __all__ = [
     "AdversarialLoss",
     "Augmentation",
+    "Composition",
     "CondSpec",
     "Condition",
     "Conditioner",
@@ -32,10 +36,13 @@ __all__ = [
     "FeatureNetwork",
     "Generator",
     "Guidance",
+    "ImageMetric",
     "Imported",
     "Importer",
     "Label",
+    "Measure",
     "Metric",
+    "ModelMetric",
     "Regularizer",
     "Source",
     "Tap",
@@ -45,6 +52,7 @@ __all__ = [
 ]
 
 ImageShape = tuple[int, int, int]  # (C, H, W)
+SPATIAL_NUMBERS = 2023
 
 
 # ---------------------------------------------------------------------------------------------- conditions
@@ -105,6 +113,15 @@ def embedding_of(cond: Cond) -> Tensor | None:
     return cond.embedding if isinstance(cond, Condition) else cond
 
 
+def required_embedding(cond: Cond, c_dim: int) -> Tensor | None:
+    """The embedding [B, c_dim] that a conditional network cannot do without; whatever there is if c_dim is 0."""
+    c = embedding_of(cond)
+    if c_dim and (c is None or c.shape[1:] != (c_dim,)):
+        given = "none" if c is None else list(c.shape)
+        raise ValueError(f"this network needs a condition with an embedding [B, {c_dim}], not {given}")
+    return c
+
+
 class Conditioner(nn.Module, ABC):
     """Turns labels into conditions. Emits one-hot, multi-hot or encoder features; learned projections live in G and D.
 
@@ -158,7 +175,40 @@ class Conditioner(nn.Module, ABC):
 # ------------------------------------------------------------------------------------------------ networks
 
 
-class Generator(nn.Module):
+@dataclass(frozen=True)
+class Composition:
+    """What a plugin is to work with in a recipe, known before any network is built.
+
+    Args:
+        image_shape: (C, H, W).
+        cond: sizes of the condition.
+        accepts: which of 'cls', 'tags', 'text' the conditioner reads.
+        parts: section of the recipe -> {'name': ..., option: value}, of regularizers and guidance name -> options.
+    """
+
+    image_shape: ImageShape
+    cond: CondSpec
+    accepts: frozenset[str]
+    parts: Mapping[str, Any]
+
+    @property
+    def conditioner(self) -> str:
+        """How to call it in messages."""
+        return f"conditioner {self.parts['conditioner']['name']!r}"
+
+
+class Part:
+    """A network or a training part, which may be unfit for others."""
+
+    @classmethod
+    def unfit(cls, options: Mapping[str, Any], composition: Composition) -> tuple[str, str] | None:
+        """What this plugin, with these options, cannot work with, and why: ("conditioner 'none'", "there is ...").
+
+        Asked before any network is built, for mistakes that would show late or not at all; None if there is none."""
+        return None
+
+
+class Generator(nn.Module, Part):
     """`__init__(self, image_shape: (C, H, W), cond: CondSpec, *, options)`.
 
     `mapping` and `synthesis` are methods or submodules with these signatures::
@@ -168,10 +218,11 @@ class Generator(nn.Module):
         synthesis(ws, cond=None, *, noise_mode='random'|'const'|'none')
             -> images [B, C, H, W] in [-1, 1]
 
-    A synthesis network that keeps running statistics of its own takes `update_emas=False`, too, and says so by
-    `synthesis_emas`.
+    A network without a mapping network returns z itself as ws [B, 1, z_dim]. A synthesis network that keeps running
+    statistics of its own takes `update_emas=False`, too, and says so by `synthesis_emas`.
     """
 
+    batch_statistics: ClassVar[str] = ""  # names the layers that look across the batch in training mode
     synthesis_emas: ClassVar[bool] = False
     z_dim: int
     w_dim: int
@@ -183,6 +234,11 @@ class Generator(nn.Module):
     def renamed(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         """Tensors of a relative, such as one of another size, under the names that they have in this network."""
         return tensors
+
+    def fade_in(self, share: float) -> bool:
+        """Let what the finest resolution adds count for a share in [0, 1], 1 being the network as it is (progressive
+        growing, Karras et al. 2018, section 2); False if the architecture has no such thing."""
+        return False
 
     def forward(
         self,
@@ -205,7 +261,7 @@ class Generator(nn.Module):
         return self.synthesis(ws, cond, noise_mode=noise_mode, **emas)
 
 
-class Discriminator(nn.Module, ABC):
+class Discriminator(nn.Module, Part, ABC):
     """`__init__(self, image_shape: (C, H, W), cond: CondSpec, *, options)`.
 
     Pretrained frozen networks inside are `FeatureNetwork`s; gankit leaves their tensors out of checkpoints.
@@ -218,6 +274,10 @@ class Discriminator(nn.Module, ABC):
     def forward(self, images: Tensor, cond: Cond = None) -> list[Tensor]:
         """Logits, one tensor [B, N_i] for each feature network (a single one for a plain discriminator)."""
         return self.score(self.features(images), cond)
+
+    def fade_in(self, share: float) -> bool:
+        """Let what is seen at the finest resolution only count for a share in [0, 1], as `Generator.fade_in`."""
+        return False
 
     @abstractmethod
     def features(self, images: Tensor) -> Any:
@@ -248,6 +308,12 @@ class FeatureNetwork(nn.Module, ABC):
     num_logits: int  # width of `logits`; 0 where the network has no classifier
     input_multiple: int = 1  # sides of the input must be multiples of this
     input_side: int | None = None  # of the square images that it was trained on, where that is known
+    own_resize: str | None = (
+        None  # the filter by which all but `forward` bring images of any size to its input, if so
+    )
+    answers: Mapping[
+        str, Sequence[str | None]
+    ] = {}  # what its logits decide, for the metric 'accuracy', see there
 
     @abstractmethod
     def forward(self, images: Tensor) -> list[Tensor]:
@@ -260,6 +326,18 @@ class FeatureNetwork(nn.Module, ABC):
     def logits(self, images: Tensor) -> Tensor:
         """[B, num_logits] classifier output."""
         raise NotImplementedError(f"{type(self).__name__} has no classifier")
+
+    def spatial(self, images: Tensor) -> Tensor:
+        """[B, N] descriptor of what is where: the first channels of the map whose stride is nearest to 16, as many as
+        give about as many numbers as the 2023 of spatial FID (Nash et al., Generating Images with Sparse
+        Representations, 2021)."""
+        maps = self(images)
+        chosen = maps[min(range(len(maps)), key=lambda i: abs(self.taps[i].stride - 16))]
+        return chosen[:, : max(1, SPATIAL_NUMBERS // chosen[0, 0].numel())].flatten(1)
+
+    def read(self, images: Tensor, outputs: Sequence[str]) -> dict[str, Tensor]:
+        """Several of 'pooled', 'spatial' and 'logits' at once; override it where they share work."""
+        return {name: getattr(self, name)(images) for name in outputs}
 
     def identity(self) -> dict[str, str]:
         """{'name': ..., 'sha256': ...} over the fp32 bytes of the tensors in name order."""
@@ -276,7 +354,7 @@ class FeatureNetwork(nn.Module, ABC):
 # ------------------------------------------------------------------------------------------------- training
 
 
-class AdversarialLoss(ABC):
+class AdversarialLoss(Part, ABC):
     """Logits are lists as `Discriminator.forward` returns them; results are per image, [B]."""
 
     g_needs_real: ClassVar[bool] = False  # relativistic losses compare with real logits in G's step too
@@ -309,9 +387,10 @@ class StepContext:
     sample_z: Any
     nimg: int
     features: dict[str, Any] = field(default_factory=dict)
+    g_cond: Condition | None = None
 
 
-class Regularizer(nn.Module, ABC):
+class Regularizer(nn.Module, Part, ABC):
     """A penalty on one network, computed every `interval` steps and multiplied by it (lazy regularisation, StyleGAN2
     section 3.2). With interval 1 it joins the main loss; otherwise it is a step of its own and the optimiser of its
     side gets lr * k/(k+1) and beta ** (k/(k+1)). Parameters of its own are trained in D's phases."""
@@ -330,7 +409,7 @@ class Regularizer(nn.Module, ABC):
         """Weighted penalty of each image, [B]; state that it keeps belongs in buffers."""
 
 
-class Guidance(nn.Module, ABC):
+class Guidance(nn.Module, Part, ABC):
     """A loss on generated images; its frozen networks are not stored."""
 
     weight: float
@@ -340,7 +419,7 @@ class Guidance(nn.Module, ABC):
         """Unweighted loss of each image, [B]; images [B, C, H, W] in [-1, 1], before augmentation."""
 
 
-class Augmentation(nn.Module, ABC):
+class Augmentation(nn.Module, Part, ABC):
     """`__init__(self, image_shape: (C, H, W), *, options)`; twice differentiable with respect to the images."""
 
     channels: ClassVar[tuple[int, ...]] = (
@@ -375,24 +454,93 @@ class Tracker(ABC):
 # ------------------------------------------------------------------------------------------------- measuring
 
 
-class Metric(ABC):
-    """`__init__(self, *, options)`; compares pooled features of real and of generated images, whatever network they
-    come from. Random choices inside come from a fixed seed: the same features give the same numbers.
+class Measure(ABC):
+    """What the three kinds of metrics have in common.
 
     Attributes:
-        values: what `compute` returns: name -> 'lower' or 'higher', whichever is better, or '' for neither.
-        needs_rows: whether it reads `FeatureSet.rows`; otherwise it gets moments only, which take no disk.
-        min_images: with fewer real or generated images there is no value; set it in the constructor if it depends on
-            options.
+        values: the numbers that it gives: name -> 'lower' or 'higher', whichever is better, or '' for neither.
+        min_images: with fewer images there is no value; set it in the constructor if it depends on options.
     """
 
-    values: ClassVar[Mapping[str, str]]
+    values: Mapping[str, str]
+    min_images: int = 1
+
+    def check(self, bench: Bench) -> None:
+        """Raise GankitError, before anything is drawn, for a model that cannot be measured in this way."""
+
+
+class Metric(Measure):
+    """`__init__(self, *, options)`; compares features of real and of generated images, whatever network they come from.
+    Random choices inside come from a fixed seed: the same features give the same numbers.
+
+    Attributes:
+        output: what it reads of the feature network: 'pooled', 'spatial' or 'logits'.
+        needs_rows: whether it reads `FeatureSet.rows`; otherwise it gets moments only, which take no disk.
+        needs_real: whether it looks at real images; otherwise `real` is `fake`.
+        min_images: of real and of generated ones.
+        feature: spec of a feature network of its own, an option marked `Nested("feature", build=False)`; None means
+            the one that all metrics share.
+        side: of the square images that enter that network; None means its default.
+    """
+
+    output: ClassVar[str] = "pooled"
     needs_rows: ClassVar[bool] = False
+    needs_real: ClassVar[bool] = True
     min_images: int = 2
+    feature: dict[str, Any] | None = None
+    side: int | None = None
 
     @abstractmethod
     def compute(self, real: FeatureSet, fake: FeatureSet) -> dict[str, float]:
         """The numbers named in `values`; both sets have `min_images` or more, one width, and finite features."""
+
+    def pictures(self, real: FeatureSet, fake: FeatureSet, album: Album) -> dict[str, Image.Image]:
+        """Pictures that show what the numbers mean, by name; none by default."""
+        return {}
+
+
+class ImageMetric(Measure):
+    """`__init__(self, *, options)`; judges each generated image by itself, beside the label that it was drawn from.
+
+    Attributes:
+        needs: which of 'cls', 'tags', 'text' labels must have; any one of them is enough.
+    """
+
+    needs: ClassVar[tuple[str, ...]] = ()
+
+    def to(self, device: torch.device) -> None:
+        """Move its networks."""
+
+    @abstractmethod
+    def score(self, images: Tensor, labels: Sequence[Label]) -> Tensor:
+        """[B, K] numbers of images [B, 3, H, W] in [-1, 1]; K is always the same."""
+
+    @abstractmethod
+    def summarise(self, scores: np.ndarray) -> tuple[dict[str, float], dict[str, Any]]:
+        """The numbers named in `values` from the scores [N, K] of all images, and details for the JSON page."""
+
+    def facts(self) -> dict[str, Any]:
+        """What the numbers depend on besides the options, such as hashes of networks."""
+        return {}
+
+
+class ModelMetric(Measure):
+    """`__init__(self, *, options)`; a property of the generator that its images alone do not show.
+
+    Attributes:
+        uses_feature: whether it asks for a feature network, `bench.backbone_of(self)`.
+        feature: spec of one of its own, an option marked `Nested("feature", build=False)`; None means the one that all
+            metrics share.
+        side: of the square images that enter it; None means its default.
+    """
+
+    uses_feature: ClassVar[bool] = False
+    feature: dict[str, Any] | None = None
+    side: int | None = None
+
+    @abstractmethod
+    def probe(self, bench: Bench) -> dict[str, float]:
+        """The numbers named in `values`."""
 
 
 # --------------------------------------------------------------------------------------------- data, weights

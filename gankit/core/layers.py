@@ -14,7 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gankit.core.cuda import bias_act, conv2d_resample, normalize_2nd_moment, setup_filter
-from gankit.core.cuda.bias_act import activate, activation
+from gankit.core.cuda.activations import activation
+from gankit.core.cuda.bias_act import activate
 from gankit.core.interfaces import Cond, embedding_of
 from gankit.core.precision import at_least_float32, without_autocast
 
@@ -134,6 +135,7 @@ class MappingNetwork(nn.Module):
         activation: of the layers.
         lr_multiplier: of the layers, relative to the rest of the network.
         w_avg_beta: decay of the running mean of w for each update; None keeps no mean.
+        normalize_z: bring z to unit length (root mean square 1) first.
     """
 
     w_avg: Tensor
@@ -151,10 +153,11 @@ class MappingNetwork(nn.Module):
         activation: str = "lrelu",
         lr_multiplier: float = 0.01,
         w_avg_beta: float | None = 0.998,
+        normalize_z: bool = True,
     ) -> None:
         super().__init__()
         self.z_dim, self.c_dim, self.w_dim, self.num_ws = z_dim, c_dim, w_dim, num_ws
-        self.num_layers, self.w_avg_beta = num_layers, w_avg_beta
+        self.num_layers, self.w_avg_beta, self.normalize_z = num_layers, w_avg_beta, normalize_z
         embed_features = (embed_features or w_dim) if c_dim else 0
         if c_dim:
             self.embed = FullyConnected(c_dim, embed_features)
@@ -182,7 +185,8 @@ class MappingNetwork(nn.Module):
         if self.z_dim:
             if z is None or z.shape[1:] != (self.z_dim,):
                 raise ValueError(f"z must be [B, {self.z_dim}], not {None if z is None else list(z.shape)}")
-            parts.append(normalize_2nd_moment(at_least_float32(z)))
+            z = at_least_float32(z)
+            parts.append(normalize_2nd_moment(z) if self.normalize_z else z)
         if self.c_dim:
             c = embedding_of(cond)
             if c is None:

@@ -16,7 +16,7 @@ from gankit.core.interfaces import Conditioner, CondSpec, Discriminator, Generat
 from gankit.core.labels import Vocabulary
 from gankit.core.plugins import registry
 from gankit.core.recipe import Recipe
-from gankit.core.transfer import condition_axes, match, transfer
+from gankit.core.transfer import Transfer, condition_axes, match, transfer
 from gankit.core.weights import filled_later
 from gankit.errors import GankitError
 
@@ -52,6 +52,11 @@ def build_regularizer(recipe: Recipe, name: str, D: Discriminator, conditioner: 
 
     def make() -> Regularizer:
         regularizer: Regularizer = options.build("regularizer", {**recipe.regularizers[name], "name": name})
+        if regularizer.side == "both" and regularizer.interval != 1:
+            raise GankitError(
+                f"regularizer '{name}' acts on both networks and has interval {regularizer.interval}; a lazy step "
+                "belongs to one network's optimiser, so that interval must be 1"
+            )
         regularizer.set_up(D, conditioner, recipe.image_shape)
         return regularizer
 
@@ -201,6 +206,32 @@ def start_from(
         done = transfer(module, checkpoint.load_tensors(path)[0], axes=axes, columns=columns)
         lines.append(f"{kind} from {init}: {done}")
     return lines
+
+
+def copy_weights(
+    kind: str,
+    source: nn.Module,
+    target: nn.Module,
+    recipe: Recipe,
+    old_columns: list[tuple[str, str]],
+    conditioner: Conditioner,
+) -> Transfer | None:
+    """Take weights from a network in memory, as `start_from` does from a model; None if there are none to take.
+
+    Args:
+        kind: 'generator', 'discriminator' or 'conditioner'.
+        source: the old network.
+        target: the new one, changed in place.
+        recipe: of the new one.
+        old_columns: of the condition of the old one.
+        conditioner: of the new one.
+    """
+    tensors = checkpoint.stored_state(source)
+    if not tensors or not checkpoint.stored_state(target):
+        return None
+    columns = match(old_columns, conditioner.columns())
+    axes = {} if kind == "conditioner" or columns.identical else _axes(kind, recipe, conditioner.spec)
+    return transfer(target, tensors, axes=axes, columns=columns)
 
 
 def _axes(kind: str, recipe: Recipe, spec: CondSpec) -> dict[str, int]:

@@ -22,12 +22,14 @@ class Nested:
     """Marks an option that is itself a plugin: ``feature: Annotated[FeatureNetwork, Nested("feature")]``.
 
     In a recipe it is a name or a mapping ``{name: ..., option: value}``, where without a name the default plugin is
-    meant; with `many`, a mapping from plugin name to options, built into a dict in the same order. The constructor
-    receives the built object.
+    meant; with `many`, a mapping from plugin name to options, built into a dict in the same order; a key may be any
+    label instead if its options have the plugin's ``name``. The constructor receives the built object, or without
+    `build` the checked mapping, for whoever shares the object with others.
     """
 
     kind: str
     many: bool = False
+    build: bool = True
 
 
 @dataclass(frozen=True)
@@ -150,11 +152,11 @@ def _check_nested(option: Option, value: Any, place: str) -> dict[str, Any]:
     if not isinstance(value, Mapping):
         raise GankitError(f"{place} must map names of {nested.kind} plugins to their options, not {value!r}")
     checked = {}
-    for name, options in value.items():
+    for label, options in value.items():
         if not isinstance(options or {}, Mapping):
-            raise GankitError(f"{place}.{name} must be a mapping of options, not {options!r}")
-        spec = check(nested.kind, {"name": name, **(options or {})}, f"{place}.{name}")
-        checked[name] = {k: v for k, v in spec.items() if k != "name"}
+            raise GankitError(f"{place}.{label} must be a mapping of options, not {options!r}")
+        spec = check(nested.kind, {"name": label, **(options or {})}, f"{place}.{label}")
+        checked[label] = {k: v for k, v in spec.items() if k != "name" or v != label}
     return checked
 
 
@@ -165,7 +167,7 @@ def build(kind: str, spec: Any, *positional: Any, where: str = "") -> Any:
     arguments = {}
     for key, option in options_of(target).items():
         value = resolved[key]
-        if option.nested is not None and value is not None:
+        if option.nested is not None and option.nested.build and value is not None:
             if option.nested.many:
                 value = {n: build(option.nested.kind, {"name": n, **o}) for n, o in value.items()}
             else:

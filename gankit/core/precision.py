@@ -9,9 +9,14 @@ import torch
 from torch import Tensor
 
 
+def autocast_enabled(x: Tensor) -> bool:
+    """Whether autocast is on where `x` is; never on the meta device, of which torch's own function knows nothing."""
+    return not x.is_meta and torch.is_autocast_enabled(x.device.type)
+
+
 def without_autocast(x: Tensor) -> AbstractContextManager[object]:
     """A region in which autocast is off on the device of `x`; nothing at all where it is off already."""
-    if torch.is_autocast_enabled(x.device.type):
+    if autocast_enabled(x):
         return torch.autocast(x.device.type, enabled=False)
     return contextlib.nullcontext()  # keeps exported and compiled graphs free of autocast regions
 

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
 
 from gankit.core import checkpoint, distributed, models
 from gankit.core import recipe as recipes
+from gankit.core.interfaces import Conditioner
 from gankit.core.recipe import Recipe
 from gankit.core.step import Stepper
+from gankit.core.weights import sha256_of
 from gankit.errors import GankitError
 
 STATE = "training/state.json"
-FORMAT = 1  # of that file
+FORMAT = 1  # of that file and of the next
+SNAPSHOTS, SNAPSHOT = "posthoc", "posthoc.json"
 
 
 def ties(fingerprint: str, stepper: Stepper) -> dict[str, Any]:
@@ -25,11 +29,29 @@ def ties(fingerprint: str, stepper: Stepper) -> dict[str, Any]:
     for name, module in {"generator": parts.G, "discriminator": parts.D, **parts.guidance}.items():
         for path, network in checkpoint.frozen_networks(module).items():
             frozen[f"{name}.{path}"] = network.identity()
+    if parts.judge is not None:
+        frozen["conditioner"] = {"name": "encoder", "sha256": sha256_of(checkpoint.stored_state(parts.judge))}
     return {"data": fingerprint, "frozen": frozen, "encoders": parts.conditioner.identity()}
 
 
-def save_checkpoint(run: Path, recipe: Recipe, stepper: Stepper, ties: dict[str, Any], keep: int) -> Path:
-    """Write checkpoints/NNN, then delete the oldest. Collective: every process must call it."""
+def stage_of(folder: Path) -> tuple[int, bool]:
+    """The stage of its run in which a checkpoint was written, and whether that was its end."""
+    state = checkpoint.read_json(folder / STATE, FORMAT)
+    return int(state.get("stage", 0)), bool(state.get("stage_over", False))
+
+
+def save_checkpoint(
+    run: Path,
+    recipe: Recipe,
+    stepper: Stepper,
+    ties: dict[str, Any],
+    keep: int,
+    spared: Collection[int] = (),
+    *,
+    stage: int = 0,
+    stage_over: bool = False,
+) -> Path:
+    """Write checkpoints/NNN, then delete all but the newest and the spared. Collective: every process must call it."""
     final = run / "checkpoints" / f"{stepper.nimg:09d}"
     if stepper.world.main:
         with checkpoint.FolderWriter(final) as folder:
@@ -50,13 +72,35 @@ def save_checkpoint(run: Path, recipe: Recipe, stepper: Stepper, ties: dict[str,
                 "step": stepper.step,
                 "signs": stepper.signs.tolist(),
                 "bad_total": stepper.bad_total,
+                "stage": stage,
+                "stage_over": stage_over,
+                "stage_start": stepper.stage_start,
+                "posthoc_start": stepper.posthoc.start,
                 "files": files,
                 **ties,
             }
             checkpoint.write_json(folder / STATE, state)
-        checkpoint.prune(run, keep)
+        checkpoint.prune(run, keep, spared)
     distributed.barrier()
     return final
+
+
+def save_snapshots(run: Path, recipe: Recipe, stepper: Stepper, ties: dict[str, Any]) -> None:
+    """Write posthoc/NNN-LENGTH, a model folder for each of the averages that `gankit ema` works on."""
+    if not stepper.world.main:
+        return
+    for length, networks in stepper.posthoc.averages.items():
+        with checkpoint.FolderWriter(run / SNAPSHOTS / f"{stepper.nimg:09d}-{length:g}") as folder:
+            models.save_model(
+                folder,
+                recipe,
+                cast(Conditioner, networks.get("conditioner", stepper.parts.conditioner)),
+                checkpoint.stored_state(networks["generator"]),
+                nimg=stepper.nimg,
+                encoders=ties["encoders"],
+            )
+            page = {"format": FORMAT, "nimg": stepper.nimg, "length": length, "start": stepper.posthoc.start}
+            checkpoint.write_json(folder / SNAPSHOT, page)
 
 
 def restore(folder: Path, recipe: Recipe, stepper: Stepper, ties: dict[str, Any]) -> None:
@@ -95,6 +139,8 @@ def restore(folder: Path, recipe: Recipe, stepper: Stepper, ties: dict[str, Any]
         checkpoint.load_optimizer(optimizer, take(name), folder / name)
     stepper.nimg, stepper.step, stepper.bad_total = state["nimg"], state["step"], state["bad_total"]
     stepper.signs = torch.tensor(state["signs"], dtype=torch.float64)
+    stepper.stage_start = state.get("stage_start", 0)
+    stepper.posthoc.start = state.get("posthoc_start", 0)
 
 
 def _modules(stepper: Stepper) -> dict[str, nn.Module]:
@@ -104,10 +150,11 @@ def _modules(stepper: Stepper) -> dict[str, nn.Module]:
         "training/generator.safetensors": stepper.parts.G,
         "training/discriminator.safetensors": stepper.parts.D,
     }
-    if stepper.conditioner_params:
+    if checkpoint.stored_state(stepper.conditioner_ema):  # trained now, or in an earlier stage
         modules["conditioner.safetensors"] = stepper.conditioner_ema
+    if stepper.conditioner_params:
         modules["training/conditioner.safetensors"] = stepper.parts.conditioner
-    for name, module in stepper.parts.stateful().items():
+    for name, module in {**stepper.parts.stateful(), **stepper.posthoc.modules()}.items():
         if module.state_dict():
             modules[f"training/{name}.safetensors"] = module
     return modules

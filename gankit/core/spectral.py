@@ -1,4 +1,4 @@
-"""Convolutions with spectral normalisation (Miyato et al. 2018), one power iteration per training forward.
+"""Layers with spectral normalisation (Miyato et al. 2018), one power iteration per training forward.
 
 Names, start values and order of the iteration are those of `torch.nn.utils.spectral_norm`, so that weights of the
 original discriminators load; unlike its hooks this copies, exports and autocasts like any module.
@@ -25,18 +25,19 @@ class _SpectralNorm:
     weight_v: Tensor
     bias: nn.Parameter | None
     training: bool
+    transposed = False  # torch sets it where the weight is [I, O, ...]
 
     def _split(self: nn.Module) -> None:  # type: ignore[misc]
         weight = cast(nn.Parameter, self.weight)
         del self.weight
         self.weight_orig = weight
-        rows, columns = weight.flatten(1).shape
+        rows, columns = (weight.transpose(0, 1) if self.transposed else weight).flatten(1).shape
         self.register_buffer("weight_u", F.normalize(torch.randn(rows), dim=0, eps=EPS))
         self.register_buffer("weight_v", F.normalize(torch.randn(columns), dim=0, eps=EPS))
 
     def sigma(self) -> Tensor:
         """The largest singular value of the weight, after a power iteration in training mode."""
-        weight = self.weight_orig
+        weight = self.weight_orig.transpose(0, 1) if self.transposed else self.weight_orig
         with without_autocast(weight):
             # The columns of a channels-last weight are taken as they lie in memory instead of copied into order.
             permuted = not weight.is_contiguous()
@@ -86,3 +87,37 @@ class SNConv2d(_SpectralNorm, nn.Conv2d):  # type: ignore[misc]
 
     def forward(self, x: Tensor) -> Tensor:
         return self._normalise(self._conv_forward(x, self.weight_orig, None))
+
+
+class SNConvTranspose2d(_SpectralNorm, nn.ConvTranspose2d):  # type: ignore[misc]
+    """`nn.ConvTranspose2d` without padding; its weight, as a matrix of one row an output channel, has norm 1."""
+
+    def __init__(self, *args, **kwargs) -> None:
+        super().__init__(*args, **kwargs)
+        self._split()
+
+    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
+        return self._normalise(F.conv_transpose2d(x, self.weight_orig, stride=self.stride))
+
+
+class SNLinear(_SpectralNorm, nn.Linear):  # type: ignore[misc]
+    """`nn.Linear` whose weight has spectral norm 1."""
+
+    def __init__(self, *args, **kwargs) -> None:
+        super().__init__(*args, **kwargs)
+        self._split()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self._normalise(F.linear(x, self.weight_orig))
+
+
+@torch.no_grad()
+def settle(network: nn.Module, iterations: int = 10) -> None:
+    """Bring the singular vectors of fresh layers, in training mode, near those of their weights.
+
+    They start at random, where sigma may be near zero: in eval mode a deep network of such layers explodes.
+    """
+    for layer in network.modules():
+        if isinstance(layer, _SpectralNorm) and not layer.weight_orig.is_meta:
+            for _ in range(iterations):
+                layer.sigma()

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from gankit.core import checkpoint, distributed
+from gankit.core import checkpoint, distributed, lens
+from gankit.core.freezing import freeze
 from gankit.core.interfaces import (
     AdversarialLoss,
     Augmentation,
@@ -29,9 +30,12 @@ from gankit.core.interfaces import (
     StepContext,
 )
 from gankit.core.labels import Label
+from gankit.core.posthoc_ema import PowerAverages
 from gankit.core.random import batch_random, randn, shared_rand
-from gankit.core.recipe import TrainOptions
+from gankit.core.recipe import Recipe
+from gankit.core.schedules import Schedules
 from gankit.core.timing import Meter
+from gankit.errors import GankitError
 
 ADAPT_EVERY = 4  # steps between updates of an adaptive augmentation (StyleGAN2-ADA)
 
@@ -47,6 +51,7 @@ class Parts:
     regularizers: dict[str, Regularizer]
     guidance: dict[str, Guidance]
     augmentation: Augmentation | None
+    judge: Conditioner | None = None  # with pretrained weights, for D, while G's is trained
 
     def stateful(self) -> dict[str, nn.Module]:
         """Modules besides the networks whose parameters and buffers a checkpoint keeps."""
@@ -55,27 +60,47 @@ class Parts:
             modules["augmentation"] = self.augmentation
         return modules
 
+    def trainable(self) -> dict[str, nn.Module]:
+        """Modules with parameters to train, by the names that `train.freeze` uses."""
+        modules = {"generator": self.G, "discriminator": self.D, "conditioner": self.conditioner}
+        return modules | {f"regularizers.{name}": module for name, module in self.regularizers.items()}
+
 
 class Stepper:
     """Runs steps and owns what changes in them: networks, moving average, optimisers, counters."""
 
     def __init__(
-        self, parts: Parts, train: TrainOptions, device: torch.device, world: distributed.World, bf16: bool
+        self, parts: Parts, recipe: Recipe, device: torch.device, world: distributed.World, bf16: bool
     ) -> None:
+        # a copy, whose numbers follow their schedules
+        train = recipe.train.model_copy()
         self.parts, self.train, self.device, self.world, self.bf16 = parts, train, device, world, bf16
+        self.schedules = Schedules(recipe, train, parts)
+        self.frozen = freeze(parts.trainable(), train.freeze)
         self.G_ema = copy.deepcopy(parts.G).eval().requires_grad_(False)
         self.conditioner_params = [p for p in parts.conditioner.parameters() if p.requires_grad]
         self.conditioner_ema = (
             copy.deepcopy(parts.conditioner) if self.conditioner_params else parts.conditioner
         )
+        self.averaged: dict[str, nn.Module] = {"generator": parts.G}
+        if self.conditioner_params:
+            self.averaged["conditioner"] = parts.conditioner
+        self.posthoc = PowerAverages(train.posthoc_ema, self.averaged)
         self.g_params = [p for p in parts.G.parameters() if p.requires_grad]
         judges: list[nn.Module] = [parts.D, *parts.regularizers.values()]
         self.d_params = [p for module in judges for p in module.parameters() if p.requires_grad]
-        self.opt_g = self._adam("G", self.g_params, train.lr_g)
-        if self.conditioner_params:
-            self.opt_g.add_param_group({"params": self.conditioner_params, "lr": train.lr_conditioner})
-        self.opt_d = self._adam("D", self.d_params, train.lr_d)
+        for side, found in (
+            ("generator", self.g_params + self.conditioner_params),
+            ("discriminator", self.d_params),
+        ):
+            if not found:
+                raise GankitError(
+                    f"train.freeze leaves nothing of the {side} to train; remove a pattern from it"
+                )
+        self.opt_g = self._adam("G", {"lr_g": self.g_params, "lr_conditioner": self.conditioner_params})
+        self.opt_d = self._adam("D", {"lr_d": self.d_params})
         self.nimg = self.step = self.bad_in_a_row = self.bad_total = 0
+        self.stage_start = 0  # images at the beginning of the stage
         self.signs = torch.zeros(
             2, dtype=torch.float64
         )  # sum and number of signs of D(real) since the last update
@@ -85,19 +110,26 @@ class Stepper:
             self.meter.watch_frozen(guidance)
         self.micro = min(train.micro_batch or train.batch, train.batch // world.size)
 
-    def _adam(self, side: str, params: list[nn.Parameter], lr: float) -> torch.optim.Adam:
-        """Adam with the correction for a lazy regulariser of this side (StyleGAN2 appendix B)."""
-        intervals = [
-            r.interval for r in self.parts.regularizers.values() if r.side == side and r.interval > 1
-        ]
-        c = 1.0
-        if intervals:
-            c = max(intervals) / (max(intervals) + 1)
-        beta1, beta2 = self.train.betas
+    def _adam(self, side: str, params: dict[str, list[nn.Parameter]]) -> torch.optim.Adam:
+        """Adam over groups by the option that holds their learning rate, see `_set_rates`."""
+        groups = [{"params": found, "rate": rate, "side": side} for rate, found in params.items() if found]
         fused = self.device.type in ("cpu", "cuda") or None
-        return torch.optim.Adam(
-            params, lr=lr * c, betas=(beta1**c, beta2**c), eps=self.train.eps, fused=fused
-        )
+        optimizer = torch.optim.Adam(groups, eps=self.train.eps, fused=fused)
+        self._set_rates(optimizer)
+        return optimizer
+
+    def _set_rates(self, optimizer: torch.optim.Optimizer) -> None:
+        """Learning rates and betas of now, with the correction for a lazy regulariser (StyleGAN2 appendix B)."""
+        train = self.train
+        for group in optimizer.param_groups:
+            side, rate = group["side"], group["rate"]
+            intervals = [
+                r.interval for r in self.parts.regularizers.values() if r.side == side and r.interval > 1
+            ]
+            c = max(intervals) / (max(intervals) + 1) if intervals else 1.0
+            beta1, beta2 = (train.betas_g if side == "G" else train.betas_d) or train.betas
+            factor = {"lr_g": c, "lr_d": c * train.ttur, "lr_conditioner": 1.0}[rate]
+            group["lr"], group["betas"] = getattr(train, rate) * factor, (beta1**c, beta2**c)
 
     # ------------------------------------------------------------------------------------------------- a step
 
@@ -106,31 +138,49 @@ class Stepper:
 
         `images` is [b, C, H, W] in [-1, 1] on the device, in the order of `labels`; `want_stop` is asked at the end.
         """
-        parts = self.parts
+        parts, train = self.parts, self.train
+        for name, value in self.schedules.apply(self.nimg, self.stage_start).items():
+            self.meter.add(f"schedule/{name}", value)
+        for optimizer in (self.opt_g, self.opt_d):
+            self._set_rates(optimizer)
+        self._share, self._g_fades = 1.0, False  # of the finest details, and whether G cares for its own
+        if train.fade_kimg:
+            self._share = min((self.nimg - self.stage_start) / (1000 * train.fade_kimg), 1.0)
+            self._g_fades = parts.G.fade_in(self._share)
+            for network in (self.G_ema, parts.D):
+                network.fade_in(self._share)
         torch.manual_seed((self.train.seed << 20) ^ self.nimg)  # for plugins that draw from torch directly
         cond = None
         if not self.conditioner_params:
             with self.meter.timed("condition"), torch.no_grad():
                 cond = parts.conditioner.encode(labels)
+        if parts.judge is not None:
+            with self.meter.timed("condition"), torch.no_grad():
+                self._judged = parts.judge.encode(labels)
         self._votes = torch.zeros(
             3, dtype=torch.float64
         )  # sum and number of signs of D(real), wishes to stop
         self._finite = True
-        for side in self.train.order.upper():
+        for side in train.order.upper():
+            number = self.step  # of this side's steps so far
+            if side == "G":
+                number, turn = divmod(self.step, train.d_steps)
+                if turn != (train.d_steps - 1 if train.order == "dg" else 0):
+                    continue
             phase = self._d_main if side == "D" else self._g_main
             self._phase(side, "main", images, labels, cond, phase)
             for name, regularizer in parts.regularizers.items():
                 if (
                     regularizer.side == side
                     and regularizer.interval > 1
-                    and self.step % regularizer.interval == 0
+                    and number % regularizer.interval == 0
                 ):
                     self._phase(side, name, images, labels, cond, self._lazy(name, regularizer))
-        self.nimg += self.train.batch
+        self._update_ema()
+        self.nimg += train.batch
         self.step += 1
         self.bad_in_a_row = 0 if self._finite else self.bad_in_a_row + 1
         self.bad_total += not self._finite
-        self._update_ema()
         self._votes[2] = want_stop()
         distributed.all_sum(self._votes)
         self.signs += self._votes[:2]
@@ -170,7 +220,7 @@ class Stepper:
                 count = rows.stop - rows.start
                 key = (self.train.seed, self.nimg, side, name)
                 with batch_random(*key, total=total, start=self.world.rank * local + start, count=count):
-                    full_cond, micro_cond = self._condition(cond, labels, rows, side)
+                    full_cond, micro_cond, g_cond = self._condition(cond, labels, rows, side)
                     context = StepContext(
                         side=side,
                         G=self.parts.G,
@@ -181,6 +231,7 @@ class Stepper:
                         augment=self._augment,
                         sample_z=self._sample_z,
                         nimg=self.nimg,
+                        g_cond=g_cond,
                     )
                     value = compute(context, labels[rows])
                     (value * (count / total)).backward()
@@ -217,17 +268,31 @@ class Stepper:
 
     def _condition(
         self, cond: Condition | None, labels: Sequence[Label], rows: slice, side: str
-    ) -> tuple[Condition, Condition]:
+    ) -> tuple[Condition, Condition, Condition | None]:
         """The condition of a micro-batch without and with dropout and noise, the latter differentiable in G's phases if
-        the conditioner is trained."""
+        the conditioner is trained; and what G sees, if that is another one."""
         with torch.set_grad_enabled(cond is None and side == "G"):
             full = self.parts.conditioner.encode(labels[rows]) if cond is None else cond[rows]
-            return full.detach(), self.parts.conditioner.augment(full)
+            if self.parts.judge is None:
+                return full.detach(), self.parts.conditioner.augment(full), None
+            judged, count = self._judged[rows], rows.stop - rows.start
+            augmented = []
+            for value in (judged, full):  # both with the same dropout and noise
+                start = self.world.rank * len(labels) + rows.start
+                key = (self.train.seed, self.nimg, side, "condition")
+                with batch_random(*key, total=self.train.batch, start=start, count=count):
+                    augmented.append(self.parts.conditioner.augment(value))
+            return judged, augmented[0], augmented[1]
 
     def _sample_z(self, count: int) -> Tensor:
         return randn(count, self.parts.G.z_dim, device=self.device)
 
-    def _augment(self, images: Tensor) -> Tensor:
+    def _augment(self, images: Tensor, *, fake: bool = False) -> Tensor:
+        """Everything in front of D; `fake` ones may have faded details of their own."""
+        train, seen = self.train, self.nimg - self.stage_start
+        if not (fake and self._g_fades):
+            images = lens.fade_in(images, self._share)
+        images = lens.blur(images, train.blur_sigma * max(1 - seen / (1000 * train.blur_kimg), 0))
         return images if self.parts.augmentation is None else self.parts.augmentation(images)
 
     def _autocast(self) -> torch.autocast:
@@ -235,16 +300,17 @@ class Stepper:
 
     def _fake(self, context: StepContext, *, update_emas: bool) -> Tensor:
         count, G = len(context.real), context.G
-        ws = G.mapping(self._sample_z(count), context.cond, update_emas=update_emas)
+        cond = context.cond if context.g_cond is None else context.g_cond
+        ws = G.mapping(self._sample_z(count), cond, update_emas=update_emas)
         if self.train.style_mixing > 0:
             # One coin and one cutoff for the batch; as in the originals the second latent keeps the condition.
             mixed = bool(shared_rand(1).item() < self.train.style_mixing)
             cutoff = 1 + int(shared_rand(1).item() * (G.num_ws - 1))
             if mixed and G.num_ws > 1:
-                other = G.mapping(self._sample_z(count), context.cond)
+                other = G.mapping(self._sample_z(count), cond)
                 ws = torch.cat([ws[:, :cutoff], other[:, cutoff:]], dim=1)
         emas = {"update_emas": update_emas} if G.synthesis_emas else {}
-        return G.synthesis(ws, context.cond, **emas)
+        return G.synthesis(ws, cond, **emas)
 
     def _d_main(self, context: StepContext, labels: Sequence[Label]) -> Tensor:
         D = context.D
@@ -252,7 +318,7 @@ class Stepper:
             with torch.no_grad():
                 fake = self._fake(context, update_emas=True)
             context.features["fake"] = fake
-            context.features["fake features"] = D.features(self._augment(fake))
+            context.features["fake features"] = D.features(self._augment(fake, fake=True))
             fake_logits = D.score(context.features["fake features"], context.cond)
             context.features["real"] = D.features(self._augment(context.real))
             real_logits = D.score(context.features["real"], context.cond)
@@ -272,13 +338,18 @@ class Stepper:
         with self._autocast():
             fake = context.features["fake"] = self._fake(context, update_emas=False)
             judged = context.cond.detach()
-            context.features["fake features"] = D.features(self._augment(fake))
+            context.features["fake features"] = D.features(self._augment(fake, fake=True))
             fake_logits = D.score(context.features["fake features"], judged)
             real_logits = None
             if self.parts.loss.g_needs_real:
                 with torch.no_grad():
                     real_logits = _floats(D(self._augment(context.real), judged))
-            loss = self.parts.loss.g_loss(_floats(fake_logits), real_logits).mean()
+            losses = self.parts.loss.g_loss(_floats(fake_logits), real_logits)
+            if (
+                self.train.top_k < 1
+            ):  # Sinha et al. 2020; of a micro-batch, as its scores are all that is known
+                losses = losses.topk(max(1, round(self.train.top_k * len(losses))), largest=False).values
+            loss = losses.mean()
             for name, guidance in self.parts.guidance.items():
                 if guidance.weight:
                     value = guidance.loss(fake.float(), judged, labels).mean()
@@ -314,7 +385,7 @@ class Stepper:
 
     @torch.no_grad()
     def _update_ema(self) -> None:
-        """Half-life in images, at most `ema_rampup` of the images so far (StyleGAN2-ADA)."""
+        """Half-life in images, at most `ema_rampup` of the images before this step (StyleGAN2-ADA)."""
         half_life = self.train.ema_kimg * 1000
         if self.train.ema_rampup is not None:
             half_life = min(half_life, self.train.ema_rampup * self.nimg)
@@ -326,6 +397,7 @@ class Stepper:
             torch._foreach_lerp_(list(average.parameters()), list(module.parameters()), 1 - beta)
             for mine, theirs in zip(average.buffers(), module.buffers()):
                 mine.copy_(theirs)
+        self.posthoc.update(self.averaged, self.nimg + self.train.batch, self.train.batch)
 
 
 def _floats(logits: list[Tensor]) -> list[Tensor]:

@@ -1,101 +1,218 @@
-"""`gankit train ... --dry-run`: the resolved recipe and a table of modules."""
+"""`gankit train ... --dry-run`: the resolved recipe, a table of modules, and what training takes."""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from gankit.core import checkpoint, models
+from gankit.core import checkpoint, composition, models
 from gankit.core.data import open_source
+from gankit.core.footprint import META, NEEDS_NUMBERS, Footprint, Tally, footprint, meta_condition
+from gankit.core.freezing import freeze
+from gankit.core.interfaces import Conditioner
 from gankit.core.labels import Label, Vocabulary
 from gankit.core.recipe import Recipe
-from gankit.core.trainer import build_parts
+from gankit.core.schedules import Schedules
+from gankit.core.step import Parts
+from gankit.core.trainer import build_augmentation, build_parts
 
 BATCH = 4  # the batch that runs through the networks to find output shapes
 DEPTH = 2  # names of sub-modules that are shown: synthesis.b64
+ASSUMED = 1000  # classes and tags, where no data says how many there are
 
 
 def summarize(recipe: Recipe) -> str:
-    """Build the networks on the CPU, run a batch through them, and describe all of it."""
-    vocabulary = Vocabulary()
+    """Build the networks at full size without memory or weights, run a batch through them, and describe all of it."""
+    notes = []
     if recipe.data.path is not None:
         vocabulary = open_source(recipe.data.path, recipe.data.options).vocabulary()
-    conditioner = models.build_conditioner(recipe, vocabulary)
-    parts = build_parts(recipe, conditioner, torch.device("cpu"))
-    with torch.no_grad():
-        cond = conditioner.augment(conditioner.encode([Label()] * BATCH))
-        with _shapes(parts.G) as shapes:
-            images = parts.G(torch.randn(BATCH, parts.G.z_dim), cond)
-        rows = _rows("G", parts.G, shapes)
-        with _shapes(parts.D) as shapes:
-            logits = parts.D(images, cond)
-        rows += _rows("D", parts.D, shapes)
-    lines = [recipe.to_yaml().rstrip(), ""]
-    head = ("module", "parameters", "stored", "output")
-    widths = [max(len(row[i]) for row in [head, *rows]) for i in range(4)]
-    for row in [head, *rows]:
-        lines.append(
-            "  ".join(
-                c.ljust(w) if i != 1 else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths))
-            ).rstrip()
+    else:
+        vocabulary = assumed_vocabulary()
+    train = recipe.train
+    micro = min(train.micro_batch or train.batch, train.batch)
+    try:
+        view = _View(*_build(recipe, vocabulary, META))
+        frozen = freeze(view.parts.trainable(), train.freeze)
+        costs = footprint(
+            view.parts, micro, view.label, averages=1 + len(train.posthoc_ema), d_steps=train.d_steps
         )
-    lines.append("")
-    lines.append(
+    except NEEDS_NUMBERS:  # a plugin that looks at numbers
+        view, costs = _View(*_build(recipe, vocabulary, torch.device("cpu"))), None
+        frozen = freeze(view.parts.trainable(), train.freeze)
+        notes.append("memory cannot be estimated: a plugin of this recipe does not work on the meta device")
+    if recipe.data.path is None and view.conditioner.accepts & {"cls", "tags"}:
+        notes.insert(0, f"no data is given: {ASSUMED:,} classes and tags are assumed")
+    conditioner, parts = view.conditioner, view.parts
+    lines = [recipe.to_yaml().rstrip(), "", *_table(view.rows), ""]
+    lines += [
         f"condition: {conditioner.spec.c_dim} numbers"
-        + (f" and tokens of {conditioner.spec.token_dim}" if conditioner.spec.token_dim else "")
-    )
-    lines.append(f"images: {list(images.shape[1:])}, logits an image: {[x.shape[1] for x in logits]}")
-    statistics = [parts.D.batch_statistics, *(r.batch_statistics for r in parts.regularizers.values())]
+        + (f" and tokens of {conditioner.spec.token_dim}" if conditioner.spec.token_dim else ""),
+        f"images: {view.images}, logits an image: {view.logits}",
+    ]
+    if frozen:
+        lines.append(f"not trained: {len(frozen)} tensors, such as {frozen[0]}")
+    if costs is not None:
+        lines += _costs(costs, view.flops)
+    statistics = [parts.G.batch_statistics, parts.D.batch_statistics]
+    statistics += [regularizer.batch_statistics for regularizer in parts.regularizers.values()]
+    if train.top_k < 1 or "top_k" in recipe.schedules.get("train", {}):
+        statistics.append("top-k")
     if any(statistics):
-        lines.append(
-            "micro-batches change the result of: "
-            + ", ".join(filter(None, statistics))
-            + " (statistics over a batch)"
-        )
-    return "\n".join(lines)
+        listed = ", ".join(dict.fromkeys(filter(None, statistics)))
+        notes.append(f"micro-batches change the result of: {listed} (statistics over a batch)")
+    if advice := composition.advice(recipe):
+        notes.append(advice)
+    return "\n".join([*lines, *notes])
+
+
+def assumed_vocabulary() -> Vocabulary:
+    """Classes and tags named 0 to 999, as those of ImageNet are for classifiers."""
+    names = {str(i): ASSUMED for i in range(ASSUMED)}
+    return Vocabulary(names, dict(names), ASSUMED, ASSUMED)
+
+
+def _build(recipe: Recipe, vocabulary: Vocabulary, device: torch.device) -> tuple[Parts, Conditioner]:
+    """Networks and training parts; on the meta device no weights are looked for (`gankit.core.weights`)."""
+    augmentation = build_augmentation(recipe)  # on the CPU: it looks at numbers, but it is not run
+    with device:
+        conditioner = models.build_conditioner(recipe, vocabulary)
+        composition.check(recipe, conditioner)
+        parts = build_parts(recipe.model_copy(update={"augmentation": None}), conditioner, device)
+    parts.augmentation = augmentation
+    Schedules(recipe, recipe.train.model_copy(), parts)  # refuses what cannot be moved
+    return parts, conditioner
+
+
+@dataclass
+class _View:
+    """What a batch tells on its way through the networks."""
+
+    parts: Parts
+    conditioner: Conditioner
+    rows: list[tuple[str, ...]] = field(init=False)
+    images: list[int] = field(init=False)  # shape of one
+    logits: list[int] = field(init=False)  # how many an image gets
+    flops: dict[str, float] = field(init=False)  # of an image, by network
+
+    def __post_init__(self) -> None:
+        G, D = self.parts.G, self.parts.D
+        device = next((p.device for p in G.parameters()), META)
+        if device == META:
+            cond = meta_condition(self.conditioner.spec, BATCH)
+        else:
+            cond = self.conditioner.augment(self.conditioner.encode([Label()] * BATCH))
+        with torch.no_grad():
+            with _watched(G) as watch:
+                images = G(torch.randn(BATCH, G.z_dim, device=device), cond)
+            rows, flops_g = _rows("G", G, watch), watch.total
+            with _watched(D) as watch:
+                logits = D(images, cond)
+            rows += _rows("D", D, watch)
+        self.rows, self.flops = rows, {"G": flops_g, "D": watch.total}
+        self.images, self.logits = list(images.shape[1:]), [x.shape[1] for x in logits]
+
+    @property
+    def label(self) -> Label:
+        vocabulary = self.conditioner.vocabulary()
+        return Label(next(iter(vocabulary.classes), None), texts=("a picture",))
+
+
+def _table(rows: list[tuple[str, ...]]) -> list[str]:
+    head = ("module", "parameters", "stored", "FLOPs", "output")
+    numbers = ("parameters", "FLOPs")
+    widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
+    lines = []
+    for row in [head, *rows]:
+        cells = [c.rjust(w) if name in numbers else c.ljust(w) for name, c, w in zip(head, row, widths)]
+        lines.append("  ".join(cells).rstrip())
+    return lines
+
+
+def _costs(costs: Footprint, flops: dict[str, float]) -> list[str]:
+    phases = ", ".join(f"{phase.name} {_si(phase.peak)}B" for phase in costs.phases)
+    lines = [
+        f"FLOPs an image, two for a multiply-add: G {_si(flops['G'])}, D {_si(flops['D'])}, "
+        f"training {_si(costs.flops)}",
+        f"memory for {costs.images} images at once in fp32, estimated: {_si(costs.total)}B = "
+        f"weights {_si(costs.weights)}B + gradients {_si(costs.gradients)}B + Adam {_si(costs.optimizer)}B + "
+        f"activations {_si(costs.activations)}B (phases: {phases})",
+    ]
+    if costs.not_counted:
+        lines.append(f"without {', '.join(dict.fromkeys(costs.not_counted))}, which cannot be estimated")
+    return lines
+
+
+def _si(number: float) -> str:
+    for factor, unit in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if number >= factor:
+            return f"{number / factor:.3g} {unit}"
+    return f"{number:.0f} "
+
+
+class _Watch:
+    """Output shapes and FLOPs of sub-modules, filled in by a forward pass."""
+
+    def __init__(self) -> None:
+        self.shapes: dict[str, str] = {}
+        self.flops: dict[str, float] = {}
+        self.total = 0.0
 
 
 @contextlib.contextmanager
-def _shapes(module: nn.Module) -> Iterator[dict[str, str]]:
-    """Output shapes of sub-modules, filled in by the forward pass inside."""
-    found: dict[str, str] = {}
+def _watched(module: nn.Module) -> Iterator[_Watch]:
+    watch = _Watch()
+    started: dict[str, int] = {}
+    tally = Tally()
 
-    def remember(name: str) -> Callable[..., None]:
+    def before(name: str) -> Callable[..., None]:
+        def hook(_: nn.Module, __: Any) -> None:
+            started.setdefault(name, tally.flops)
+
+        return hook
+
+    def after(name: str) -> Callable[..., None]:
         def hook(_: nn.Module, __: Any, output: Any) -> None:
-            found.setdefault(name, _shape(output))
+            if name not in watch.shapes:
+                watch.shapes[name] = _shape(output)
+                watch.flops[name] = (tally.flops - started[name]) / BATCH
 
         return hook
 
     shown = [(name, child) for name, child in module.named_modules() if name and name.count(".") < DEPTH]
-    hooks = [child.register_forward_hook(remember(name)) for name, child in shown]
+    hooks = [child.register_forward_pre_hook(before(name)) for name, child in shown]
+    hooks += [child.register_forward_hook(after(name)) for name, child in shown]
     try:
-        yield found
+        with tally:
+            yield watch
     finally:
         for handle in hooks:
             handle.remove()
+    watch.total = watch.flops[""] = tally.flops / BATCH
 
 
 def _shape(output: Any) -> str:
-    if isinstance(output, torch.Tensor):
+    if isinstance(output, Tensor):
         return str(list(output.shape))
     if isinstance(output, (list, tuple)):
         return " ".join(filter(None, map(_shape, output)))
     return ""
 
 
-def _rows(prefix: str, module: nn.Module, shapes: dict[str, str]) -> list[tuple[str, str, str, str]]:
+def _rows(prefix: str, module: nn.Module, watch: _Watch) -> list[tuple[str, ...]]:
     """Modules with parameters that took part; a frozen network is one row."""
     frozen = checkpoint.frozen_networks(module)
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for name, child in module.named_modules():
         count = sum(p.numel() for p in child.parameters())
         inside = any(name.startswith(f"{path}.") for path in frozen)
-        if (name and (name not in shapes or not count)) or inside:
+        if (name and (name not in watch.shapes or not count)) or inside:
             continue
         stored = "by name and hash" if name in frozen else "yes"
-        rows.append((f"{prefix}.{name}" if name else prefix, f"{count:,}", stored, shapes.get(name, "")))
+        place = f"{prefix}.{name}" if name else prefix
+        rows.append((place, f"{count:,}", stored, _si(watch.flops[name]), watch.shapes.get(name, "")))
     return rows

@@ -3,23 +3,35 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import json
 import math
 import signal
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import filelock
 import torch
 
-from gankit.core import checkpoint, devices, distributed, models, options, run
+from gankit.core import (
+    checkpoint,
+    composition,
+    devices,
+    distributed,
+    machine,
+    models,
+    options,
+    run,
+    stages,
+)
 from gankit.core import recipe as recipes
 from gankit.core.data import Batches, open_source
 from gankit.core.grids import save_png
 from gankit.core.images import from_uint8
-from gankit.core.interfaces import Tracker
+from gankit.core.interfaces import Augmentation, Tracker
+from gankit.core.keep import Keep
 from gankit.core.locate import find_model
 from gankit.core.paths import cache_dir
 from gankit.core.progress import Progress
@@ -27,6 +39,9 @@ from gankit.core.recipe import Recipe
 from gankit.core.samples import SampleGrid
 from gankit.core.step import Parts, Stepper
 from gankit.errors import GankitError
+
+if TYPE_CHECKING:
+    from gankit.monitor import Monitor
 
 LOCK = ".lock"  # in the run's folder, held by the process that trains there
 
@@ -37,6 +52,7 @@ def train(
     *,
     data: str | None = None,
     overrides: Mapping[str, Any] | None = None,
+    tiny: bool = False,
     device: str = "auto",
     init: str | Path | None = None,
     minutes: float | None = None,
@@ -49,6 +65,7 @@ def train(
         out: the run's folder; if it holds a run of the same recipe, that run continues where it was.
         data: folder, zip, shards, or 'source:' (short for overrides['data.path']).
         overrides: dotted recipe keys -> values, for example {'train.images': '200k'}.
+        tiny: apply the recipe's section of that name, which makes it train in seconds on a CPU, to try it out.
         device: 'auto', 'cpu', 'cuda' or 'mps'.
         init: a model, run or checkpoint to take weights from when the run begins.
         minutes: stop, with a checkpoint, after this long.
@@ -61,7 +78,9 @@ def train(
         merged = dict(overrides or {})
         if data is not None:
             merged["data.path"] = data
-        recipe = recipes.read(recipe, merged)
+        recipe = recipes.read(recipe, merged, tiny=tiny)
+    elif tiny:
+        raise ValueError("tiny applies to a recipe that is named, not to a resolved one")
     with Trainer(recipe, Path(out), device=device, init=init, minutes=minutes, quiet=quiet) as trainer:
         last = trainer.run()
     if trainer.stop_signal == signal.SIGINT:
@@ -71,18 +90,26 @@ def train(
     return last
 
 
+def build_augmentation(recipe: Recipe) -> Augmentation | None:
+    """What a recipe puts in front of D. Raises GankitError if it does not go with the images."""
+    if recipe.augmentation is None:
+        return None
+    augmentation: Augmentation = options.build("augmentation", recipe.augmentation, recipe.image_shape)
+    if recipe.data.channels not in augmentation.channels:
+        raise GankitError(
+            f"augmentation {recipe.augmentation['name']!r} accepts images of {augmentation.channels} channels, "
+            f"not {recipe.data.channels}; set data.channels or another augmentation"
+        )
+    return augmentation
+
+
 def build_parts(recipe: Recipe, conditioner: Any, device: torch.device) -> Parts:
-    """Networks and training parts of a recipe on a device."""
-    if recipe.augmentation is not None:
-        augmentation = options.build("augmentation", recipe.augmentation, recipe.image_shape)
-        if recipe.data.channels not in augmentation.channels:
-            raise GankitError(
-                f"augmentation {recipe.augmentation['name']!r} accepts images of {augmentation.channels} channels, "
-                f"not {recipe.data.channels}; set data.channels or another augmentation"
-            )
-        augmentation.to(device)
-    else:
-        augmentation = None
+    """Networks and training parts of a recipe on a device. Raises GankitError, first of all, if they do not fit."""
+    composition.check(recipe, conditioner)
+    augmentation = build_augmentation(recipe)
+    judge = None
+    if recipe.train.judge_condition == "pretrained" and checkpoint.stored_state(conditioner):
+        judge = copy.deepcopy(conditioner).requires_grad_(False).to(device)
     G = models.build_generator(recipe, conditioner)
     D = models.channels_last(models.build_discriminator(recipe, conditioner), device).train()
     return Parts(
@@ -98,7 +125,8 @@ def build_parts(recipe: Recipe, conditioner: Any, device: torch.device) -> Parts
             name: options.build("guidance", {**spec, "name": name}).to(device)
             for name, spec in recipe.guidance.items()
         },
-        augmentation=augmentation,
+        augmentation=None if augmentation is None else augmentation.to(device),
+        judge=judge,
     )
 
 
@@ -115,23 +143,30 @@ class Trainer:
         minutes: float | None = None,
         quiet: bool = False,
     ) -> None:
-        self.recipe, self.out, self.init = recipe, out, init
+        self.whole, self.out, self.init = recipe, out, init
+        self.stage, self.recipe = 0, recipe.at_stage(0)  # what is trained now
+        self.stage_over = False
         self.deadline = None if minutes is None else time.monotonic() + 60 * minutes
         self.world = distributed.world_from_env()
         self.device = devices.pick_device(device, self.world.local_rank)
         if self.device.type == "cpu":
             devices.keep_freed_memory()
-        if recipe.train.batch % self.world.size:
+        batches = [recipe.at_stage(stage).train.batch for stage in range(len(recipe.stages) or 1)]
+        for batch in batches:
+            if batch % self.world.size == 0:
+                continue
             raise GankitError(
-                f"train.batch = {recipe.train.batch} cannot be shared by {self.world.size} processes; "
+                f"train.batch = {batch} cannot be shared by {self.world.size} processes; "
                 f"use a multiple of {self.world.size}"
             )
         distributed.start(self.world, self.device)
         self.progress = Progress(self.world.main and not quiet)
         self._lock = filelock.FileLock(out / LOCK, timeout=0)
         self.batches: Batches | None = None
+        self.monitor: Monitor | None = None
         self.trackers: list[Tracker] = []
         self.stop_signal = 0
+        self._machine: dict[str, Any] = {}  # goes into the first line that this process logs
 
     def __enter__(self) -> Trainer:
         return self
@@ -150,12 +185,13 @@ class Trainer:
 
     def set_up(self) -> None:
         """Build everything and restore the newest checkpoint if there is one."""
-        recipe = self.recipe
         if self.world.main:
             self._claim_folder()
         distributed.barrier()
         found = checkpoint.checkpoints(self.out)
         distributed.same_everywhere(found[-1].name if found else "", "the checkpoint to continue from")
+        self.stage, self.stage_over = run.stage_of(found[-1]) if found else (0, False)
+        recipe = self.recipe = self.whole.at_stage(self.stage)
         if recipe.data.path is None:
             raise GankitError(
                 "no data: give --data PATH (a folder, zip or shards of images) or --data 'source:'"
@@ -163,17 +199,11 @@ class Trainer:
         self.source = open_source(recipe.data.path, recipe.data.options)
         fingerprint = self.source.fingerprint()
         distributed.same_everywhere(fingerprint, "the data set")
-        vocabulary = models.read_vocabulary(found[-1]) if found else self.source.vocabulary()
-        conditioner = models.build_conditioner(recipe, vocabulary)
-        conditioner.prepare(cache_dir("text"), self.device)
-        self._hint_unused_labels(conditioner, vocabulary)
-        parts = build_parts(recipe, conditioner, self.device)
-        if self.init is not None and not found:
-            self._start_from(parts)
-        bf16 = recipe.train.precision == "bf16" or (
-            recipe.train.precision == "auto" and devices.has_fast_bf16(self.device)
-        )
-        self.stepper = Stepper(parts, recipe.train, self.device, self.world, bf16)
+        self.vocabulary = models.read_vocabulary(found[-1]) if found else self.source.vocabulary()
+        self.stepper = self._build(init=self.init is not None and not found)
+        self._hint_unused_labels(self.stepper.parts.conditioner, self.vocabulary)
+        if not found and (advice := composition.advice(recipe)):
+            self.progress.say(advice)
         self.ties = run.ties(fingerprint, self.stepper)
         if found:
             run.restore(found[-1], recipe, self.stepper, self.ties)
@@ -184,6 +214,31 @@ class Trainer:
                 for name, spec in recipe.trackers.items()
             ]
             self._trim_log()
+            self._machine = machine.facts(self.device, self.world, self.stepper.bf16)
+        self._open_data()
+
+    def _build(self, *, init: bool = False) -> Stepper:
+        """What the recipe of this stage describes, with its initial weights or those of `--init`."""
+        recipe = self.recipe
+        conditioner = models.build_conditioner(recipe, self.vocabulary)
+        conditioner.prepare(cache_dir("text"), self.device)
+        parts = build_parts(recipe, conditioner, self.device)
+        if init:
+            self._start_from(parts)
+        bf16 = recipe.train.precision == "bf16" or (
+            recipe.train.precision == "auto" and devices.has_fast_bf16(self.device)
+        )
+        return Stepper(parts, recipe, self.device, self.world, bf16)
+
+    def _open_data(self) -> None:
+        """Batches, sample grids and evaluations of this stage."""
+        recipe = self.recipe
+        if self.world.main and recipe.evaluation.every is not None:
+            from gankit.monitor import Monitor
+
+            self.monitor = Monitor(self.out, recipe, self.source, self.stepper, self.progress.say)
+        if self.batches is not None:
+            self.batches.close()
         self._samples = SampleGrid(self.source, self.stepper, recipe)
         self.batches = Batches(
             self.source,
@@ -198,6 +253,20 @@ class Trainer:
             workers=recipe.train.workers,
             start_image=self.stepper.nimg,
         )
+
+    def _next_stage(self) -> None:
+        """Build the networks of the next stage and carry over what this one has learned."""
+        before, old = self.recipe, self.stepper
+        self.stage, self.stage_over = self.stage + 1, False
+        self.recipe = self.whole.at_stage(self.stage)
+        self.progress.say(f"stage {self.stage + 1} of {len(self.whole.stages)} at {old.nimg / 1000:g} kimg")
+        self.stepper = self._build()
+        for line in stages.carry(old, self.stepper, before, self.recipe):
+            self.progress.say(f"  {line}")
+        self.ties = run.ties(self.ties["data"], self.stepper)
+        self._open_data()
+        if self.world.main and before.data.size != self.recipe.data.size:
+            save_png(self._samples.real(), self.out / "samples" / "real.png")
 
     def _claim_folder(self) -> None:
         """Refuse to mix two runs in a folder, or two processes in a run; write the resolved recipe of a new one."""
@@ -217,9 +286,9 @@ class Trainer:
                     f"{self.out} cannot be locked; take care that no other process trains there"
                 )
             if not page.is_file():
-                checkpoint.write_text(page, self.recipe.to_yaml())
+                checkpoint.write_text(page, self.whole.to_yaml())
                 return
-        differences = recipes.read(str(page)).differences(self.recipe)
+        differences = recipes.read(str(page)).differences(self.whole)
         if differences:
             more = f"; and {len(differences) - 8} more" if len(differences) > 8 else ""
             raise GankitError(
@@ -266,20 +335,28 @@ class Trainer:
         )
         with devices.memory_advice(advice):
             self.set_up()
+            self.progress.start(self.stepper.nimg, self.whole.train.images, self.deadline)
             with self._signals():
-                return self._loop()
+                last, stopped = self._loop()
+                while not stopped and self.stepper.nimg < self.whole.train.images:
+                    self._next_stage()
+                    last, stopped = self._loop()
+                return last
 
-    def _loop(self) -> Path:
+    def _loop(self) -> tuple[Path, bool]:
+        """Train to the end of the stage; returns the last checkpoint and whether somebody wants to stop."""
         train, stepper = self.recipe.train, self.stepper
+        until = self.whole.stages[self.stage].get("until") if self.whole.stages else None
+        keep = Keep.parse(train.keep)
         assert self.batches is not None
         last = None
         if stepper.nimg == 0:
             self._write_samples(real=True)
-        self.progress.start(stepper.nimg, train.images, self.deadline)
         tick_start, tick_nimg, waited = time.perf_counter(), stepper.nimg, self.batches.wait_s
-        stop = stepper.nimg >= train.images
+        over = self.stage_over
+        stop, done = False, over or stepper.nimg >= train.images
         stream = iter(self.batches)
-        while not stop:
+        while not (stop or done):
             batch = next(stream)
             for name, reason in batch.skipped:
                 self.progress.say(f"skipped {name}: {reason}")
@@ -291,23 +368,55 @@ class Trainer:
                     f"is {last or self._newest() or 'none yet'}: start a new run with --init from it, or a fresh one, "
                     "with lower train.lr_g and train.lr_d"
                 )
-            done = stepper.nimg >= train.images
+            over = until is not None and stepper.nimg >= until
+            done = over or stepper.nimg >= train.images
             self.progress.advance(stepper.nimg)
+            measured, stalled = (False, False) if stop else self._evaluate(done)
+            over, done = over or stalled, done or stalled
             if crossed(stepper.nimg, train.batch, train.tick) or stop or done:
                 now = time.perf_counter()
                 seconds, images_done = now - tick_start, stepper.nimg - tick_nimg
                 self._tick(seconds, images_done, self.batches.wait_s - waited)
                 tick_start, tick_nimg, waited = now, stepper.nimg, self.batches.wait_s
-            due = crossed(stepper.nimg, train.batch, train.checkpoint_every)
+            due = crossed(stepper.nimg, train.batch, train.checkpoint_every) or (measured and bool(keep.best))
             # while gradients are bad the weights may be, too: good checkpoints must not be pushed out by such
             if (due and not stepper.bad_in_a_row) or stop or done:
-                last = run.save_checkpoint(self.out, self.recipe, stepper, self.ties, train.keep)
+                spared = self.monitor.spared() if self.monitor is not None else ()
+                last = run.save_checkpoint(
+                    self.out,
+                    self.recipe,
+                    stepper,
+                    self.ties,
+                    keep.last,
+                    spared,
+                    stage=self.stage,
+                    stage_over=over,
+                )
+            every = train.posthoc_every or max(train.images // 50, 1)
+            if train.posthoc_ema and (crossed(stepper.nimg, train.batch, every) or done):
+                run.save_snapshots(self.out, self.recipe, stepper, self.ties)
             if crossed(stepper.nimg, train.batch, train.samples_every) or stop or done:
                 self._write_samples()
-            stop = stop or done
         newest = last or self._newest()
         assert newest is not None
-        return newest
+        return newest, stop
+
+    def _evaluate(self, done: bool) -> tuple[bool, bool]:
+        """Measure if it is time to; whether that was done, and whether the stage ends since nothing improves any more,
+        which every process answers alike."""
+        every, stepper = self.recipe.evaluation.every, self.stepper
+        if every is None or stepper.bad_in_a_row:
+            return False, False
+        if not (crossed(stepper.nimg, self.recipe.train.batch, every) or done):
+            return False, False
+        measured = self.monitor is not None and self.monitor.evaluate(self._wants_stop)
+        patience = self.whole.stages[self.stage].get("patience") if self.whole.stages else None
+        stalled = measured and patience is not None and self.monitor.stalled(patience)  # type: ignore[union-attr]
+        if self.world.size > 1:
+            told = torch.tensor([float(measured), float(stalled)], dtype=torch.float64)
+            distributed.all_sum(told)
+            measured, stalled = (bool(value > 0) for value in told)
+        return measured, stalled
 
     def _wants_stop(self) -> bool:
         late = self.deadline is not None and time.monotonic() > self.deadline
@@ -330,9 +439,11 @@ class Trainer:
         meter.reset()
         if not self.world.main:
             return
-        line: dict[str, float | None] = {"nimg": self.stepper.nimg, "time": round(time.time(), 1)}
+        line: dict[str, Any] = {"nimg": self.stepper.nimg, "time": round(time.time(), 1)}
         for name, value in sorted(scalars.items()):
             line[name] = float(f"{value:.5g}") if math.isfinite(value) else None
+        if self._machine:
+            line["machine"], self._machine = self._machine, {}
         with checkpoint.write_advice(self.out):
             with open(self.out / "log.jsonl", "a", encoding="utf-8") as file:
                 file.write(json.dumps(line) + "\n")

@@ -161,11 +161,11 @@ def _gain(owner: nn.Module | None, name: str, source: Tensor, target: Tensor) ->
 
 def _copy_common(owner: nn.Module | None, name: str, source: Tensor, target: Tensor) -> None:
     common = tuple(slice(0, min(a, b)) for a, b in zip(source.shape, target.shape))
-    # layers of the StyleGAN family, plain or modulated: weight [out, in, ...]
+    # layers of the StyleGAN family, plain or modulated, and R3GAN's: weight [out, in, ...]
     if (
         name.endswith("weight")
         and source.dim() > 1
-        and (hasattr(owner, "weight_gain") or hasattr(owner, "affine"))
+        and (hasattr(owner, "weight_gain") or hasattr(owner, "affine") or isinstance(owner, nn.Linear))
     ):
         target[common[0], source.shape[1] :] = 0
     target[common] = source[common]

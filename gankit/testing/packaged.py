@@ -25,6 +25,8 @@ def check_recipe_page(subject: Subject) -> None:
     assert recipes.parse(written, "the written page") == recipe, (
         f"{origin} changes when it is written and read"
     )
+    if page.get("tiny"):
+        recipes.read(subject.name, tiny=True)
 
 
 def check_model_draws(subject: Subject) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from gankit.core.weights import find_state_dict, read_safetensors
+from gankit.core.weights import find_state_dict, read_safetensors, shapes_only
 from gankit.errors import GankitError
 
 
@@ -43,7 +43,8 @@ def load_pool(weights: str, token_dim: int) -> AttentionPool:
     try:
         queries, values = tensors["query.weight"], tensors["value.weight"]
         pool = AttentionPool(queries.shape[1], len(queries), len(values))
-        pool.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})
+        if not shapes_only():
+            pool.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})
     except (KeyError, IndexError, RuntimeError):
         raise GankitError(
             f"pool_weights = {weights!r} of conditioner 'text' is not a fitted attention pool"

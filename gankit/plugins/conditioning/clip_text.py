@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from gankit.core.interfaces import Condition
-from gankit.core.weights import find_folder, sha256_of
+from gankit.core.weights import find_folder, sha256_of, shapes_only
 from gankit.errors import GankitError, unknown
 from gankit.plugins.conditioning.text import EncodedText
+
+RANDOM = "random"  # in place of the name of published weights
 
 
 class CLIPTextConditioner(EncodedText):
@@ -25,7 +27,8 @@ class CLIPTextConditioner(EncodedText):
     Args:
         model: architecture in open_clip, such as ViT-L-14 or ViT-B-32.
         pretrained: weights of that architecture by their tag in open_clip, such as openai or laion2b_s34b_b79k, or a
-            .safetensors file (OpenAI's weights as a file need a model such as ViT-L-14-quickgelu).
+            .safetensors file (OpenAI's weights as a file need a model such as ViT-L-14-quickgelu); random keeps random
+            ones, to try a recipe out.
         normalize: scale the feature to length 1.
         trainable: fine-tune the text tower together with G (StyleGAN-T's text-encoder phase); turns the cache off.
         noise: standard deviation of Gaussian noise that training adds, in units of 1/sqrt(width); 0.5 to 1 keeps D
@@ -65,10 +68,13 @@ class CLIPTextConditioner(EncodedText):
         return Condition(encoder.encode_text(tokens, normalize=self.normalize).float())
 
     def cache_key(self) -> str:
-        with open(self._file, "rb") as file:
-            digest = hashlib.sha256()
-            while chunk := file.read(1 << 20):
-                digest.update(chunk)
+        digest = hashlib.sha256()
+        if self._file is None:
+            digest.update(torch.__version__.encode())  # which decides on random weights
+        else:
+            with open(self._file, "rb") as file:
+                while chunk := file.read(1 << 20):
+                    digest.update(chunk)
         return json.dumps([digest.hexdigest(), self.model, self.pretrained, self.normalize])
 
     def identity(self) -> dict[str, str]:
@@ -92,12 +98,14 @@ def clip_config(model: str) -> dict[str, Any]:
     return config
 
 
-def clip_weights(model: str, pretrained: str) -> Path:
-    """The safetensors file with the weights of a whole CLIP model."""
+def clip_weights(model: str, pretrained: str) -> Path | None:
+    """The safetensors file with the weights of a whole CLIP model; None for random weights."""
     import open_clip
     from open_clip.pretrained import get_pretrained_cfg
 
     clip_config(model)
+    if pretrained == RANDOM or shapes_only():
+        return None
     file = Path(pretrained).expanduser()
     if file.suffix == ".safetensors":
         if not file.is_file():
@@ -135,10 +143,16 @@ def load_clip(model: str, pretrained: str) -> Any:
     logging.disable(logging.WARNING)  # "initialized randomly": the weights come right below
     try:
         with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
             clip = open_clip.create_model(
-                model, load_weights=False, force_quick_gelu=quick_gelu, pretrained_text=False
+                model,
+                load_weights=False,
+                force_quick_gelu=quick_gelu,
+                pretrained_text=False,
+                device=torch.get_default_device(),
             )
-        open_clip.load_checkpoint(clip, str(file))
+        if file is not None:
+            open_clip.load_checkpoint(clip, str(file))
     except (RuntimeError, KeyError, OSError) as error:
         reason = " ".join(str(error).split())[:300]
         raise GankitError(f"{file} does not fit open_clip model {model!r} ({reason}); check both") from None
@@ -146,6 +160,18 @@ def load_clip(model: str, pretrained: str) -> Any:
         logging.disable(level)
     clip.eval().requires_grad_(False)
     return clip
+
+
+def clip_normalisation(model: str, pretrained: str) -> tuple[Tensor, Tensor]:
+    """Scale and shift [3, 1, 1] that turn images in [-1, 1] into what the image tower was trained on."""
+    from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
+    from open_clip.pretrained import get_pretrained_cfg
+
+    config = get_pretrained_cfg(model, pretrained)
+    mean = torch.tensor(config.get("mean") or OPENAI_DATASET_MEAN)
+    std = torch.tensor(config.get("std") or OPENAI_DATASET_STD)
+    # ((x + 1) / 2 - mean) / std as one multiplication and one addition
+    return (0.5 / std).view(3, 1, 1), ((0.5 - mean) / std).view(3, 1, 1)
 
 
 def clip_tokenizer(model: str) -> Any:

@@ -8,11 +8,12 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from gankit.core.interfaces import Cond, embedding_of
+from gankit.core.layers import FullyConnected
 from gankit.core.spectral import SNConv2d
 
 Norm = Literal["batch", "group", "none"]
 FINAL_KERNEL = 4
+PATCH_NOMINAL = 16  # the depth of heads that judge patches is that of a map of this side
 EMBED_DIM = 128
 
 
@@ -29,15 +30,6 @@ def head_plan(nominal: float, actual: int) -> tuple[list[int], int]:
     # 64 channels at a nominal side of 64, doubled with each halving: 128 at 32, 256 at 16, 512 at 8
     widths = [min(max(4096 >> (level - 1 - i), 64), 512) for i in range(blocks)]
     return widths, min(FINAL_KERNEL, actual >> blocks)
-
-
-def required_embedding(cond: Cond, c_dim: int) -> Tensor | None:
-    """The embedding [B, c_dim] that a conditional discriminator cannot do without."""
-    c = embedding_of(cond)
-    if c_dim and (c is None or c.shape[1:] != (c_dim,)):
-        given = "none" if c is None else list(c.shape)
-        raise ValueError(f"this network needs a condition with an embedding [B, {c_dim}], not {given}")
-    return c
 
 
 class SeparableConv(nn.Module):
@@ -57,12 +49,7 @@ class DownBlock(nn.Module):
 
     def __init__(self, in_channels: int, out_channels: int, *, separable: bool, norm: Norm) -> None:
         super().__init__()
-        if norm == "batch":
-            normalise: nn.Module = nn.BatchNorm2d(out_channels)
-        elif norm == "group":
-            normalise = nn.GroupNorm(math.gcd(32, out_channels), out_channels)
-        else:
-            normalise = nn.Identity()
+        normalise = make_norm(norm, out_channels)
         activate = nn.LeakyReLU(0.2, inplace=True)
         if separable:
             convolve: nn.Module = SeparableConv(in_channels, out_channels)
@@ -73,6 +60,28 @@ class DownBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.main(x)
+
+
+class PatchBlock(nn.Module):
+    """A down block, then a 1x1 convolution with norm and activation."""
+
+    def __init__(self, in_channels: int, out_channels: int, *, separable: bool, norm: Norm) -> None:
+        super().__init__()
+        self.main = nn.Sequential(
+            DownBlock(in_channels, out_channels, separable=separable, norm=norm),
+            SNConv2d(out_channels, out_channels, 1, bias=False),
+            make_norm(norm, out_channels),
+            nn.LeakyReLU(0.2, inplace=True),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.main(x)
+
+
+def make_norm(norm: Norm, channels: int) -> nn.Module:
+    if norm == "batch":
+        return nn.BatchNorm2d(channels)
+    return nn.GroupNorm(math.gcd(32, channels), channels) if norm == "group" else nn.Identity()
 
 
 class Head(nn.Module):
@@ -92,10 +101,13 @@ class Head(nn.Module):
         embed_dim: int = EMBED_DIM,
         separable: bool = False,
         norm: Norm = "batch",
+        patch: bool = False,
+        equalised: bool = False,
     ) -> None:
         super().__init__()
         sizes = [channels, *widths]
-        blocks = [DownBlock(a, b, separable=separable, norm=norm) for a, b in zip(sizes, widths)]
+        block = PatchBlock if patch else DownBlock
+        blocks = [block(a, b, separable=separable, norm=norm) for a, b in zip(sizes, widths)]
         self.conditional = c_dim > 0
         if self.conditional:
             self.main = nn.Sequential(*blocks)
@@ -103,7 +115,10 @@ class Head(nn.Module):
             # A table of class vectors when c is one-hot; its rows start as those of nn.Embedding.
             self.embed = nn.Linear(c_dim, embed_dim, bias=False)
             nn.init.normal_(self.embed.weight)
-            self.embed_proj = nn.Sequential(nn.Linear(embed_dim, cmap_dim), nn.LeakyReLU(0.2))
+            if equalised:  # StyleGAN-XL
+                self.embed_proj: nn.Module = FullyConnected(embed_dim, cmap_dim, activation="lrelu")
+            else:
+                self.embed_proj = nn.Sequential(nn.Linear(embed_dim, cmap_dim), nn.LeakyReLU(0.2))
         else:
             self.main = nn.Sequential(*blocks, SNConv2d(sizes[-1], 1, kernel, bias=False))
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -98,6 +98,14 @@ class StyleGAN2Discriminator(Discriminator):
             conv_clamp=conv_clamp,
         )
 
+    def fade_in(self, share: float) -> bool:
+        """With architecture 'skip', weight what the first block finds."""
+        if not self.blocks:
+            return False
+        top = cast(DiscriminatorBlock, self.get_submodule(self.blocks[0]))
+        top.share = share if top.passes_image else 1.0
+        return top.passes_image
+
     def features(self, images: Tensor) -> Tensor:
         """[B, cmap_dim] or, without a condition, the logit [B, 1]."""
         if images.shape[1:] != self.image_shape:
@@ -123,6 +131,7 @@ class DiscriminatorBlock(nn.Module):
     """One resolution, halved at the end; with `img_channels` it reads the image, too."""
 
     resample_filter: Tensor
+    share = 1.0  # of what it finds, see Discriminator.fade_in
 
     def __init__(
         self,
@@ -166,7 +175,8 @@ class DiscriminatorBlock(nn.Module):
         if self.passes_image:
             img = downsample2d(img, self.resample_filter)
         if self.skip is None:
-            return self.conv1(self.conv0(x)), img
+            x = self.conv1(self.conv0(x))
+            return (x * self.share if self.share < 1 else x), img
         y = self.skip(x, gain=math.sqrt(0.5))
         return y.add_(self.conv1(self.conv0(x), gain=math.sqrt(0.5))), img
 

@@ -7,22 +7,35 @@ enters by projection. Tensor names of the heads are those of the official code. 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gankit.core.interfaces import Cond, CondSpec, Discriminator, FeatureNetwork, ImageShape
+from gankit.core.interfaces import (
+    Composition,
+    Cond,
+    CondSpec,
+    Discriminator,
+    FeatureNetwork,
+    ImageShape,
+    required_embedding,
+)
 from gankit.core.layers import FullyConnected
 from gankit.core.options import Nested
+from gankit.core.plugins import registry
 from gankit.core.random import shared_rand
 from gankit.core.rgb import entry_size, to_rgb
 from gankit.core.spectral import SNConv1d
 from gankit.errors import GankitError
-from gankit.plugins.discriminators.heads import required_embedding
 
 KERNEL = 9  # tokens that a head's residual convolution spans
+NO_TOKEN_MAPS = (
+    "it reads token maps, which this network does not have; set feature to timm-vit, or use the discriminator "
+    "'projected'"
+)
 
 
 class StyleGANTDiscriminator(Discriminator):
@@ -59,10 +72,7 @@ class StyleGANTDiscriminator(Discriminator):
     ) -> None:
         super().__init__()
         if not hasattr(feature, "token_maps"):
-            raise GankitError(
-                f"discriminator 'stylegan-t' reads token maps, which feature network {feature.name!r} does not have; "
-                "set feature to timm-vit, or use the discriminator 'projected'"
-            )
+            raise GankitError(f"discriminator 'stylegan-t' cannot use {feature.name!r}: {NO_TOKEN_MAPS}")
         height, width = image_shape[1:]
         self.entry = entry_size(height, width, side, feature.input_multiple)
         if self.entry[0] * self.entry[1] // feature.input_multiple**2 < KERNEL // 2:
@@ -76,6 +86,13 @@ class StyleGANTDiscriminator(Discriminator):
         self.heads = nn.ModuleList(
             TokenHead(channels, cond.c_dim, cmap_dim, group=group) for _ in range(self.dino.num_token_maps)
         )
+
+    @classmethod
+    def unfit(cls, options: Mapping[str, Any], composition: Composition) -> tuple[str, str] | None:
+        name = options["feature"]["name"]
+        if hasattr(registry().load("feature", name), "token_maps"):
+            return None
+        return f"feature network {name!r}", NO_TOKEN_MAPS
 
     def features(self, images: Tensor) -> list[Tensor]:
         """For each head, what it knows before it is told the condition, [B, cmap_dim, tokens]."""

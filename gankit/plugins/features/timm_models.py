@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from gankit.core.interfaces import FeatureNetwork
-from gankit.core.weights import find_state_dict, sha256_of
+from gankit.core.weights import find_state_dict, sha256_of, shapes_only
 from gankit.errors import GankitError, unknown
 
 
@@ -29,14 +29,16 @@ class TimmFeatures(FeatureNetwork):
         self.name = f"{model}, random weights, seed {seed}"
         if pretrained:
             self.name = _hub_id(model, config)
-            _load(self.network, self.name)
+            if not shapes_only():
+                _load(self.network, self.name)
         self.network.eval().requires_grad_(False)
         self._sha256 = sha256_of(self.network.state_dict())
         self.input_side = config["input_size"][-1]
         self.num_pooled = self.network.head_hidden_size
         self.num_logits = self.network.num_classes
         mean, std = torch.tensor(config["mean"]), torch.tensor(config["std"])
-        self._is_centred = bool((mean == 0.5).all() and (std == 0.5).all())  # [-1, 1] is what it expects
+        # [-1, 1] is what it expects
+        self._is_centred = all(value == 0.5 for value in (*config["mean"], *config["std"]))
         self.register_buffer("scale", (0.5 / std).view(3, 1, 1), persistent=False)
         self.register_buffer("shift", ((0.5 - mean) / std).view(3, 1, 1), persistent=False)
 

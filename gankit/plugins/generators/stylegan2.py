@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -42,6 +42,8 @@ class StyleGAN2(Generator):
         conv_clamp: bound on the magnitude of activations, 256 for mixed precision; None for no bound.
         w_avg_beta: decay of the running mean of w, which truncation pulls towards.
         use_noise: add noise to the feature maps of each layer.
+        normalize_z: bring z to unit length before the mapping network; false in StyleGAN2-ext, whose latents' lengths
+            matter.
     """
 
     conformance = {"z_dim": 16, "w_dim": 16, "mapping_layers": 2, "channel_base": 128, "channel_max": 8}
@@ -64,6 +66,7 @@ class StyleGAN2(Generator):
         conv_clamp: float | None = None,
         w_avg_beta: float = 0.998,
         use_noise: bool = True,
+        normalize_z: bool = True,
     ) -> None:
         super().__init__()
         self.z_dim, self.w_dim, self.image_shape = z_dim, w_dim, image_shape
@@ -88,7 +91,11 @@ class StyleGAN2(Generator):
             layer_features=layer_features,
             lr_multiplier=mapping_lr_multiplier,
             w_avg_beta=w_avg_beta,
+            normalize_z=normalize_z,
         )
+
+    def fade_in(self, share: float) -> bool:
+        return cast(SynthesisNetwork, self.synthesis).fade_in(share)
 
 
 class SynthesisNetwork(nn.Module):
@@ -108,7 +115,7 @@ class SynthesisNetwork(nn.Module):
     ) -> None:
         super().__init__()
         (h, w), k = levels(image_shape)
-        self.w_dim = w_dim
+        self.w_dim, self.is_skip = w_dim, architecture == "skip"
         self.num_ws = 2 * (k + 1)
         self.blocks: list[str] = []
         for level in range(k + 1):
@@ -125,6 +132,13 @@ class SynthesisNetwork(nn.Module):
             )
             self.blocks.append(f"b{nominal(level)}")
             self.add_module(self.blocks[-1], block)
+
+    def fade_in(self, share: float) -> bool:
+        """With architecture 'skip', weight the image that the last block adds."""
+        top = cast(SynthesisBlock, self.get_submodule(self.blocks[-1]))
+        fades = self.is_skip and len(self.blocks) > 1
+        top.share = share if fades else 1.0
+        return fades
 
     def forward(self, ws: Tensor, cond: Cond = None, *, noise_mode: str = "random") -> Tensor:
         if noise_mode not in NOISE_MODES:
@@ -145,6 +159,8 @@ class SynthesisBlock(nn.Module):
     """One resolution: the constant (coarsest block) or a doubling, then a convolution, then RGB if `img_channels`."""
 
     resample_filter: Tensor
+
+    share = 1.0  # of the image that it adds, see Generator.fade_in
 
     def __init__(
         self,
@@ -203,6 +219,8 @@ class SynthesisBlock(nn.Module):
             img = upsample2d(img, self.resample_filter)
         if self.torgb is not None:
             rgb = at_least_float32(self.torgb(x, w_rgb))
+            if self.share < 1:
+                rgb = rgb * self.share
             img = rgb if img is None else img.add_(rgb)
         return x, img
 

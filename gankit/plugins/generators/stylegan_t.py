@@ -7,7 +7,7 @@ styles are of second order in w. Names of parameters are those of the official n
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -80,6 +80,9 @@ class StyleGANT(Generator):
         self.num_ws = self.synthesis.num_ws
         self.mapping = MappingNetwork(z_dim, cond.c_dim, cond_dim, self.num_ws, mapping_layers)
 
+    def fade_in(self, share: float) -> bool:
+        return cast(SynthesisNetwork, self.synthesis).fade_in(share)
+
 
 class MappingNetwork(nn.Module):
     """w = [f(z), c]. Truncation pulls f(z) towards its mean and leaves c, so psi = 0 is the mean image of a prompt."""
@@ -151,7 +154,7 @@ class SynthesisNetwork(nn.Module):
                 f"image size {w}x{h} is too small for generator 'stylegan-t', whose first block has twice the start "
                 "grid: both sides must be even and at least 8 pixels"
             )
-        self.w_dim = w_dim
+        self.w_dim, self.is_skip = w_dim, architecture == "skip"
         self.ws_per_block = 1 + 2 * num_res_blocks
         self.num_ws = k * self.ws_per_block + 1
         self.blocks: list[str] = []
@@ -170,6 +173,13 @@ class SynthesisNetwork(nn.Module):
             )
             self.blocks.append(f"b{nominal(level)}")
             self.add_module(self.blocks[-1], block)
+
+    def fade_in(self, share: float) -> bool:
+        """With architecture 'skip', weight the image that the last block adds."""
+        top = cast(SynthesisBlock, self.get_submodule(self.blocks[-1]))
+        fades = self.is_skip and len(self.blocks) > 1
+        top.share = share if fades else 1.0
+        return fades
 
     def forward(self, ws: Tensor, cond: Cond = None, *, noise_mode: str = "random") -> Tensor:
         if noise_mode not in NOISE_MODES:
@@ -191,6 +201,8 @@ class SynthesisBlock(nn.Module):
     """One resolution: Fourier features (coarsest) or a doubling, pairs of convolutions, then RGB if `img_channels`."""
 
     resample_filter: Tensor
+
+    share = 1.0  # of the image that it adds, see Generator.fade_in
 
     def __init__(
         self,
@@ -247,6 +259,8 @@ class SynthesisBlock(nn.Module):
             img = upsample2d(img, self.resample_filter)
         if self.torgb is not None:
             rgb = at_least_float32(self.torgb(x, last))
+            if self.share < 1:
+                rgb = rgb * self.share
             img = rgb if img is None else img.add_(rgb)
         return x, img
 

@@ -3,13 +3,13 @@ section 3.4)."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Annotated
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor, nn
 
-from gankit.core.interfaces import Condition, FeatureNetwork, Guidance, Label
+from gankit.core.interfaces import Composition, Condition, FeatureNetwork, Guidance, Label
 from gankit.core.options import Nested
 from gankit.core.rgb import to_rgb
 from gankit.errors import GankitError, unknown
@@ -61,6 +61,15 @@ class ClassifierGuidance(Guidance):
             self._check(name, index, feature)
         self.feature, self.weight, self.classes = feature, weight, classes
         self.temperature, self.side = temperature, side
+
+    @classmethod
+    def unfit(cls, options: Mapping[str, Any], composition: Composition) -> tuple[str, str] | None:
+        if "cls" in composition.accepts:
+            return None
+        return composition.conditioner, (
+            "images are to show their classes, which this conditioner does not read; "
+            "add the conditioner class, or remove the guidance"
+        )
 
     @staticmethod
     def _check(name: str, index: int, feature: FeatureNetwork) -> int:

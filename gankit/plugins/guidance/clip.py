@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from gankit.core.interfaces import Condition, Guidance, Label, embedding_of
+from gankit.core.interfaces import Composition, Condition, Guidance, Label, embedding_of
 from gankit.core.random import randint
 from gankit.core.rgb import to_rgb
 from gankit.core.text_cache import TextCache
 from gankit.errors import GankitError
-from gankit.plugins.conditioning.clip_text import clip_config, clip_tokenizer, load_clip
+from gankit.plugins.conditioning.clip_text import clip_config, clip_normalisation, clip_tokenizer, load_clip
 
 
 class CLIPGuidance(Guidance):
@@ -22,7 +22,7 @@ class CLIPGuidance(Guidance):
     Args:
         model: architecture in open_clip, such as ViT-L-14 or ViT-B-32.
         pretrained: weights of that architecture by their tag in open_clip, or a .safetensors file (OpenAI's weights as
-            a file need a model such as ViT-L-14-quickgelu).
+            a file need a model such as ViT-L-14-quickgelu); random keeps random ones, to try a recipe out.
         weight: factor of the loss. The paper's 0.2 stands beside an adversarial loss that is divided by the images per
             GPU; beside a plain mean, as here, it corresponds to 0.2 times them. Too much of it costs diversity.
         crop: side in pixels of the random crop that is judged where images are larger, since guidance on whole
@@ -40,21 +40,24 @@ class CLIPGuidance(Guidance):
             raise GankitError(
                 f"crop = {crop} of guidance 'clip' must be a number of pixels, or 0 for no crop"
             )
-        from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
-        from open_clip.pretrained import get_pretrained_cfg
-
         self.weight, self.crop = weight, crop
         self.clip: Any = load_clip(model, pretrained)
         self._tokenizer = clip_tokenizer(model)
         self._texts = TextCache(None, "", clip_config(model)["embed_dim"])
         size = self.clip.visual.image_size
         self._size = (size, size) if isinstance(size, int) else tuple(size)
-        config = get_pretrained_cfg(model, pretrained)
-        mean = torch.tensor(config.get("mean") or OPENAI_DATASET_MEAN)
-        std = torch.tensor(config.get("std") or OPENAI_DATASET_STD)
-        # ((x + 1) / 2 - mean) / std as one multiplication and one addition
-        self.register_buffer("_scale", (0.5 / std).view(3, 1, 1), persistent=False)
-        self.register_buffer("_shift", ((0.5 - mean) / std).view(3, 1, 1), persistent=False)
+        scale, shift = clip_normalisation(model, pretrained)
+        self.register_buffer("_scale", scale, persistent=False)
+        self.register_buffer("_shift", shift, persistent=False)
+
+    @classmethod
+    def unfit(cls, options: Mapping[str, Any], composition: Composition) -> tuple[str, str] | None:
+        if "text" in composition.accepts:
+            return None
+        return composition.conditioner, (
+            "images are pulled towards their captions, which this conditioner does not read; "
+            "add a conditioner of texts, such as clip-text, or remove the guidance"
+        )
 
     def train(self, mode: bool = True) -> CLIPGuidance:
         return super().train(False)
@@ -69,7 +72,10 @@ class CLIPGuidance(Guidance):
         result = torch.zeros(len(images), device=images.device)
         if not rows:
             return result
-        targets = self._texts.get([texts[i] for i in rows], self._encode_text).to(images.device)
+        if images.is_meta:  # a dry run; training finds its texts in the cache
+            targets = images.new_empty(len(rows), self._texts.dim)
+        else:
+            targets = self._texts.get([texts[i] for i in rows], self._encode_text).to(images.device)
         where = torch.tensor(rows, device=images.device)
         chosen = images if len(rows) == len(images) else images[where]
         inputs = nn.functional.interpolate(chosen, self._size, mode="area")

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gankit.core.interfaces import Conditioner, Discriminator, ImageShape, Regularizer, StepContext
+from gankit.core.interfaces import (
+    Composition,
+    Conditioner,
+    Discriminator,
+    ImageShape,
+    Regularizer,
+    StepContext,
+)
 from gankit.core.layers import FullyConnected
 from gankit.core.random import batch_random
 from gankit.errors import GankitError
@@ -48,6 +56,15 @@ class Attributes(Regularizer):
         if hidden < 1:
             raise GankitError(f"hidden = {hidden} of regularizer 'attributes' must be at least 1")
         self.weight_d, self.weight_g, self.certainty, self.hidden = weight_d, weight_g, certainty, hidden
+
+    @classmethod
+    def unfit(cls, options: Mapping[str, Any], composition: Composition) -> tuple[str, str] | None:
+        if composition.accepts & {"cls", "tags"}:
+            return None
+        return composition.conditioner, (
+            "it needs a conditioner with classes or tags; remove it, or add one (conditioner 'combined' takes captions "
+            "and tags together)"
+        )
 
     def set_up(self, D: Discriminator, conditioner: Conditioner, image_shape: ImageShape) -> None:
         self.columns = [i for i, (kind, _) in enumerate(conditioner.columns()) if kind in ("cls", "tags")]

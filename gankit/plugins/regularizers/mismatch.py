@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gankit.core.interfaces import Condition, Regularizer, StepContext
+from gankit.core.interfaces import Composition, Condition, Regularizer, StepContext
 from gankit.errors import GankitError
 
 __all__ = ["Mismatch"]
@@ -38,6 +39,15 @@ class Mismatch(Regularizer):
         self.weight = weight
         self.interval = interval
         self.form = form
+
+    @classmethod
+    def unfit(cls, options: Mapping[str, Any], composition: Composition) -> tuple[str, str] | None:
+        if composition.cond.c_dim or composition.cond.token_dim:
+            return None
+        return (
+            composition.conditioner,
+            "there is no condition that an image could mismatch; remove one of the two",
+        )
 
     def penalty(self, step: StepContext) -> Tensor:
         own = _rows(step.cond)

@@ -1,0 +1,71 @@
+"""Whether the parts of a recipe can work together, and which known recipe is nearest to it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from gankit.core import recipe as recipes
+from gankit.core.interfaces import Composition, Conditioner
+from gankit.core.plugins import registry
+from gankit.core.recipe import PLUGIN_MAPS, PLUGIN_SECTIONS, Recipe
+from gankit.errors import GankitError
+
+COMPARED = ("generator", "discriminator", "conditioner", "loss", "guidance")
+
+
+def check(recipe: Recipe, conditioner: Conditioner) -> None:
+    """Refuse parts that cannot work together, by what their plugins say. The GankitError names both and the reason."""
+    parts = {section: getattr(recipe, section) for section in (*PLUGIN_SECTIONS, *PLUGIN_MAPS)}
+    composition = Composition(recipe.image_shape, conditioner.spec, conditioner.accepts, parts)
+    for kind, spec in _specs(parts):
+        unfit = getattr(registry().load(kind, spec["name"]), "unfit", None)  # a plugin may be a mere function
+        found = None if unfit is None else unfit(spec, composition)
+        if found is not None:
+            other, reason = found
+            raise GankitError(f"{kind} {spec['name']!r} and {other} cannot work together: {reason}")
+
+
+def _specs(parts: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    for section, spec in parts.items():
+        if section in PLUGIN_MAPS:
+            for name, options in spec.items():
+                yield PLUGIN_MAPS[section], {**options, "name": name}
+        elif spec is not None:
+            yield section, spec
+
+
+def advice(recipe: Recipe) -> str | None:
+    """For a combination of parts that no installed recipe has: a sentence naming the nearest one; else None."""
+    mine = _names(recipe.model_dump())
+    nearest: tuple[str, dict[str, str]] | None = None
+    for name in registry().names("recipe"):
+        try:
+            theirs = _names(recipes.read_page(name)[0])
+        except GankitError:  # a broken page is told when it is used
+            continue
+        differences = {key: theirs[key] for key in COMPARED if theirs[key] != mine[key]}
+        if not differences:
+            return None
+        if nearest is None or len(differences) < len(nearest[1]):
+            nearest = (name, differences)
+    if nearest is None:
+        return None
+    name, differences = nearest
+    listed = ", ".join(f"{key} {mine[key]} (there {other})" for key, other in differences.items())
+    return (
+        f"no installed recipe combines these parts, so nobody may have trained them together; the nearest is {name!r}, "
+        f"from which this one differs in {listed}"
+    )
+
+
+def _names(page: Mapping[str, Any]) -> dict[str, str]:
+    """The names of a page's parts, by section."""
+    names = {}
+    for key in COMPARED:
+        spec = page.get(key, Recipe.model_fields[key].default)
+        if key in PLUGIN_MAPS:
+            names[key] = " + ".join(sorted(k for k, v in (spec or {}).items() if v is not False)) or "none"
+        else:
+            names[key] = spec["name"] if isinstance(spec, Mapping) else str(spec)
+    return names

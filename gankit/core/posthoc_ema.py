@@ -1,0 +1,114 @@
+"""Averages of weights whose length is chosen after training: Karras et al. 2024 (EDM2), section 3 and appendix C.
+
+During training two averages with power-function profiles are kept, p(tau) ~ tau^gamma on (0, t], and snapshots of them
+saved. Afterwards a linear combination of the snapshots approximates the average of any other profile; its coefficients
+are the least-squares fit of the profiles. The length of a profile is its standard deviation in units of t.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+MAX_LENGTH = 0.28  # that of a constant profile, which is gamma = 0, is 1 / sqrt(12)
+
+
+def gamma_of(length: float) -> float:
+    """The exponent gamma >= 0 of a length in (0, MAX_LENGTH], the inverse of `length_of`."""
+    if not 0 < length <= MAX_LENGTH:
+        raise ValueError(f"length must be in (0, {MAX_LENGTH}], not {length}")
+    low, high = 0.0, 1.0
+    while length_of(high) > length:
+        high *= 2
+    for _ in range(200):  # halves the interval down to the precision of floats
+        middle = (low + high) / 2
+        low, high = (middle, high) if length_of(middle) > length else (low, middle)
+    return (low + high) / 2
+
+
+def length_of(gamma: float) -> float:
+    """Standard deviation of the density (gamma + 1) tau^gamma on (0, 1], for gamma >= 0."""
+    return ((gamma + 1) / ((gamma + 2) ** 2 * (gamma + 3))) ** 0.5
+
+
+def beta_of(gamma: float, t: float, step: float) -> float:
+    """What the average up to t - step counts in that up to t; 0 at the first step."""
+    return (1 - step / t) ** (gamma + 1)
+
+
+def inner_products(t_a: Tensor, gamma_a: Tensor, t_b: Tensor, gamma_b: Tensor) -> Tensor:
+    """[A, B] integrals of p_a(tau) p_b(tau); times [A] and [B] > 0, exponents alike, float64."""
+    t_a, gamma_a = t_a[:, None], gamma_a[:, None]
+    first = torch.minimum(t_a, t_b)
+    # (g_a + 1) / t_a^(g_a + 1) * (g_b + 1) / t_b^(g_b + 1) * first^(g_a + g_b + 1) / (g_a + g_b + 1), in logarithms
+    powers = (gamma_a + gamma_b + 1) * first.log() - (gamma_a + 1) * t_a.log() - (gamma_b + 1) * t_b.log()
+    return (gamma_a + 1) * (gamma_b + 1) / (gamma_a + gamma_b + 1) * powers.exp()
+
+
+def fit(
+    times: Sequence[float], lengths: Sequence[float], time: float, length: float
+) -> tuple[list[float], float]:
+    """Coefficients of snapshots whose sum comes nearest to another average.
+
+    Args:
+        times: of the snapshots, in images since averaging began, > 0.
+        lengths: of their profiles.
+        time: of the wanted average, at most the newest of the snapshots' times.
+        length: of its profile.
+
+    Returns the coefficients and the distance of the two profiles relative to the wanted one (L2).
+    """
+    scale = max(times)
+    t = torch.tensor(times, dtype=torch.float64) / scale
+    gamma = torch.tensor([gamma_of(value) for value in lengths], dtype=torch.float64)
+    wanted = torch.tensor([time / scale], dtype=torch.float64), torch.tensor([gamma_of(length)]).double()
+    A, b = inner_products(t, gamma, t, gamma), inner_products(t, gamma, *wanted)
+    size = A.diagonal().sqrt()  # equal weights for all profiles keep the system well conditioned
+    x = (
+        torch.linalg.lstsq(A / size[:, None] / size, b / size[:, None], driver="gelsd").solution
+        / size[:, None]
+    )
+    norm = inner_products(*wanted, *wanted)
+    rest = (norm - 2 * b.T @ x + x.T @ A @ x).clamp(min=0)
+    return x[:, 0].tolist(), float((rest / norm).sqrt())
+
+
+class PowerAverages:
+    """Averages of some networks with power-function profiles, updated in every step.
+
+    Args:
+        lengths: of the profiles.
+        networks: by name; copied.
+    """
+
+    def __init__(self, lengths: Sequence[float], networks: Mapping[str, nn.Module]) -> None:
+        self.start = 0  # images at which averaging began
+        self.averages = {
+            length: {
+                name: copy.deepcopy(network).eval().requires_grad_(False)
+                for name, network in networks.items()
+            }
+            for length in lengths
+        }
+
+    @torch.no_grad()
+    def update(self, networks: Mapping[str, nn.Module], nimg: int, batch: int) -> None:
+        """Take in the networks after a step of `batch` images that led to `nimg`; buffers are copied."""
+        for length, averages in self.averages.items():
+            beta = beta_of(gamma_of(length), nimg - self.start, batch)
+            for name, average in averages.items():
+                network = networks[name]
+                torch._foreach_lerp_(list(average.parameters()), list(network.parameters()), 1 - beta)
+                for mine, theirs in zip(average.buffers(), network.buffers()):
+                    mine.copy_(theirs)
+
+    def modules(self) -> dict[str, nn.Module]:
+        """The averages by the names under which a checkpoint keeps them."""
+        return {
+            f"posthoc-{length:g}.{name}": module
+            for length, averages in self.averages.items()
+            for name, module in averages.items()
+        }

@@ -1,0 +1,139 @@
+"""StyleGAN-XL discriminator (Sauer, Schwarz and Geiger, SIGGRAPH 2022): Projected GAN on several frozen networks.
+
+A convolutional network and a vision transformer see different things (section 3.2 of the paper); each has random
+projections and heads of its own. Tensor names are those of the official code.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, cast
+
+import torch
+from torch import Tensor, nn
+
+from gankit.core.interfaces import (
+    Cond,
+    CondSpec,
+    Discriminator,
+    FeatureNetwork,
+    ImageShape,
+    required_embedding,
+)
+from gankit.core.options import Nested
+from gankit.core.rgb import entry_size, to_rgb
+from gankit.core.weights import find_table
+from gankit.errors import GankitError
+from gankit.plugins.discriminators.heads import Head, Norm
+from gankit.plugins.discriminators.projected import ProjectedFeatures, make_heads, resized
+
+NETWORKS = {
+    "deit_base_distilled_patch16_224": {
+        "name": "timm-vit",
+        "model": "deit_base_distilled_patch16_224.fb_in1k",
+    },
+    "tf_efficientnet_lite0": {"name": "timm-cnn"},
+}
+
+
+class StyleGANXLDiscriminator(Discriminator):
+    """Frozen features of several networks, random projections, heads for each scale of each; logits of each network.
+
+    All networks see the same augmented images, where the original augments anew for each.
+
+    Args:
+        features: frozen networks by any names, with plugin and options. DeiT and EfficientNet-Lite0 as in the paper
+            unless others are named, such as {cnn: {name: timm-cnn}, clip: {name: clip-image}}.
+        side: pixels; images whose shorter side is smaller are enlarged to it. Larger ones enter convolutional networks
+            as they are and are shrunk to it for transformers. The paper uses 224.
+        cout: channels of the finest mixed map.
+        norm: normalisation inside the heads; batch as in the paper, group and none do not look across images.
+        cmap_dim: length of the code that a condition is compared by.
+        embed_dim: length of the vector that a class has in each head; 320 as the class means of EfficientNet-Lite0.
+        class_table: where these vectors start: a .safetensors file, or the id of weights, with one tensor
+            [classes, embed_dim]; random ones when omitted. They are trained in any case.
+    """
+
+    batch_statistics: ClassVar[str] = "batch norm"
+
+    conformance = {
+        "features": {
+            "cnn": {"name": "timm-cnn", "model": "test_efficientnet.r160_in1k", "pretrained": False},
+            "vit": {"name": "timm-vit", "model": "test_vit.r160_in1k", "pretrained": False},
+        },
+        "side": 64,
+        "cout": 8,
+    }
+
+    def __init__(
+        self,
+        image_shape: ImageShape,
+        cond: CondSpec,
+        *,
+        features: Annotated[dict[str, FeatureNetwork], Nested("feature", many=True)] = NETWORKS,  # type: ignore[assignment]
+        side: int = 224,
+        cout: int = 64,
+        norm: Norm = "batch",
+        cmap_dim: int = 64,
+        embed_dim: int = 320,
+        class_table: str | None = None,
+    ) -> None:
+        super().__init__()
+        if norm != "batch":
+            self.batch_statistics = ""  # type: ignore[misc]
+        if not features or any("." in name for name in features):
+            raise GankitError(
+                f"discriminator.features of 'stylegan-xl' must name one network at least, without dots in the names, "
+                f"not {list(features)}"
+            )
+        self.c_dim = cond.c_dim
+        self.feature_networks, self.discriminators = nn.ModuleDict(), nn.ModuleDict()
+        self.entries: dict[str, tuple[int, int]] = {}
+        height, width = image_shape[1:]
+        for name, feature in features.items():
+            projected = ProjectedFeatures(feature, proj_type=2, cout=cout, expand=True)
+            enters = side if is_transformer(feature) else max(side, min(height, width))
+            self.entries[name] = entry_size(height, width, enters, projected.input_multiple)
+            self.feature_networks[name] = projected
+            self.discriminators[name] = make_heads(
+                projected.outputs,
+                self.entries[name],
+                c_dim=cond.c_dim,
+                cmap_dim=cmap_dim,
+                embed_dim=embed_dim,
+                norm=norm,
+                equalised=True,
+            )
+        on_meta = next(self.discriminators.parameters()).is_meta  # built for its shapes only
+        if class_table is not None and cond.c_dim and not on_meta:
+            table = find_table(class_table, cond.c_dim, embed_dim, "discriminator.class_table")
+            with torch.no_grad():
+                for head in self.heads():
+                    head.embed.weight.copy_(table.T)
+
+    def heads(self) -> list[Head]:
+        return [head for name in self.discriminators for head in self._heads(name)]
+
+    def _heads(self, name: str) -> list[Head]:
+        return list(cast("nn.ModuleList", self.discriminators.get_submodule(f"{name}.mini_discs")))  # type: ignore[arg-type]
+
+    def features(self, images: Tensor) -> dict[str, list[Tensor]]:
+        """For each head of each network, what it knows before it is told the condition."""
+        images = to_rgb(images)
+        found = {}
+        for name, network in self.feature_networks.items():
+            maps = network(resized(images, self.entries[name]))
+            found[name] = [head.features(x) for head, x in zip(self._heads(name), maps)]
+        return found
+
+    def score(self, features: dict[str, list[Tensor]], cond: Cond = None) -> list[Tensor]:
+        c = required_embedding(cond, self.c_dim)
+        logits = []
+        for name, maps in features.items():
+            scores = [head.score(x, c).flatten(1) for head, x in zip(self._heads(name), maps)]
+            logits.append(torch.cat(scores, dim=1))
+        return logits
+
+
+def is_transformer(feature: FeatureNetwork) -> bool:
+    """Whether all maps have one size, as those of a vision transformer, which is at its best at the size it knows."""
+    return len(feature.taps) > 1 and len({tap.stride for tap in feature.taps}) == 1

@@ -1,0 +1,289 @@
+"""Parts combined with each other: each composition trains two finite steps or is refused with a reason."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from conditioning_utils import make_open_clip
+from torch import nn
+
+from gankit.core import composition, distributed, models
+from gankit.core import recipe as recipes
+from gankit.core.interfaces import CondSpec, Label, Vocabulary
+from gankit.core.options import options_of
+from gankit.core.plugins import registry
+from gankit.core.step import Stepper
+from gankit.core.trainer import build_parts
+from gankit.errors import GankitError
+from gankit.testing.common import seeded
+
+KINDS = ("generator", "discriminator", "conditioner", "guidance", "loss")
+NONE = "none"  # no guidance
+SHAPE = (3, 32, 32)
+LABELS = [
+    Label("cat", {"fur": 1.0}, ("a cat",)),
+    Label("dog", {"fur": 1.0, "red": 1.0}, ("a red dog",)),
+    Label("cat", {}, ()),
+    Label(None, {"red": 1.0}, ("something red",)),
+]
+VOCABULARY = Vocabulary(classes={"cat": 2, "dog": 1}, tags={"fur": 2, "red": 2}, captioned=3, total=4)
+
+
+def names(kind: str) -> list[str]:
+    """Every registered plugin, built in or not."""
+    return ([NONE] if kind == "guidance" else []) + sorted(registry().names(kind))
+
+
+def pairwise(columns: list[list[str]]) -> Iterator[tuple[str, ...]]:
+    """Rows in which every pair of values of two columns occurs, few of them (greedily, for the pairs still missing)."""
+    missing = {
+        (i, a, j, b)
+        for (i, one), (j, other) in itertools.combinations(enumerate(columns), 2)
+        for a in one
+        for b in other
+    }
+
+    def pairs(row: dict[int, str]) -> set[tuple[int, str, int, str]]:
+        return {(i, a, j, b) for (i, a), (j, b) in itertools.combinations(sorted(row.items()), 2)}
+
+    while missing:
+        i, a, j, b = min(missing)
+        row = {i: a, j: b}
+        for k in range(len(columns)):
+            if k not in row:
+                row[k] = max(
+                    columns[k], key=lambda value, k=k, row=row: len(pairs({**row, k: value}) & missing)
+                )
+        missing -= pairs(row)
+        yield tuple(row[k] for k in range(len(columns)))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def clip(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    model, weights = make_open_clip(tmp_path_factory.mktemp("clip"))
+    return {"model": model, "pretrained": str(weights)}
+
+
+def page(row: tuple[str, ...], clip: dict[str, Any]) -> dict[str, Any]:
+    """A recipe of these plugins at their conformance size."""
+
+    def spec(kind: str, name: str) -> dict[str, Any]:
+        target = registry().load(kind, name)
+        options = clip if name in ("clip", "clip-text") else getattr(target, "conformance", {})
+        return {"name": name, **options}
+
+    parts = dict(zip(KINDS, row))
+    made: dict[str, Any] = {kind: spec(kind, name) for kind, name in parts.items() if kind != "guidance"}
+    if parts["guidance"] != NONE:
+        options = spec("guidance", parts["guidance"])
+        del options["name"]
+        made["guidance"] = {parts["guidance"]: options}
+    if made["conditioner"]["name"] == "tags" and "min_count" in options_of(
+        registry().load("conditioner", "tags")
+    ):
+        made["conditioner"]["min_count"] = 1
+    train = {"batch": 4, "micro_batch": 4, "precision": "fp32"}
+    return {**made, "data": {"size": [32, 32]}, "train": train}
+
+
+def trains_or_is_refused(row: tuple[str, ...], clip: dict[str, Any]) -> str | None:
+    """Two steps with finite losses that move G and D; or the reason why not, which must come before any network."""
+    recipe = recipes.parse(page(row, clip), "the test")
+    built: list[str] = []
+    conditioner = models.build_conditioner(recipe, VOCABULARY)
+    with pytest.MonkeyPatch.context() as patch:
+        for kind in ("generator", "discriminator"):
+            real = getattr(models, f"build_{kind}")
+            patch.setattr(
+                models, f"build_{kind}", lambda *a, kind=kind, real=real: (built.append(kind), real(*a))[1]
+            )
+        try:
+            parts = build_parts(recipe, conditioner, torch.device("cpu"))
+        except GankitError as error:
+            if built or "cannot work together" not in str(error):
+                raise
+            return str(error)
+    with seeded():
+        stepper = Stepper(parts, recipe.train, torch.device("cpu"), distributed.World(), bf16=False)
+        images = torch.rand(4, *SHAPE) * 2 - 1
+        before = {name: weights(network) for name, network in (("G", parts.G), ("D", parts.D))}
+        for _ in range(2):
+            stepper.run(images, LABELS)
+    assert stepper.bad_total == 0, f"{row}: gradients are not finite"
+    for name, network in (("G", parts.G), ("D", parts.D)):
+        assert weights(network).isfinite().all()
+        assert not torch.equal(weights(network), before[name]), f"{row}: {name} did not move"
+    means = stepper.meter.means()
+    assert all(torch.tensor(means[key]).isfinite() for key in ("loss/G", "loss/D")), f"{row}: {means}"
+    return None
+
+
+def weights(network: nn.Module) -> torch.Tensor:
+    return torch.cat([p.detach().flatten() for p in network.parameters()]).clone()
+
+
+def run_row(row: tuple[str, ...], clip: dict[str, Any]) -> None:
+    try:
+        refusal = trains_or_is_refused(row, clip)
+    except GankitError as error:
+        if str(error).startswith("no weights for "):  # such as the text encoders' of transformers
+            pytest.skip(str(error))
+        raise
+    expected = must_be_refused(row)
+    assert (refusal is not None) == expected, f"{row}: {refusal}"
+    if refusal is not None:
+        assert sum(repr(name) in refusal for name in row) >= 2, f"both parts are to be named: {refusal}"
+
+
+def must_be_refused(row: tuple[str, ...]) -> bool:
+    """What is known to be senseless, so that the test notices when more is refused, or less."""
+    _, _, conditioner, guidance, _ = row
+    reads = {"class": {"cls"}, "tags": {"tags"}, "none": set(), "combined": {"cls", "tags"}}
+    needs = {"clip": "text", "classifier": "cls"}
+    return guidance in needs and needs[guidance] not in reads.get(conditioner, {"text"})
+
+
+PAIRS = list(pairwise([names(kind) for kind in KINDS]))
+PRODUCT = list(itertools.product(*(names(kind) for kind in KINDS[:-1]), ["hinge"]))
+
+
+def test_the_sample_has_every_pair():
+    for (i, one), (j, other) in itertools.combinations(enumerate(KINDS), 2):
+        found = {(row[i], row[j]) for row in PAIRS}
+        assert found == set(itertools.product(names(one), names(other)))
+
+
+@pytest.mark.parametrize("row", PAIRS, ids="-".join)
+def test_pairs(row, clip, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    run_row(row, clip)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("row", PRODUCT, ids="-".join)
+def test_full_product(row, clip, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    run_row(row, clip)
+
+
+# --------------------------------------------------------------------------------------------------- refusals
+
+
+def refuse(**sections: Any) -> str:
+    recipe = recipes.parse({"data": {"size": [32, 32]}, **sections}, "the test")
+    conditioner = models.build_conditioner(recipe, VOCABULARY)
+    with pytest.raises(GankitError) as caught:
+        composition.check(recipe, conditioner)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("sections", "parts", "reason"),
+    [
+        (
+            {"discriminator": {"name": "stylegan-t", "feature": "timm-cnn"}},
+            ("discriminator 'stylegan-t'", "feature network 'timm-cnn'"),
+            "token maps",
+        ),
+        (
+            {"regularizers": {"mismatch": {}}},
+            ("regularizer 'mismatch'", "conditioner 'none'"),
+            "no condition",
+        ),
+        (
+            {
+                "conditioner": {"name": "clip-tower", "width": 16, "heads": 2, "layers": 1},
+                "regularizers": {"attributes": {}},
+            },
+            ("regularizer 'attributes'", "conditioner 'clip-tower'"),
+            "classes or tags",
+        ),
+        (
+            {"conditioner": "tags", "guidance": {"classifier": {}}},
+            ("guidance 'classifier'", "conditioner 'tags'"),
+            "classes",
+        ),
+        (
+            {"guidance": {"clip": {}}},
+            ("guidance 'clip'", "conditioner 'none'"),
+            "captions",
+        ),
+        (
+            {"generator": "r3gan", "data": {"size": [1024, 1024]}},
+            ("generator 'r3gan'", "images of 1024x1024 pixels"),
+            "widths has 7 entries",
+        ),
+        (
+            {"discriminator": {"name": "r3gan", "widths": [8, 8]}},
+            ("discriminator 'r3gan'", "images of 32x32 pixels"),
+            "widths has 2 entries",
+        ),
+        (
+            {"generator": "fastgan", "data": {"size": [4, 4]}},
+            ("generator 'fastgan'", "images of 4x4 pixels"),
+            "8 to",
+        ),
+    ],
+    ids=lambda value: "",
+)
+def test_refusals_name_both_parts_and_the_reason(sections, parts, reason):
+    message = refuse(**sections)
+    assert message.startswith(f"{parts[0]} and {parts[1]} cannot work together: ")
+    assert reason in message
+
+
+def test_training_asks_before_it_builds(monkeypatch):
+    page = {"data": {"size": [32, 32]}, "regularizers": {"mismatch": {}}, "generator": {"name": "stylegan2"}}
+    recipe = recipes.parse(page, "the test")
+    monkeypatch.setattr(models, "build_generator", lambda *_: pytest.fail("a network was built"))
+    with pytest.raises(GankitError, match="cannot work together"):
+        build_parts(recipe, models.build_conditioner(recipe, VOCABULARY), torch.device("cpu"))
+
+
+def test_plugins_of_others_are_asked(monkeypatch):
+    """A third-party loss may have its say; a plugin that is a mere function has none."""
+    hinge = registry().load("loss", "hinge")
+    monkeypatch.setattr(
+        hinge,
+        "unfit",
+        classmethod(lambda cls, options, made: (made.conditioner, f"{made.image_shape} {made.cond.c_dim}")),
+    )
+    message = refuse(loss="hinge", conditioner="class")
+    assert message == "loss 'hinge' and conditioner 'class' cannot work together: (3, 32, 32) 2"
+    monkeypatch.setattr(hinge, "unfit", None)
+    recipe = recipes.parse({"loss": "hinge"}, "the test")
+    composition.check(recipe, models.build_conditioner(recipe, VOCABULARY))
+
+
+# --------------------------------------------------------------------------------------------------- advice
+
+
+@pytest.mark.parametrize("name", ["stylegan2", "stylegan-t", "projected-stylegan2", "anime-tags"])
+def test_recipes_need_no_advice(name):
+    assert composition.advice(recipes.read(name)) is None
+
+
+def test_advice_names_the_nearest_recipe():
+    recipe = recipes.read("projected-stylegan2", {"generator": "stylegan-t", "guidance": {"clip": {}}})
+    text = composition.advice(recipe)
+    assert text is not None
+    assert "'projected-stylegan2'" in text
+    assert "generator stylegan-t (there stylegan2)" in text
+    assert "guidance clip (there none)" in text
+    assert "conditioner" not in text
+
+
+def test_cond_spec_is_what_parts_are_asked_with():
+    made = {}
+    hinge = registry().load("loss", "hinge")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(hinge, "unfit", classmethod(lambda cls, options, c: made.update(c=c, options=options)))
+        recipe = recipes.parse({"loss": "hinge", "conditioner": "tags"}, "the test")
+        composition.check(recipe, models.build_conditioner(recipe, VOCABULARY))
+    assert made["options"]["name"] == "hinge"
+    assert made["c"].accepts == {"tags"}
+    assert isinstance(made["c"].cond, CondSpec)

@@ -1,0 +1,54 @@
+"""Recipes at full size have as many parameters as their papers say, or as the official constructors make."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from torch import nn
+
+from gankit.core.footprint import META
+from gankit.core.labels import Vocabulary
+from gankit.core.recipe import read
+from gankit.core.summary import _build
+
+# recipe, changes, classes; parameters of G, of D that are trained; source.
+# A number with a decimal point is in millions, as it was published.
+PUBLISHED: list[tuple[str, dict[str, Any], int, int | float | None, int | float | None, str]] = [
+    ("stylegan2-ada-paper256", {}, 0, 24_767_458, 24_001_089, "official code; R3GAN's table: 24.767, 24.001"),
+    ("stylegan2-ada-paper512", {}, 0, 30_276_583, 28_982_849, "official code"),
+    ("stylegan2-ada-paper1024", {}, 0, 30_370_060, 29_012_513, "official code"),
+    ("stylegan2-ext-danbooru", {}, 0, 116.84, 29.00, "with the code of StyleGAN2-ADA; 1 GB with G's average"),
+    ("stylegan-t-64", {}, 0, 975.5, 7.754, "official code; synthesis network and heads"),
+    ("stylegan-t-512", {}, 0, 1020.5, None, "the paper's 1.02 billion"),
+    ("projected-fastgan", {}, 0, 105.68, 10_331_328, "official code"),
+    ("projected-fastgan", {"data.size": 512}, 0, 105.87, 10_331_328, "official code"),
+    ("projected-fastgan-lite", {}, 0, 79.35, 10_331_328, "official code"),
+    ("projected-stylegan2", {}, 0, None, 696_512, "official code"),
+    ("r3gan-cifar10", {}, 10, 20.78, 21.28, "R3GAN, tables of the appendix"),
+    ("r3gan-ffhq64", {}, 0, 22.43, 22.38, "R3GAN, tables of the appendix"),
+    ("r3gan-ffhq256", {}, 0, 23.06, 23.01, "R3GAN, tables of the appendix; 23.058, 23.010 in its table 2"),
+    ("r3gan-imagenet32", {}, 1000, 82.91, 86.55, "R3GAN, tables of the appendix"),
+    ("r3gan-imagenet64", {}, 1000, 103.57, 107.21, "R3GAN, tables of the appendix"),
+]
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "classes", "g", "d", "source"),
+    PUBLISHED,
+    ids=[f"{row[0]}-{row[1].get('data.size', '')}".rstrip("-") for row in PUBLISHED],
+)
+def test_parameters(name: str, changes: dict[str, Any], classes: int, g: Any, d: Any, source: str) -> None:
+    counts = {str(i): 1300 for i in range(classes)}
+    parts, _ = _build(read(name, changes), Vocabulary(counts, captioned=1, total=1), META)
+    network = parts.G.synthesis if name.startswith("stylegan-t-") else parts.G
+    assert isinstance(network, nn.Module)
+    for expected, module in ((g, network), (d, parts.D)):
+        if expected is None:
+            continue
+        count = sum(p.numel() for p in module.parameters() if p.requires_grad)
+        if isinstance(expected, int):
+            assert count == expected, source
+        else:
+            decimals = len(str(expected).partition(".")[2])
+            assert abs(count / 1e6 - expected) <= 0.51 * 10**-decimals, (count, source)
