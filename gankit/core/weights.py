@@ -140,5 +140,6 @@ def filled_later() -> Iterator[None]:
 
 def start_table(where: str | None, rows: int, columns: int, option: str) -> Tensor | None:
     """`find_table`; None if there is none to be found, or the network will be filled anyway."""
-    missing = where is None or _stored.get() or shapes_only()
-    return None if missing else find_table(where, rows, columns, option)
+    if where is None or _stored.get() or shapes_only():
+        return None
+    return find_table(where, rows, columns, option)
