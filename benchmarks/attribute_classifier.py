@@ -97,6 +97,13 @@ def judge(images: Sequence[Image.Image] | np.ndarray) -> dict[str, list[str]]:
     return answers
 
 
+@torch.inference_mode()
+def features(images: Sequence[Image.Image] | np.ndarray) -> np.ndarray:
+    """What the judge sees before it decides: float32 [N, 128], for distances between sets of pictures."""
+    body = _load().body
+    return np.concatenate([body(batch.float() / 127.5 - 1).numpy() for batch in _tensor(images).split(256)])
+
+
 def agreement(images: Sequence[Image.Image] | np.ndarray, wanted: Sequence[Avatar]) -> dict[str, float]:
     """Head -> share of images that show what was wanted, among those where it was to be seen."""
     answers, right = judge(images), [truth(avatar) for avatar in wanted]

@@ -1,6 +1,6 @@
-"""Times the Triton operators on a GPU against plain torch and torch.compile of it: `python benchmarks/gpu.py`.
+"""Times the Triton operators on a GPU against the composites and torch.compile of them: `python benchmarks/gpu.py`.
 
-Prints, for forward and forward with backward, medians in microseconds and the largest difference from plain torch in
+Prints, for forward and forward with backward, medians in microseconds and the largest difference from the reference in
 float64, as a share of the largest value.
 """
 
@@ -10,56 +10,40 @@ import argparse
 import statistics
 import sys
 from collections.abc import Callable, Iterator
-from types import ModuleType
 
 import torch
 from torch import Tensor
 
-from gankit.core import cuda as plain
+from gankit.core import cuda
 
 
 def cases(dtype: torch.dtype, last: bool) -> dict[str, tuple[Callable[..., Tensor], list[Tensor]]]:
-    """Name -> function of (operators, *tensors) and its tensors."""
+    """Name -> function of (implementation, *tensors) and its tensors."""
 
     def maps(*shape: int) -> Tensor:
         x = torch.randn(shape, device="cuda", dtype=dtype)
         return x.contiguous(memory_format=torch.channels_last) if last else x
 
-    f = plain.setup_filter([1, 3, 3, 1]).cuda()
-    fu = plain.setup_filter(torch.hann_window(14, periodic=False)[1:-1].tolist()).cuda()
+    f = cuda.setup_filter([1, 3, 3, 1]).cuda()
+    fu = cuda.setup_filter(torch.hann_window(14, periodic=False)[1:-1].tolist()).cuda()
     x, b = maps(8, 128, 128, 128), torch.randn(128, device="cuda", dtype=dtype)
     weight, styles = torch.randn(128, 128, 3, 3, device="cuda"), torch.rand(8, 128, device="cuda") + 0.5
-    noise = torch.randn(256, 256, device="cuda")
-
-    def filtered(ops, x, b):  # type: ignore[no-untyped-def]
-        options = {"up": 2, "padding": (13, 12)}
-        if hasattr(ops, "filtered_lrelu"):
-            return ops.filtered_lrelu(x, fu, fu, b, down=2, clamp=256, **options)
-        u = ops.upfirdn2d(ops.bias_act(x, b), fu, gain=4, **options)
-        return ops.upfirdn2d(ops.bias_act(u, act="lrelu", clamp=256), fu, down=2)
-
+    up = {"up": 2, "padding": 1, "resample_filter": f, "flip_weight": False, "act": "lrelu", "clamp": 256}
+    up["noise"] = torch.randn(256, 256, device="cuda")
+    filtered = {"up": 2, "down": 2, "padding": (13, 12), "clamp": 256}
     return {
-        "bias_act lrelu": (lambda ops, x, b: ops.bias_act(x, b, act="lrelu", clamp=256), [x, b]),
-        "bias_act swish": (lambda ops, x, b: ops.bias_act(x, b, act="swish"), [x, b]),
-        "upsample2d": (lambda ops, x: ops.upsample2d(x, f), [x]),
-        "downsample2d": (lambda ops, x: ops.downsample2d(x, f), [x]),
+        "bias_act lrelu": (lambda impl, x, b: cuda.bias_act(x, b, act="lrelu", clamp=256, impl=impl), [x, b]),
+        "bias_act swish": (lambda impl, x, b: cuda.bias_act(x, b, act="swish", impl=impl), [x, b]),
+        "upsample2d": (lambda impl, x: cuda.upsample2d(x, f, impl=impl), [x]),
+        "downsample2d": (lambda impl, x: cuda.downsample2d(x, f, impl=impl), [x]),
         "modulated_conv2d up 2": (
-            lambda ops, x, w, s, b: ops.modulated_conv2d(
-                x,
-                w,
-                s,
-                noise,
-                up=2,
-                padding=1,
-                resample_filter=f,
-                flip_weight=False,
-                b=b,
-                act="lrelu",
-                clamp=256,
-            ),
+            lambda impl, x, w, s, b: cuda.modulated_conv2d(x, w, s, b=b, **up, impl=impl),
             [x, weight, styles, b],
         ),
-        "filtered_lrelu": (filtered, [x, b]),
+        "filtered_lrelu": (
+            lambda impl, x, b: cuda.filtered_lrelu(x, fu, fu, b, **filtered, impl=impl),
+            [x, b],
+        ),
     }
 
 
@@ -80,14 +64,12 @@ def median_time(function: Callable[[], object], repeats: int) -> float:
     return statistics.median(times)
 
 
-def compare(
-    function: Callable[..., Tensor], tensors: list[Tensor], kernels: ModuleType, repeats: int
-) -> Iterator[str]:
+def compare(function: Callable[..., Tensor], tensors: list[Tensor], repeats: int) -> Iterator[str]:
     """A line for forward and one for forward with backward."""
     ways: dict[str, Callable[..., Tensor]] = {
-        "triton": lambda *t: function(kernels, *t),
-        "plain": lambda *t: function(plain, *t),
-        "compile": torch.compile(lambda *t: function(plain, *t)),
+        "triton": lambda *t: function("triton", *t),
+        "cpu": lambda *t: function("cpu", *t),
+        "compile": torch.compile(lambda *t: function("cpu", *t)),
     }
 
     def line(label: str, run: Callable[[Callable[..., Tensor]], object]) -> str:
@@ -95,11 +77,11 @@ def compare(
         return f"{label:21s} " + " ".join(f"{way} {t:8.0f} us" for way, t in times.items())
 
     with torch.no_grad():
-        exact = function(plain, *(t.double() for t in tensors))
-        error = (function(kernels, *tensors).double() - exact).abs().max() / exact.abs().max()
+        exact = function("reference", *(t.double() for t in tensors))
+        error = (function("triton", *tensors).double() - exact).abs().max() / exact.abs().max()
         yield f"{line('forward', lambda call: call(*tensors))}  error {error:.1e}"
     variables = [t.detach().requires_grad_() for t in tensors]
-    dy = torch.randn_like(function(plain, *variables))
+    dy = torch.randn_like(function("cpu", *variables))
     yield line("forward and backward", lambda call: torch.autograd.grad(call(*variables), variables, dy))
 
 
@@ -112,12 +94,11 @@ def main() -> int:
     if not torch.cuda.is_available():
         print("benchmarks/gpu.py needs a CUDA GPU and finds none; benchmarks/kernels.py needs none")
         return 1
-    from gankit.core.cuda import triton as kernels
     from gankit.core.cuda.triton import launch
 
     print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}, {options.dtype}")
     for name, (function, tensors) in cases(getattr(torch, options.dtype), options.channels_last).items():
-        for line in compare(function, tensors, kernels, options.repeats):
+        for line in compare(function, tensors, options.repeats):
             print(f"{name:24s} {line}", flush=True)
     for name, error in launch.FAILED.items():
         print(f"FAILED {name}: {error!r}; its times above are those of plain torch")

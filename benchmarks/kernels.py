@@ -10,7 +10,9 @@ from __future__ import annotations
 import argparse
 from dataclasses import dataclass
 
-from gankit.core.cuda.triton import epilogue, filtered, resample
+import torch
+
+from gankit.core.cuda.triton import epilogue, filtered_kernel, resample
 
 
 @dataclass(frozen=True)
@@ -79,8 +81,9 @@ def filtered_lrelu(
 ) -> Traffic:
     high = size * up + sum(pad) - taps[0] + 1
     out = (high - taps[1]) // down + 1
-    tile, _ = filtered.choose_config((out, out), down, (taps[1], taps[1]))
-    own = filtered.tile_constants(tile, up, down, (taps[0],) * 2, (taps[1],) * 2)["OUT"]
+    dtype = torch.float32 if item == 4 else torch.float16
+    tile, _ = filtered_kernel.choose_config(dtype, (1, 1), (out, out), down, (taps[1], taps[1]))
+    own = filtered_kernel.tile_constants(tile, up, down, (taps[0],) * 2, (taps[1],) * 2)["OUT"]
     starts = range(0, out, own)
     loaded = [seen(o * down, tile, taps[0], up, 1, pad[0], size) for o in starts]
     mask = high * -(-high // 4)  # bytes of a plane

@@ -108,6 +108,10 @@ def train(
     seed: Annotated[int | None, typer.Option(help="Seed of everything random.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
     init: Annotated[str | None, typer.Option(help="Model or run to take weights from.")] = None,
+    eval_every: Annotated[
+        str | None, typer.Option(help="Measure the model each 50k images; off by default.")
+    ] = None,
+    keep: Annotated[str | None, typer.Option(help="Checkpoints to keep: 2, or last:2,best:3.")] = None,
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="Override: generator.channel_base=4096.")
     ] = None,
@@ -135,6 +139,8 @@ def train(
         "train.micro_batch": micro_batch,
         "train.workers": workers,
         "train.seed": seed,
+        "train.keep": keep,
+        "evaluation.every": eval_every,
     }
     overrides.update({key: value for key, value in direct.items() if value is not None})
     overrides.update(recipes.parse_set(set_ or []))
@@ -211,7 +217,9 @@ def sample(
 def evaluate(
     model: Annotated[str, typer.Argument(help="Model folder, run, checkpoint, installed name or hub id.")],
     metrics: Annotated[str, typer.Option(help="Metric plugins, separated by commas.")] = "fd,kid,pr",
-    num: Annotated[str, typer.Option(help="Generated images: 1000, 10k.")] = "10k",
+    num: Annotated[
+        str, typer.Option("--num", "-n", help="Generated images: 1000, 10k. (torchrun passes on -n only.)")
+    ] = "10k",
     num_real: Annotated[
         str | None, typer.Option(help="Images of the data set, or 'all'; as many as --num by default.")
     ] = None,
@@ -220,6 +228,11 @@ def evaluate(
     side: Annotated[
         int | None, typer.Option(help="Pixels at which images enter it; default: what it was trained on.")
     ] = None,
+    captions: Annotated[
+        Path | None,
+        typer.Option(help="Text file of captions, one a line, to draw under; else the data set's."),
+    ] = None,
+    dtype: Annotated[str, typer.Option(help="Precision of feature networks: fp32 or bf16.")] = "fp32",
     seed: Annotated[int, typer.Option(help="Image i is drawn from seed + i.")] = 0,
     psi: Annotated[float, typer.Option(help="Truncation; 1 is none.")] = 1.0,
     set_: Annotated[
@@ -246,7 +259,7 @@ def evaluate(
     numbers_real = (
         None if num_real is None else sys.maxsize if num_real == "all" else count("--num-real", num_real)
     )
-    page = evaluation.evaluate(
+    page = evaluation.run(
         model,
         metrics=[name.strip() for name in metrics.split(",") if name.strip()],
         num=count("--num", num),
@@ -255,18 +268,44 @@ def evaluate(
         feature=feature,
         side=side,
         settings=recipes.parse_set(set_ or []),
+        captions=captions,
+        dtype=dtype,
         seed=seed,
         psi=psi,
         batch_size=batch_size,
         device=device,
+        pictures=out.with_suffix(""),
         quiet=quiet,
     )
+    if not page:  # one of several processes, and not the first
+        return
     evaluation.write_page(page, out)
     if not quiet:
         _table(("metric", "value", "number", "better"), evaluation.table(page))
-        print(
-            f"{page['generated']['images']:,} generated and {page['real']['images']:,} real images; wrote {out}"
-        )
+        real = f" and {page['real']['images']:,} real" if "real" in page else ""
+        print(f"{page['generated']['images']:,} generated{real} images; wrote {out}")
+
+
+@app.command()
+def report(
+    run: Annotated[Path, typer.Argument(help="Folder of a run, finished or not.")],
+    out: Annotated[Path | None, typer.Option(help="HTML file; RUN/report.html by default.")] = None,
+) -> None:
+    """Write one HTML page about a run: curves, health, samples over time, metrics, recipe."""
+    from gankit.report import write_report
+
+    print(f"wrote {write_report(run, out)}")
+
+
+@app.command()
+def compare(
+    runs: Annotated[list[Path], typer.Argument(help="Folders of two to eight runs.")],
+    out: Annotated[Path, typer.Option(help="HTML file.")] = Path("comparison.html"),
+) -> None:
+    """Write one HTML page with runs side by side, and what differs in their recipes."""
+    from gankit.report import write_comparison
+
+    print(f"wrote {write_comparison(runs, out)}")
 
 
 @app.command()
@@ -391,6 +430,16 @@ def recipes(strict_plugins: Strict = False) -> None:
     _table(("recipe", "package", "what it is"), rows)
 
 
+@app.command()
+def doctor(strict_plugins: Strict = False) -> None:
+    """Show torch, devices and the operators' implementations, and test these; exit code 1 if one is wrong."""
+    from gankit.doctor import examine
+
+    page, well = examine()
+    print(page)
+    raise typer.Exit(0 if well else 1)
+
+
 plugins_app = typer.Typer(help="List plugins, or show the options of one.", rich_markup_mode=None)
 app.add_typer(plugins_app, name="plugins")
 
@@ -432,8 +481,8 @@ def show(
 
 
 OWN_COMMANDS = (
-    *("train", "sample", "evaluate", "export", "convert", "inspect", "blend", "average"),
-    *("ema", "recipes", "plugins"),
+    *("train", "sample", "evaluate", "report", "compare", "export", "convert", "inspect", "blend", "average"),
+    *("ema", "recipes", "plugins", "doctor"),
 )
 
 

@@ -39,7 +39,7 @@ KINDS: dict[str, tuple[str, str, str]] = {
     "source": ("Source", "where images and their labels come from", "path"),
     "weights": ("WeightSource", "hub id -> pretrained weights, without a download", ""),
     "importer": ("Importer", "networks in files of other code bases -> plugins with options", ""),
-    "metric": ("Metric", "features of real and of generated images -> numbers", ""),
+    "metric": ("Measure", "features of two sets of images, single images, or a model -> numbers", ""),
     "tracker": ("Tracker", "training events -> log files, dashboards", "run_dir"),
     "recipe": ("'package:path/to/recipe.yaml'", "a named recipe", ""),
     "model": ("'package:folder'", "a trained model that a package carries, for `gankit.load(NAME)`", ""),

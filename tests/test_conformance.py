@@ -46,7 +46,8 @@ class TestBuiltins(gankit.testing.ConformanceSuite):
     clip: ClassVar[dict[str, Any]] = {}
 
     def options(self, kind: str, name: str) -> dict[str, Any]:
-        return self.clip if name in ("clip", "clip-text", "clip-image") else super().options(kind, name)
+        towers = ("clip", "clip-text", "clip-image", "clip-score")
+        return self.clip if name in towers else super().options(kind, name)
 
     def source_path(self, name: str, folder: Path) -> str:
         made = make_folder(folder / "images")

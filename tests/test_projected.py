@@ -103,13 +103,19 @@ def _named(state, prefix):
     return {k: v.t() if k.endswith("embed.weight") else v for k, v in named.items()}
 
 
-@pytest.mark.parametrize("name", ["default", "sep", "oddsize", "cond"])
+@pytest.mark.parametrize("name", ["default", "sep", "patch", "oddsize", "cond"])
 def test_single_head_equals_reference(name):
     golden = load_golden("net_pg_single_disc")
     case = next(case for case in golden.cases if case.name == name)
     blocks, _ = head_plan(case.kwargs["start_sz"], 256)
     widths = [case.kwargs.get("ndf", width) for width in blocks]
-    names = {"c_dim": "c_dim", "cmap_dim": "cmap_dim", "embedding_dim": "embed_dim", "separable": "separable"}
+    names = {
+        "c_dim": "c_dim",
+        "cmap_dim": "cmap_dim",
+        "embedding_dim": "embed_dim",
+        "separable": "separable",
+        "patch": "patch",
+    }
     options = {names[k]: v for k, v in case.kwargs.items() if k in names}
     head = Head(case.kwargs["nc"], widths, 4, **options)
     head.load_state_dict(_named(golden.state(f"state_{case.name}/"), ""))
@@ -226,6 +232,37 @@ def test_options(proj_type, separable, norm):
     (others,) = network(torch.cat([images[:1], torch.randn(2, 3, 64, 64)]))
     assert torch.allclose(logits[0], others[0], atol=1e-5) == (norm != "batch")
     assert all(p.grad is not None for name, p in network.named_parameters() if name in trained)
+
+
+def test_patches():
+    """Every scale has one down block: many logits, each of a small part of the image."""
+    network = ProjectedDiscriminator((3, 64, 64), CondSpec(), feature=Pyramid(), side=64, cout=8, patch=True)
+    assert [len(head.main) for head in network.heads] == [2] * 4
+    (logits,) = network(torch.randn(2, 3, 64, 64))
+    sides = [64 // stride // 2 - 3 for stride in (2, 4, 8)]  # the coarsest map of 4x4 leaves a kernel of 2x2
+    assert logits.shape == (2, sum(side**2 for side in sides) + 1)
+
+
+def test_scales_mixed_as_the_paper_describes():
+    """s_l = A_l(up2(u(s_(l+1) + u(c_l)))) with residual units u, and no lateral one at the coarsest scale."""
+    torch.manual_seed(0)
+    projected = ProjectedFeatures(Pyramid(), proj_type=2, cout=8, expand=True, residual_csm=True)
+    assert not any(p.requires_grad for p in projected.parameters())
+    maps = projected.pretrained(torch.randn(2, 3, 64, 64))
+    mixed = projected.project(maps)
+    scratch = projected.scratch
+    below = None
+    for level in (3, 2, 1, 0):
+        csm = scratch[f"layer{level}_csm"]
+        x = scratch[f"layer{level}_ccm"](maps[level])
+        if below is not None:
+            x = x + csm["lateral_unit"].conv(x) + below
+        else:
+            assert "lateral_unit" not in csm
+        x = x + csm["sum_unit"].conv(x)
+        up = nn.functional.interpolate(x, scale_factor=2, mode="bilinear", align_corners=True)
+        below = csm["out_conv"](up)
+        torch.testing.assert_close(mixed[level], below, rtol=1e-4, atol=1e-4)
 
 
 def test_condition_is_scored_apart_from_features():

@@ -55,8 +55,8 @@ def test_docs_list_every_key_and_default() -> None:
     text = (Path(__file__).parent.parent / "docs" / "recipes.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| `([\w-]+)` \| `([^|]*)` \|", text, re.MULTILINE)
     resolved = Recipe().model_dump(mode="json")
-    data, train = resolved.pop("data"), resolved.pop("train")
-    expected = [*resolved.items(), *data.items(), *train.items()]
+    data, train, evaluation = resolved.pop("data"), resolved.pop("train"), resolved.pop("evaluation")
+    expected = [*resolved.items(), *data.items(), *train.items(), *evaluation.items()]
     assert [(key, yaml.safe_load(default)) for key, default in rows] == expected
     for name in NAMES:
         assert f"| `{name}` |" in text
@@ -88,6 +88,19 @@ def test_the_page_in_the_docs_is_valid(tmp_path: Path) -> None:
         ({"train": {"order": "ddg"}}, r"train\.order = 'ddg': .*'dg' or 'gd'"),
         ({"data": {"size": "64x"}}, r"data\.size = '64x': .*not a size"),
         ({"data": {"channels": 2}}, r"data\.channels = 2"),
+        ({"train": {"keep": "last"}}, r"train\.keep = 'last': .*which checkpoints to keep; write"),
+        ({"train": {"keep": 0}}, r"train\.keep = 0: .*which checkpoints"),
+        ({"train": {"keep": True}}, r"train\.keep = True: .*not a number of checkpoints"),
+        ({"train": {"keep": "last:2,best:3"}}, r"evaluation\.every is set"),
+        (
+            {"train": {"keep": "best:1:recal"}, "evaluation": {"every": 5, "metrics": {"pr": None}}},
+            r"unknown number in train\.keep: 'recal'; did you mean 'recall'",
+        ),
+        ({"evaluation": {"evry": 5}}, r"unknown key 'evaluation\.evry'; did you mean 'evaluation\.every'"),
+        ({"evaluation": {"every": 0}}, r"evaluation\.every = 0"),
+        ({"evaluation": {"every": 5, "metrics": {"fdd": {}}}}, r"unknown metric 'fdd'; did you mean 'fd'"),
+        ({"evaluation": {"every": 5, "metrics": {}}}, r"evaluation\.metrics names no metric"),
+        ({"evaluation": {"every": 5, "feature": "timm-cn"}}, r"unknown feature 'timm-cn'"),
         ({"generator": "stylgan2"}, r"unknown generator 'stylgan2'; did you mean 'stylegan2'"),
         ({"generator": {"name": "stylegan2", "zdim": 3}}, r"'zdim'; did you mean 'z_dim'.*\(in generator\)"),
         (
@@ -279,6 +292,7 @@ def test_parse_size_refuses(text: str) -> None:
         ("train.tick", 50, False),
         ("train.workers", 0, False),
         ("train.keep", 7, False),
+        ("evaluation.every", 500, False),
         ("trackers", {}, False),
         ("data.path", "elsewhere", False),
         ("name", "other", False),

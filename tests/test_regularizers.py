@@ -13,7 +13,7 @@ from golden_utils import Case, load_golden
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from gankit.core import random
+from gankit.core import models, random, recipe
 from gankit.core.interfaces import Condition, CondSpec, Discriminator, Generator, StepContext
 from gankit.core.options import check
 from gankit.core.random import batch_random
@@ -421,3 +421,12 @@ def test_options() -> None:
         check("regularizer", {"name": "mismatch", "form": "logistic"})
     with pytest.raises(GankitError, match="did you mean 'decay'"):
         check("regularizer", {"name": "path-length", "deca": 0.1})
+
+
+def test_one_for_both_networks_cannot_be_lazy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its lazy step would belong to neither optimiser, and never run."""
+    monkeypatch.setattr(Reconstruction, "side", "both")
+    monkeypatch.setattr(Reconstruction, "interval", 4)
+    page = recipe.read("stylegan2", {"regularizers": {"reconstruction": {}}, "data.size": 8})
+    with pytest.raises(GankitError, match=r"'reconstruction' acts on both .* interval 4.*must be 1"):
+        models.build_regularizer(page, "reconstruction", LinearD((1, 1, 1)), NoCondition())

@@ -24,6 +24,7 @@ from gankit.core.run import STATE
 from gankit.core.stages import merge
 from gankit.core.step import Stepper
 from gankit.errors import GankitError
+from gankit.monitor import Monitor
 
 GROW = [
     {"until": 16, "train": {"lr_d": 0.01}},
@@ -132,6 +133,12 @@ def test_a_stage_is_the_page_with_its_changes() -> None:
         ([{"until": 5}, {"generator": "stylgan2"}], r"page: unknown generator 'stylgan2'; did you mean"),
         ([{"until": 5}, {"train": {"batch": 0}}], r"page: stages.1: train.batch = 0"),
         ([{"until": 5}, {"stages": []}], r"stages.1: unknown key 'stages'"),
+        ([{"until": 5}, {"patience": 2}], r"page: stages.1: the last stage ends .* leave patience away"),
+        ([{"until": 5, "patience": 0}, {}], r"page: stages.0.patience = 0 must be a number of evaluations"),
+        (
+            [{"until": 5, "patience": 2}, {}],
+            r"page: stages.0.patience needs evaluations; set evaluation.every",
+        ),
         ([{"until": 5}, 3], r"page: stages.1 = 3"),
         ({"until": 5}, r"page: stages = "),
     ],
@@ -250,6 +257,36 @@ def test_a_stage_that_changes_nothing_changes_nothing(images: Path, tmp_path: Pa
     assert_same(at(tmp_path / "plain", 16), at(tmp_path / "slower", 16))
     with pytest.raises(AssertionError):
         assert_same(plain, slower, 1e-3)
+
+
+def test_a_stage_ends_when_nothing_improves(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After two measurements in a row that are no better than the best of the stage, also across an interruption."""
+    monkeypatch.setenv("GANKIT_CACHE", str(tmp_path / "cache"))
+    values = {8: 5.0, 16: 3.0, 24: 3.0, 32: 4.0, 40: 9.0, 48: 8.0, 56: 7.0}
+    monkeypatch.setattr(
+        Monitor, "_measure", lambda self, watch: {"kid": {"kid": values[self.stepper.nimg], "kid_std": 0.0}}
+    )
+    options = {
+        "evaluation.every": 8,
+        "evaluation.num": 12,
+        "evaluation.metrics": {"kid": {}},
+        "evaluation.feature": {
+            "name": "timm-cnn",
+            "model": "test_efficientnet.r160_in1k",
+            "pretrained": False,
+        },
+        "stages": [{"until": 80, "patience": 2}, {"data": {"size": 32}}],
+    }
+    train(tmp_path / "whole", images, 56, **options)
+    states = [json.loads((at(tmp_path / "whole", n) / STATE).read_text()) for n in (24, 32, 40, 56)]
+    assert [s["stage"] for s in states] == [0, 0, 1, 1]
+    assert [s["stage_over"] for s in states] == [False, True, False, False]
+    assert [s["stage_start"] for s in states] == [0, 0, 32, 32]
+    for length in (24, 32, 56):
+        train(tmp_path / "parts", images, length, **options)
+    assert_same(at(tmp_path / "whole", 56), at(tmp_path / "parts", 56))
 
 
 # --------------------------------------------------------------------------------------- StyleGAN-T's phases

@@ -6,11 +6,14 @@ import copy
 import math
 
 import pytest
+import runs
 import torch
 from golden_utils import load_golden
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import load_file
 
+import gankit
 from gankit.core.interfaces import CondSpec
 from gankit.errors import GankitError
 from gankit.plugins.generators.stylegan3 import StyleGAN3, bands
@@ -241,3 +244,36 @@ def test_wrong_ws_are_named():
     generator = StyleGAN3((3, 16, 16), CondSpec(), **TINY)
     with pytest.raises(ValueError, match="ws must be"):
         generator.synthesis(torch.zeros(1, 2, 8))
+
+
+@pytest.mark.parametrize("micro_batch", [8, 2])
+def test_training_moves_running_magnitudes_once_a_step(micro_batch, images, tmp_path):
+    """In D's phase, as in the originals, and over the whole batch however it is split."""
+    spec = {**TINY, "name": "stylegan3", "mapping_layers": 1, "magnitude_ema_beta": 0.5}
+    changes = {
+        **runs.TINY,
+        "generator": {**spec, "channel_base": 64},
+        "regularizers": {},
+        "train.images": 8,
+        "train.micro_batch": micro_batch,
+        "train.style_mixing": 0,
+    }
+    changes = {key: value for key, value in changes.items() if not key.startswith("generator.")}
+    folder = gankit.train("stylegan2", tmp_path / "run", data=str(images), overrides=changes, quiet=True)
+    state = load_file(folder / "generator.safetensors")
+    generator = StyleGAN3((3, 16, 16), CondSpec(), **{key: v for key, v in spec.items() if key != "name"})
+    generator.load_state_dict(state)
+    power = generator.synthesis.input(torch.zeros(1, 8)).square().mean()  # hardly depends on w so early
+    assert abs(power - 1) > 0.1
+    assert state["synthesis.L0_36_4.magnitude_ema"] == pytest.approx((1 + power.item()) / 2, rel=0.02)
+
+
+def test_exports_with_any_batch_size():
+    generator = StyleGAN3((3, 16, 16), CondSpec(), **{**TINY, "num_layers": 3}).eval().requires_grad_(False)
+    z = torch.randn(3, 8)
+    program = torch.export.export(
+        generator, (z,), dynamic_shapes={"z": {0: torch.export.Dim("batch", max=64)}}
+    )
+    for count in (2, 5):
+        z = torch.randn(count, 8)
+        torch.testing.assert_close(program.module()(z), generator(z))

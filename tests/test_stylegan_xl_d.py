@@ -92,6 +92,20 @@ def test_official_networks_and_names():
         assert name in names
 
 
+@pytest.mark.slow
+def test_networks_of_the_paper_at_full_size():
+    """DeiT-base and EfficientNet-Lite0, with random weights: 64 logits of each, 13.76 M trained parameters for each."""
+    features = {name: {**spec, "pretrained": False} for name, spec in NETWORKS.items()}
+    D = build(shape=(3, 32, 32), c_dim=1000, features=features, side=224, cout=64)
+    with torch.no_grad():
+        logits = D(torch.randn(2, 3, 32, 32), torch.eye(1000)[:2])
+    assert [list(x.shape) for x in logits] == [[2, 64], [2, 64]]
+    trained = sum(p.numel() for p in D.parameters() if p.requires_grad)
+    assert trained / 2e6 == pytest.approx(13.76, abs=0.006)
+    outputs = [[tuple(x) for x in network.outputs] for network in D.feature_networks.values()]
+    assert outputs == [[(64, 2), (64, 4), (128, 8), (256, 16)]] * 2
+
+
 def test_both_networks_judge_and_train():
     D = build(c_dim=3)
     images, c = torch.randn(2, 3, 64, 64, requires_grad=True), torch.eye(3)[:2]

@@ -16,8 +16,8 @@ import torch
 
 pytest.importorskip("triton", reason="torch for CPUs only comes without Triton")
 
-from gankit.core import cuda as plain
-from gankit.core.cuda import triton as kernels
+from gankit.core import cuda
+from gankit.core.cuda import dispatch
 from gankit.core.cuda.triton import launch
 
 HERE = Path(__file__).parent
@@ -26,7 +26,10 @@ TYPICAL = (
     r"bias_act.*fp16 lrelu order 1 block 1024|upfirdn2d.*fp16 up 2 down 1 taps 4x4 tile 64|"
     r"epilogue_backward.*fp16 lrelu tile 1024|filtered.*fp16 up 2 down 2 .* ranks 1, 1 tile 64"
 )
-QUICK = "c00 or c01 or test_opcheck or shapes or (upfirdn2d and dtype0) or (modulated and dtype0 and lrelu)"
+QUICK = (
+    "c00 or c01 or self_tests or test_opcheck or shapes or no_bits or "
+    "(upfirdn2d and dtype0) or (modulated and dtype0 and lrelu)"
+)
 
 
 def run(*arguments: str, **environment: str) -> None:
@@ -75,6 +78,8 @@ def test_every_kernel_fits_sm_80_and_sm_90():
 def broken(monkeypatch):
     """Kernels cannot run on CPU tensors outside the interpreter: a failure at run time, made to order."""
     monkeypatch.setattr(launch, "FAILED", {})
+    monkeypatch.setattr(dispatch, "_choices", {})
+    monkeypatch.setattr(dispatch, "obstacle", lambda device: None)
 
 
 def with_warnings(function):
@@ -92,11 +97,11 @@ def gradients(function, *variables):
     return [y, *first, *again]
 
 
-F = plain.setup_filter([1, 3, 3, 1])
+F = cuda.setup_filter([1, 3, 3, 1])
 CALLS = {
-    "bias_act": lambda ops, x, b: ops.bias_act(x, b, act="swish", clamp=0.7),
-    "upfirdn2d": lambda ops, x, b: ops.upfirdn2d(x, F, up=2, padding=(2, 1)),
-    "modulated_conv2d": lambda ops, x, b: ops.modulated_conv2d(
+    "bias_act": lambda impl, x, b: cuda.bias_act(x, b, act="swish", clamp=0.7, impl=impl),
+    "upfirdn2d": lambda impl, x, b: cuda.upfirdn2d(x, F, up=2, padding=(2, 1), impl=impl),
+    "modulated_conv2d": lambda impl, x, b: cuda.modulated_conv2d(
         x,
         b[:, None, None, None] * torch.ones(3, 3, 3, 3),
         b.expand(2, 3),
@@ -104,6 +109,7 @@ CALLS = {
         b=b,
         act="lrelu",
         clamp=0.7,
+        impl=impl,
     ),
 }
 
@@ -114,11 +120,11 @@ def test_a_failing_kernel_is_replaced_by_plain_torch(broken, name):
     x, b = torch.randn(2, 3, 5, 4), torch.rand(3) + 0.2
     call = CALLS[name]
     if name == "upfirdn2d":
-        actual, messages = with_warnings(lambda: gradients(lambda x: call(kernels, x, b), x))
-        expected = gradients(lambda x: call(plain, x, b), x)
+        actual, messages = with_warnings(lambda: gradients(lambda x: call("triton", x, b), x))
+        expected = gradients(lambda x: call("cpu", x, b), x)
     else:
-        actual, messages = with_warnings(lambda: gradients(lambda x, b: call(kernels, x, b), x, b))
-        expected = gradients(lambda x, b: call(plain, x, b), x, b)
+        actual, messages = with_warnings(lambda: gradients(lambda x, b: call("triton", x, b), x, b))
+        expected = gradients(lambda x, b: call("cpu", x, b), x, b)
     for a, e in zip(actual, expected):
         torch.testing.assert_close(a, e, rtol=1e-4, atol=1e-4)
     assert len(messages) == len(launch.FAILED) > 0  # one for each operator, however often it is called
@@ -127,21 +133,22 @@ def test_a_failing_kernel_is_replaced_by_plain_torch(broken, name):
 
 
 def test_filtered_lrelu_fails_over_to_the_same_values(broken):
-    """Against the composition of plain operators, with padding that crops and sizes that leave rows over."""
+    """Against the reference, with padding that crops and sizes that leave rows over."""
     torch.manual_seed(0)
     x, b = torch.randn(1, 2, 7, 6), torch.randn(2)
     fu, fd = torch.rand(6) / 3, torch.rand(5, 4) / 8
 
-    def composed(x, b):
-        u = plain.upfirdn2d(plain.bias_act(x, b), fu, up=2, padding=(7, -1, 4, 3), gain=4)
-        u = plain.bias_act(u, act="lrelu", gain=1.3, clamp=0.9)
-        return plain.upfirdn2d(u, fd, down=3)
+    def run(impl):
+        options = {"up": 2, "down": 3, "padding": (7, -1, 4, 3), "gain": 1.3, "clamp": 0.9, "impl": impl}
+        return gradients(lambda x, b: cuda.filtered_lrelu(x, fu, fd, b, **options), x, b)
 
-    actual, messages = with_warnings(
-        lambda: gradients(
-            lambda x, b: kernels.filtered_lrelu(x, fu, fd, b, 2, 3, (7, -1, 4, 3), gain=1.3, clamp=0.9), x, b
-        )
-    )
-    for a, e in zip(actual, gradients(composed, x, b)):
+    actual, messages = with_warnings(lambda: run("triton"))
+    for a, e in zip(actual, run("reference")):
         torch.testing.assert_close(a, e, rtol=1e-4, atol=1e-4)
     assert len(messages) == 2  # forward and the operator of all derivatives
+
+
+def test_self_tests_tell_that_kernels_failed(broken):
+    result = dispatch.self_test("bias_act", "triton", torch.device("cpu"))
+    assert not result.passed
+    assert "raised" in result.failure

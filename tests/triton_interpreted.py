@@ -6,19 +6,30 @@
 
 from __future__ import annotations
 
+import functools
 import os
 
+import golden_ops
 import pytest
 import torch
-from golden_utils import load_golden
 
 if os.environ.get("TRITON_INTERPRET") != "1":
     pytest.skip("TRITON_INTERPRET=1 must be set before Python starts", allow_module_level=True)
 
 from gankit.core import cuda as plain
-from gankit.core.cuda import triton as kernels
-from gankit.core.cuda.bias_act import ACTIVATIONS
+from gankit.core.cuda import dispatch
+from gankit.core.cuda.activations import ACTIVATIONS
 from gankit.core.cuda.triton import launch
+
+
+class Kernels:
+    """The public operators with the Triton implementation."""
+
+    def __getattr__(self, name):
+        return functools.partial(getattr(plain, name), impl="triton")
+
+
+kernels = Kernels()
 
 # Of the largest value: float32 sums in another order, half precision rounds each operator's result once.
 TOLERANCE = {torch.float64: 1e-7, torch.float32: 2e-6, torch.float16: 4e-3, torch.bfloat16: 3e-2}
@@ -65,39 +76,10 @@ def compare(fast, exact, variables, dtype, second=True):
 
 # ------------------------------------------------------------------------------------------------------- golden
 
-GOLDEN = [(name, case) for name in kernels.GOLDEN_FILES for case in load_golden(name).cases]
-NAMES = {"w": "weight", "s": "styles"}
-VECTORS = {"x": "vx", "b": "vb", "weight": "vw", "styles": "vs"}
 
-
-@pytest.mark.parametrize(("name", "case"), GOLDEN, ids=[f"{name}-{case.name}" for name, case in GOLDEN])
+@pytest.mark.parametrize(("name", "case"), golden_ops.CASES, ids=golden_ops.IDS)
 def test_golden(name, case):
-    if case.call == "setup_filter":
-        return
-    short = {v: k for k, v in NAMES.items()} if name == "ops_modconv_sg3" else {}
-    inputs = {NAMES.get(key, key): value.clone() for key, value in case.inputs.items()}
-    kwargs = {key: value for key, value in case.kwargs.items() if key != "fused_modconv"}
-    dy = inputs.pop("dy").requires_grad_()
-    vectors = {key: inputs.pop(key) for key in VECTORS.values() if key in inputs}
-    variables = {key: inputs[key].requires_grad_() for key in VECTORS if key in inputs}
-    if case.call == "modulated_conv2d":
-        inputs["resample_filter"] = inputs.pop("f", None)
-        kwargs["normalize"] = name == "ops_modconv_sg3"
-    elif case.call not in ("bias_act", "filtered_lrelu"):
-        inputs.setdefault("f", None)
-    y = getattr(kernels, case.call)(**inputs, **kwargs)
-    case.check("y", y, factor=0.1)
-    gradients = torch.autograd.grad(y, list(variables.values()), dy, create_graph=True)
-    for key, gradient in zip(variables, gradients):
-        case.check(f"d{short.get(key, key)}", gradient)
-    if vectors:
-        contraction = sum((g * vectors[VECTORS[key]]).sum() for key, g in zip(variables, gradients))
-        second = torch.autograd.grad(
-            contraction, [dy, *variables.values()], allow_unused=True, materialize_grads=True
-        )
-        for key, gradient in zip(["dy", *variables], second):
-            if f"d2_{short.get(key, key)}" in case.outputs:
-                case.check(f"d2_{short.get(key, key)}", gradient)
+    golden_ops.check(name, case, "triton")
 
 
 # ----------------------------------------------------------------------------------------------------- bias_act
@@ -227,10 +209,21 @@ def filtered_by_definition(x, fu, fd, b, up, down, padding, gain, slope, clamp, 
 
 
 FILTERED = [  # size (h, w), up, down, padding, taps of fu and fd, clamp, flip
-    ((9, 7), 2, 2, (5, -1, 6, 4), (12,), (12,), 0.8, False),
+    ((9, 13), 2, 2, (5, -1, 6, 4), (12,), (12,), 0.8, False),
     ((33, 20), 4, 2, 11, (24,), (12, 12), None, True),  # more than one tile, filter of full rank
     ((8, 8), 1, 4, (3, 2, -1, 3), (1,), (3, 2), 0.5, False),
 ]
+
+
+def test_filtered_lrelu_that_keeps_no_bits():
+    torch.manual_seed(0)
+    x, b, f = torch.randn(1, 2, 6, 5), torch.randn(2), torch.rand(6)
+    with torch.no_grad():
+        y = kernels.filtered_lrelu(x, f, f, b, 2, 2, 5, clamp=1.5)
+    exact = filtered_by_definition(
+        x.double(), f.double(), f.double(), b.double(), 2, 2, 5, 2**0.5, 0.2, 1.5, False
+    )
+    assert_close(y, exact, x.dtype)
 
 
 @pytest.mark.slow
@@ -255,6 +248,13 @@ def test_filtered_lrelu(case, dtype):
             lambda x, b: filtered_by_definition(x, fu.double(), fd.double(), b, *rest, flip),
             [x, b], dtype,
         )  # fmt: skip
+
+
+@pytest.mark.parametrize("operator", dispatch.OPERATORS)
+def test_self_tests_pass(operator):
+    result = dispatch.self_test(operator, "triton", torch.device("cpu"))
+    assert result.passed, result.failure
+    assert 0 < result.error < 1e-5
 
 
 # ---------------------------------------------------------------------------------------------------- operators

@@ -13,7 +13,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -276,9 +276,11 @@ def checkpoints(run: Path) -> list[Path]:
     return sorted(found, key=lambda p: int(p.name))
 
 
-def prune(run: Path, keep: int) -> None:
-    """Delete all but the newest `keep` checkpoints, and what an interrupted save left."""
+def prune(run: Path, keep: int, spared: Collection[int] = ()) -> None:
+    """Delete all but the newest `keep` checkpoints and those after as many images as `spared` names, and what an
+    interrupted save left."""
     for old in checkpoints(run)[:-keep]:
-        shutil.rmtree(old, ignore_errors=True)
+        if int(old.name) not in spared:
+            shutil.rmtree(old, ignore_errors=True)
     for left in (run / "checkpoints").glob(".*"):
         shutil.rmtree(left, ignore_errors=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -54,6 +55,28 @@ def all_sum(tensor: Tensor) -> Tensor:
     if dist.is_initialized():
         dist.all_reduce(tensor)
     return tensor
+
+
+def all_rows(rows: Tensor, counts: Sequence[int]) -> Tensor:
+    """Rows [counts[rank], K] of all processes in the order of their ranks. Each process brings one row at
+    least, for its width; where `counts` says 0 it does not count."""
+    if not dist.is_initialized():
+        return rows[: counts[0]]
+    padded = rows.new_zeros(max(1, *counts), rows.shape[1])
+    mine = counts[dist.get_rank()]
+    padded[:mine] = rows[:mine]
+    parts = [torch.empty_like(padded) for _ in counts]
+    dist.all_gather(parts, padded)
+    return torch.cat([part[:count] for part, count in zip(parts, counts)])
+
+
+def from_main(value: Any) -> Any:
+    """The value that the main process has."""
+    if not dist.is_initialized():
+        return value
+    box = [value]
+    dist.broadcast_object_list(box, src=0)
+    return box[0]
 
 
 def sum_gradients(parameters: Sequence[torch.nn.Parameter], others: Sequence[Tensor] = ()) -> None:

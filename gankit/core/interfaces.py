@@ -20,7 +20,10 @@ from gankit.core.labels import Label, Vocabulary
 from gankit.core.statistics import FeatureSet
 
 if TYPE_CHECKING:
+    import numpy as np
     from PIL import Image
+
+    from gankit.bench import Album, Bench
 
 __all__ = [
     "AdversarialLoss",
@@ -33,10 +36,13 @@ __all__ = [
     "FeatureNetwork",
     "Generator",
     "Guidance",
+    "ImageMetric",
     "Imported",
     "Importer",
     "Label",
+    "Measure",
     "Metric",
+    "ModelMetric",
     "Regularizer",
     "Source",
     "Tap",
@@ -46,6 +52,7 @@ __all__ = [
 ]
 
 ImageShape = tuple[int, int, int]  # (C, H, W)
+SPATIAL_NUMBERS = 2023
 
 
 # ---------------------------------------------------------------------------------------------- conditions
@@ -297,6 +304,12 @@ class FeatureNetwork(nn.Module, ABC):
     num_logits: int  # width of `logits`; 0 where the network has no classifier
     input_multiple: int = 1  # sides of the input must be multiples of this
     input_side: int | None = None  # of the square images that it was trained on, where that is known
+    own_resize: str | None = (
+        None  # the filter by which all but `forward` bring images of any size to its input, if so
+    )
+    answers: Mapping[
+        str, Sequence[str | None]
+    ] = {}  # what its logits decide, for the metric 'accuracy', see there
 
     @abstractmethod
     def forward(self, images: Tensor) -> list[Tensor]:
@@ -309,6 +322,18 @@ class FeatureNetwork(nn.Module, ABC):
     def logits(self, images: Tensor) -> Tensor:
         """[B, num_logits] classifier output."""
         raise NotImplementedError(f"{type(self).__name__} has no classifier")
+
+    def spatial(self, images: Tensor) -> Tensor:
+        """[B, N] descriptor of what is where: the first channels of the map whose stride is nearest to 16, as many as
+        give about as many numbers as the 2023 of spatial FID (Nash et al., Generating Images with Sparse
+        Representations, 2021)."""
+        maps = self(images)
+        chosen = maps[min(range(len(maps)), key=lambda i: abs(self.taps[i].stride - 16))]
+        return chosen[:, : max(1, SPATIAL_NUMBERS // chosen[0, 0].numel())].flatten(1)
+
+    def read(self, images: Tensor, outputs: Sequence[str]) -> dict[str, Tensor]:
+        """Several of 'pooled', 'spatial' and 'logits' at once; override it where they share work."""
+        return {name: getattr(self, name)(images) for name in outputs}
 
     def identity(self) -> dict[str, str]:
         """{'name': ..., 'sha256': ...} over the fp32 bytes of the tensors in name order."""
@@ -425,24 +450,93 @@ class Tracker(ABC):
 # ------------------------------------------------------------------------------------------------- measuring
 
 
-class Metric(ABC):
-    """`__init__(self, *, options)`; compares pooled features of real and of generated images, whatever network they
-    come from. Random choices inside come from a fixed seed: the same features give the same numbers.
+class Measure(ABC):
+    """What the three kinds of metrics have in common.
 
     Attributes:
-        values: what `compute` returns: name -> 'lower' or 'higher', whichever is better, or '' for neither.
-        needs_rows: whether it reads `FeatureSet.rows`; otherwise it gets moments only, which take no disk.
-        min_images: with fewer real or generated images there is no value; set it in the constructor if it depends on
-            options.
+        values: the numbers that it gives: name -> 'lower' or 'higher', whichever is better, or '' for neither.
+        min_images: with fewer images there is no value; set it in the constructor if it depends on options.
     """
 
-    values: ClassVar[Mapping[str, str]]
+    values: Mapping[str, str]
+    min_images: int = 1
+
+    def check(self, bench: Bench) -> None:
+        """Raise GankitError, before anything is drawn, for a model that cannot be measured in this way."""
+
+
+class Metric(Measure):
+    """`__init__(self, *, options)`; compares features of real and of generated images, whatever network they come from.
+    Random choices inside come from a fixed seed: the same features give the same numbers.
+
+    Attributes:
+        output: what it reads of the feature network: 'pooled', 'spatial' or 'logits'.
+        needs_rows: whether it reads `FeatureSet.rows`; otherwise it gets moments only, which take no disk.
+        needs_real: whether it looks at real images; otherwise `real` is `fake`.
+        min_images: of real and of generated ones.
+        feature: spec of a feature network of its own, an option marked `Nested("feature", build=False)`; None means
+            the one that all metrics share.
+        side: of the square images that enter that network; None means its default.
+    """
+
+    output: ClassVar[str] = "pooled"
     needs_rows: ClassVar[bool] = False
+    needs_real: ClassVar[bool] = True
     min_images: int = 2
+    feature: dict[str, Any] | None = None
+    side: int | None = None
 
     @abstractmethod
     def compute(self, real: FeatureSet, fake: FeatureSet) -> dict[str, float]:
         """The numbers named in `values`; both sets have `min_images` or more, one width, and finite features."""
+
+    def pictures(self, real: FeatureSet, fake: FeatureSet, album: Album) -> dict[str, Image.Image]:
+        """Pictures that show what the numbers mean, by name; none by default."""
+        return {}
+
+
+class ImageMetric(Measure):
+    """`__init__(self, *, options)`; judges each generated image by itself, beside the label that it was drawn from.
+
+    Attributes:
+        needs: which of 'cls', 'tags', 'text' labels must have; any one of them is enough.
+    """
+
+    needs: ClassVar[tuple[str, ...]] = ()
+
+    def to(self, device: torch.device) -> None:
+        """Move its networks."""
+
+    @abstractmethod
+    def score(self, images: Tensor, labels: Sequence[Label]) -> Tensor:
+        """[B, K] numbers of images [B, 3, H, W] in [-1, 1]; K is always the same."""
+
+    @abstractmethod
+    def summarise(self, scores: np.ndarray) -> tuple[dict[str, float], dict[str, Any]]:
+        """The numbers named in `values` from the scores [N, K] of all images, and details for the JSON page."""
+
+    def facts(self) -> dict[str, Any]:
+        """What the numbers depend on besides the options, such as hashes of networks."""
+        return {}
+
+
+class ModelMetric(Measure):
+    """`__init__(self, *, options)`; a property of the generator that its images alone do not show.
+
+    Attributes:
+        uses_feature: whether it asks for a feature network, `bench.backbone_of(self)`.
+        feature: spec of one of its own, an option marked `Nested("feature", build=False)`; None means the one that all
+            metrics share.
+        side: of the square images that enter it; None means its default.
+    """
+
+    uses_feature: ClassVar[bool] = False
+    feature: dict[str, Any] | None = None
+    side: int | None = None
+
+    @abstractmethod
+    def probe(self, bench: Bench) -> dict[str, float]:
+        """The numbers named in `values`."""
 
 
 # --------------------------------------------------------------------------------------------- data, weights

@@ -14,7 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gankit.core.cuda import bias_act, conv2d_resample, normalize_2nd_moment, setup_filter
-from gankit.core.cuda.bias_act import activate, activation
+from gankit.core.cuda.activations import activation
+from gankit.core.cuda.bias_act import activate
 from gankit.core.interfaces import Cond, embedding_of
 from gankit.core.precision import at_least_float32, without_autocast
 

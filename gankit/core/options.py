@@ -23,11 +23,13 @@ class Nested:
 
     In a recipe it is a name or a mapping ``{name: ..., option: value}``, where without a name the default plugin is
     meant; with `many`, a mapping from plugin name to options, built into a dict in the same order; a key may be any
-    label instead if its options have the plugin's ``name``. The constructor receives the built object.
+    label instead if its options have the plugin's ``name``. The constructor receives the built object, or without
+    `build` the checked mapping, for whoever shares the object with others.
     """
 
     kind: str
     many: bool = False
+    build: bool = True
 
 
 @dataclass(frozen=True)
@@ -165,7 +167,7 @@ def build(kind: str, spec: Any, *positional: Any, where: str = "") -> Any:
     arguments = {}
     for key, option in options_of(target).items():
         value = resolved[key]
-        if option.nested is not None and value is not None:
+        if option.nested is not None and option.nested.build and value is not None:
             if option.nested.many:
                 value = {n: build(option.nested.kind, {"name": n, **o}) for n, o in value.items()}
             else:

@@ -14,6 +14,7 @@ from gankit.core import options, schedules
 from gankit.core import stages as stages_
 from gankit.core.counts import Count
 from gankit.core.counts import parse_count as parse_count
+from gankit.core.keep import Keep, checked_keep
 from gankit.core.plugins import registry
 from gankit.errors import GankitError, unknown
 
@@ -108,17 +109,30 @@ class TrainOptions(_Section):
     tick: Count = Field(1000, ge=1, description="images between log lines")
     samples_every: Count = Field(10_000, ge=1, description="images between sample grids")
     checkpoint_every: Count = Field(10_000, ge=1, description="images between checkpoints")
-    keep: int = Field(2, ge=1, description="checkpoints that are kept")
+    keep: Annotated[int | str, BeforeValidator(checked_keep)] = Field(
+        2, description="checkpoints that are kept: a number, or last:2,best:3"
+    )
     workers: int | None = Field(
         None, ge=0, description="processes that decode images; default by number of cores"
     )
+
+
+class EvaluationOptions(_Section):
+    every: Count | None = Field(None, ge=1, description="images between evaluations; null for none")
+    metrics: dict[str, Any] = Field({"fd": {}}, description="metric plugins")
+    feature: Any = Field("timm-cnn", description="feature plugin whose pooled features are compared")
+    num: Count = Field(2000, ge=1, description="generated images, and real ones at most")
+    side: int | None = Field(None, ge=1, description="pixels at which images enter the feature network")
+    batch: int = Field(32, ge=1, description="images at a time")
+    seed: int = Field(0, ge=0, lt=2**31, description="image i is drawn from seed + i")
+    seconds: float = Field(120.0, gt=0, description="an evaluation that takes longer is given up")
 
 
 # Changing these does not change what the run computes, so a resumed run may differ in them.
 FREE_TO_CHANGE = frozenset(
     {"name", "description", "trackers", "data.path"}
     | {"train.images", "train.micro_batch", "train.max_bad_steps", "train.tick", "train.samples_every"}
-    | {"train.checkpoint_every", "train.keep", "train.workers", "train.posthoc_every"}
+    | {"train.checkpoint_every", "train.keep", "train.workers", "train.posthoc_every", "evaluation"}
 )
 
 
@@ -140,6 +154,7 @@ class Recipe(_Section):
     schedules: dict[str, Any] = {}
     stages: list[dict[str, Any]] = []
     train: TrainOptions = TrainOptions()
+    evaluation: EvaluationOptions = EvaluationOptions()
 
     @field_validator("regularizers", "guidance", "trackers", mode="before")
     @classmethod
@@ -170,7 +185,7 @@ class Recipe(_Section):
         if not self.stages:
             return self
         page = self.model_dump(mode="json", exclude={"stages"})
-        changes = {key: value for key, value in self.stages[index].items() if key != "until"}
+        changes = {key: value for key, value in self.stages[index].items() if key not in stages_.OWN}
         return parse(stages_.merge(page, changes), f"stages.{index}")
 
     def scheduled_options(self) -> dict[str, Any]:
@@ -181,7 +196,7 @@ class Recipe(_Section):
     def differences(self, other: Recipe) -> list[str]:
         """Lines 'key: mine -> other' for everything that decides what a run computes."""
         mine, theirs = (
-            _flatten({**page, "stages": dict(enumerate(page["stages"]))})
+            flatten({**page, "stages": dict(enumerate(page["stages"]))})
             for page in (self.model_dump(mode="json"), other.model_dump(mode="json"))
         )
         lines = []
@@ -228,13 +243,46 @@ def parse(data: Any, origin: str) -> Recipe:
             checked[name] = {key: value for key, value in spec.items() if key != "name"}
         setattr(recipe, section, checked)
     recipe.schedules = schedules.check(recipe.schedules, recipe.scheduled_options(), origin)
-    recipe.stages = stages_.check(recipe.stages, origin)
+    recipe.stages = stages_.check(recipe.stages, recipe.evaluation.every is not None, origin)
     for index in range(len(recipe.stages)):
         try:
             recipe.at_stage(index)
         except GankitError as error:
             raise GankitError(f"{origin}: {error}") from None
+    _check_evaluation(recipe)
     return recipe
+
+
+def _check_evaluation(recipe: Recipe) -> None:
+    """Fill in the options of the plugins that measure while a run trains; they are loaded only if it is to."""
+    wish, best = recipe.evaluation, Keep.parse(recipe.train.keep).best
+    if wish.every is None:
+        if best:
+            raise GankitError(
+                f"train.keep = {recipe.train.keep!r} keeps the best checkpoints by a metric, which is measured only if "
+                "evaluation.every is set (--eval-every 50k)"
+            )
+        return
+    wish.feature = options.check("feature", wish.feature, "evaluation.feature")
+    for name, given in wish.metrics.items():
+        spec = options.check("metric", {**(given or {}), "name": name}, f"evaluation.metrics.{name}")
+        wish.metrics[name] = {key: value for key, value in spec.items() if key != "name"}
+    numbers = measured(wish)
+    if not numbers:
+        raise GankitError("evaluation.metrics names no metric that has a better side; use for example fd")
+    for _, name in best:
+        if name and name not in numbers:
+            raise GankitError(unknown("number in train.keep:", name, numbers))
+
+
+def measured(wish: EvaluationOptions) -> dict[str, str]:
+    """Numbers that evaluations give and that have a better side -> 'lower' or 'higher', in the order of the metrics."""
+    found: dict[str, str] = {}
+    for name in wish.metrics:
+        for number, better in registry().load("metric", name).values.items():
+            if better:
+                found.setdefault(number, better)
+    return found
 
 
 def _explain(error: ValidationError) -> str:
@@ -351,10 +399,11 @@ def parse_set(items: list[str]) -> dict[str, Any]:
     return overrides
 
 
-def _flatten(data: Any, prefix: str = "") -> dict[str, Any]:
+def flatten(data: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested dicts -> dotted keys; empty ones are values."""
     if not isinstance(data, dict) or not data:
         return {prefix: data}
     flat: dict[str, Any] = {}
     for key, value in data.items():
-        flat.update(_flatten(value, f"{prefix}.{key}" if prefix else str(key)))
+        flat.update(flatten(value, f"{prefix}.{key}" if prefix else str(key)))
     return flat

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, cast
 
@@ -33,15 +34,24 @@ def ties(fingerprint: str, stepper: Stepper) -> dict[str, Any]:
     return {"data": fingerprint, "frozen": frozen, "encoders": parts.conditioner.identity()}
 
 
-def stage_of(folder: Path) -> int:
-    """The stage of its run in which a checkpoint was written."""
-    return int(checkpoint.read_json(folder / STATE, FORMAT).get("stage", 0))
+def stage_of(folder: Path) -> tuple[int, bool]:
+    """The stage of its run in which a checkpoint was written, and whether that was its end."""
+    state = checkpoint.read_json(folder / STATE, FORMAT)
+    return int(state.get("stage", 0)), bool(state.get("stage_over", False))
 
 
 def save_checkpoint(
-    run: Path, recipe: Recipe, stepper: Stepper, ties: dict[str, Any], keep: int, stage: int = 0
+    run: Path,
+    recipe: Recipe,
+    stepper: Stepper,
+    ties: dict[str, Any],
+    keep: int,
+    spared: Collection[int] = (),
+    *,
+    stage: int = 0,
+    stage_over: bool = False,
 ) -> Path:
-    """Write checkpoints/NNN, then delete the oldest. Collective: every process must call it."""
+    """Write checkpoints/NNN, then delete all but the newest and the spared. Collective: every process must call it."""
     final = run / "checkpoints" / f"{stepper.nimg:09d}"
     if stepper.world.main:
         with checkpoint.FolderWriter(final) as folder:
@@ -63,13 +73,14 @@ def save_checkpoint(
                 "signs": stepper.signs.tolist(),
                 "bad_total": stepper.bad_total,
                 "stage": stage,
+                "stage_over": stage_over,
                 "stage_start": stepper.stage_start,
                 "posthoc_start": stepper.posthoc.start,
                 "files": files,
                 **ties,
             }
             checkpoint.write_json(folder / STATE, state)
-        checkpoint.prune(run, keep)
+        checkpoint.prune(run, keep, spared)
     distributed.barrier()
     return final
 

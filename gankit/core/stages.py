@@ -21,11 +21,12 @@ SECTIONS = (
     *("data", "conditioner", "generator", "discriminator", "loss", "regularizers"),
     *("guidance", "augmentation", "schedules", "train"),
 )
+OWN = ("until", "patience")
 # of the run as a whole
 FIXED = {"data": ("path", "options", "channels"), "train": ("images", "seed")}
 
 
-def check(stages: list[dict[str, Any]], origin: str) -> list[dict[str, Any]]:
+def check(stages: list[dict[str, Any]], evaluated: bool, origin: str) -> list[dict[str, Any]]:
     """The list `stages` of a recipe with its counts as numbers; what is in a stage is checked by merging it."""
     if len(stages) == 1:
         raise GankitError(f"{origin}: a single stage is no stage; add another, or move its keys to the page")
@@ -33,8 +34,8 @@ def check(stages: list[dict[str, Any]], origin: str) -> list[dict[str, Any]]:
     for index, stage in enumerate(stages):
         where = f"{origin}: stages.{index}"
         for key in stage:
-            if key not in ("until", *SECTIONS):
-                raise GankitError(f"{where}: {unknown('key', str(key), ['until', *SECTIONS])}")
+            if key not in (*OWN, *SECTIONS):
+                raise GankitError(f"{where}: {unknown('key', str(key), [*OWN, *SECTIONS])}")
         for section, keys in FIXED.items():
             for key in keys:
                 if isinstance(stage.get(section), Mapping) and key in stage[section]:
@@ -42,8 +43,13 @@ def check(stages: list[dict[str, Any]], origin: str) -> list[dict[str, Any]]:
                         f"{where}: {section}.{key} is the same in all stages; move it out of the stage"
                     )
         last = index == len(stages) - 1
-        if last and "until" in stage:
-            raise GankitError(f"{where}: the last stage ends at train.images; leave until away")
+        if last and (ends := [key for key in OWN if key in stage]):
+            raise GankitError(f"{where}: the last stage ends at train.images; leave {ends[0]} away")
+        patience = stage.get("patience", 1)
+        if not isinstance(patience, int) or isinstance(patience, bool) or patience < 1:
+            raise GankitError(f"{where}.patience = {patience!r} must be a number of evaluations, at least 1")
+        if "patience" in stage and not evaluated:
+            raise GankitError(f"{where}.patience needs evaluations; set evaluation.every (--eval-every 50k)")
         if last:
             checked.append(stage)
             continue

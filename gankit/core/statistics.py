@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import zipfile
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ import numpy as np
 from gankit.errors import GankitError
 
 if TYPE_CHECKING:
-    from gankit.core.interfaces import Metric
+    from gankit.core.interfaces import Measure, Metric
 
 
 class Moments:
@@ -96,26 +97,17 @@ class FeatureSet:
         return cls(moments, rows)
 
     @classmethod
-    def collect(cls, batches: Iterable[np.ndarray], count: int, width: int, file: Path | None) -> FeatureSet:
-        """Read a stream of rows [B, width], `count` in all; they are kept in `file` (.npy) if that is given."""
-        moments = Moments(width)
-        rows = None
-        if file is not None:
-            rows = np.lib.format.open_memmap(file, mode="w+", dtype=np.float32, shape=(count, width))
+    def collect(cls, batches: Iterable[np.ndarray], file: Path | None = None) -> FeatureSet:
+        """Read a stream of rows [B, width]; they are kept in `file` (.npy) if that is given."""
+        collector = Collector(file)
         for batch in batches:
-            if rows is not None:
-                rows[moments.count : moments.count + len(batch)] = batch
-            moments.update(batch)
-        if moments.count != count:
-            raise ValueError(f"{moments.count} rows came, not {count}")
-        return cls(moments, rows)
+            collector.add(batch)
+        return collector.done()
 
     def save(self, folder: Path) -> None:
         """Moments into an existing folder; rows are there if `collect` was given its `rows.npy`."""
         m = self.moments
         np.savez(folder / "moments.npz", count=m.count, mean=m.mean, scatter=m.scatter)
-        if isinstance(self.rows, np.memmap):
-            self.rows.flush()
 
     @classmethod
     def load(cls, folder: Path, *, rows: bool) -> FeatureSet | None:
@@ -134,6 +126,77 @@ class FeatureSet:
         if stored is not None and stored.shape != (moments.count, width):
             return None
         return cls(moments, stored)
+
+
+class Collector:
+    """Takes rows batch by batch; memory for the moments of `CHUNK` rows, whatever their number.
+
+    Rows go to the disk by ordinary writes: a full disk is then an error that can be told, whereas a memory map that
+    cannot grow kills the process.
+
+    Args:
+        file: keeps the rows (.npy); None keeps none.
+    """
+
+    CHUNK = 512  # an update of the moments costs width^2 whatever the number of rows
+
+    def __init__(self, file: Path | None = None) -> None:
+        self.file = file
+        self._stream = None if file is None else open(file, "wb")  # noqa: SIM115 - `done` and `close` close it
+        self._moments: Moments | None = None
+        self._waiting: list[np.ndarray] = []
+        self._count = 0
+
+    def add(self, rows: np.ndarray) -> None:
+        """Take in rows [B, width] of any float type, the same width each time."""
+        if self._moments is None:
+            self._moments = Moments(rows.shape[1])
+            self._header()
+        if rows.ndim != 2 or rows.shape[1] != len(self._moments.mean):
+            raise ValueError(f"rows have shape {list(rows.shape)}, not [B, {len(self._moments.mean)}]")
+        if self._stream is not None:
+            self._stream.write(np.ascontiguousarray(rows, np.float32).data)
+        self._count += len(rows)
+        self._waiting.append(rows)
+        if sum(map(len, self._waiting)) >= self.CHUNK:
+            self._flush()
+
+    def done(self) -> FeatureSet:
+        """The set; its rows are memory-mapped."""
+        if self._moments is None:
+            raise ValueError("no rows came")
+        self._flush()
+        rows = None
+        if self._stream is not None:
+            self._header()
+            self.close()
+            assert self.file is not None
+            rows = np.load(self.file, mmap_mode="r", allow_pickle=False)
+        return FeatureSet(self._moments, rows)
+
+    def close(self) -> None:
+        if self._stream is not None:
+            self._stream.close()
+            self._stream = None
+
+    def _flush(self) -> None:
+        assert self._moments is not None
+        if self._waiting:
+            self._moments.update(np.concatenate(self._waiting))
+            self._waiting = []
+
+    def _header(self) -> None:
+        """Written with a count of zero first, then with the right one: numpy pads headers so that they keep their
+        length as the count grows."""
+        if self._stream is None:
+            return
+        assert self._moments is not None
+        shape = (self._count, len(self._moments.mean))
+        self._stream.seek(0)
+        np.lib.format.write_array_header_1_0(
+            self._stream, {"descr": "<f4", "fortran_order": False, "shape": shape}
+        )
+        self._stream.seek(0, os.SEEK_END)
 
 
 def measure(name: str, metric: Metric, real: FeatureSet, fake: FeatureSet) -> dict[str, float]:
@@ -158,7 +221,14 @@ def measure(name: str, metric: Metric, real: FeatureSet, fake: FeatureSet) -> di
             )
         if metric.needs_rows and features.rows is None:
             raise ValueError(f"metric {name!r} needs the rows of the {what} images")
-    values = metric.compute(real, fake)
+    return reported(name, metric, metric.compute(real, fake))
+
+
+def reported(name: str, metric: Measure, values: dict[str, float]) -> dict[str, float]:
+    """The values of a metric called `name`, which must be those that it declares. Raises GankitError for one that is
+    not finite."""
+    if values.keys() != metric.values.keys():
+        raise ValueError(f"metric {name!r} gives {sorted(values)}, but declares {sorted(metric.values)}")
     for key, value in values.items():
         if not math.isfinite(value):
             raise GankitError(f"metric {name!r}: {key} came out as {value}; it is not reported")

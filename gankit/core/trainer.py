@@ -10,17 +10,28 @@ import signal
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import filelock
 import torch
 
-from gankit.core import checkpoint, composition, devices, distributed, models, options, run, stages
+from gankit.core import (
+    checkpoint,
+    composition,
+    devices,
+    distributed,
+    machine,
+    models,
+    options,
+    run,
+    stages,
+)
 from gankit.core import recipe as recipes
 from gankit.core.data import Batches, open_source
 from gankit.core.grids import save_png
 from gankit.core.images import from_uint8
 from gankit.core.interfaces import Augmentation, Tracker
+from gankit.core.keep import Keep
 from gankit.core.locate import find_model
 from gankit.core.paths import cache_dir
 from gankit.core.progress import Progress
@@ -28,6 +39,9 @@ from gankit.core.recipe import Recipe
 from gankit.core.samples import SampleGrid
 from gankit.core.step import Parts, Stepper
 from gankit.errors import GankitError
+
+if TYPE_CHECKING:
+    from gankit.monitor import Monitor
 
 LOCK = ".lock"  # in the run's folder, held by the process that trains there
 
@@ -131,6 +145,7 @@ class Trainer:
     ) -> None:
         self.whole, self.out, self.init = recipe, out, init
         self.stage, self.recipe = 0, recipe.at_stage(0)  # what is trained now
+        self.stage_over = False
         self.deadline = None if minutes is None else time.monotonic() + 60 * minutes
         self.world = distributed.world_from_env()
         self.device = devices.pick_device(device, self.world.local_rank)
@@ -148,8 +163,10 @@ class Trainer:
         self.progress = Progress(self.world.main and not quiet)
         self._lock = filelock.FileLock(out / LOCK, timeout=0)
         self.batches: Batches | None = None
+        self.monitor: Monitor | None = None
         self.trackers: list[Tracker] = []
         self.stop_signal = 0
+        self._machine: dict[str, Any] = {}  # goes into the first line that this process logs
 
     def __enter__(self) -> Trainer:
         return self
@@ -173,7 +190,7 @@ class Trainer:
         distributed.barrier()
         found = checkpoint.checkpoints(self.out)
         distributed.same_everywhere(found[-1].name if found else "", "the checkpoint to continue from")
-        self.stage = run.stage_of(found[-1]) if found else 0
+        self.stage, self.stage_over = run.stage_of(found[-1]) if found else (0, False)
         recipe = self.recipe = self.whole.at_stage(self.stage)
         if recipe.data.path is None:
             raise GankitError(
@@ -185,7 +202,7 @@ class Trainer:
         self.vocabulary = models.read_vocabulary(found[-1]) if found else self.source.vocabulary()
         self.stepper = self._build(init=self.init is not None and not found)
         self._hint_unused_labels(self.stepper.parts.conditioner, self.vocabulary)
-        if not found and (advice := composition.advice(self.recipe)):
+        if not found and (advice := composition.advice(recipe)):
             self.progress.say(advice)
         self.ties = run.ties(fingerprint, self.stepper)
         if found:
@@ -197,6 +214,7 @@ class Trainer:
                 for name, spec in recipe.trackers.items()
             ]
             self._trim_log()
+            self._machine = machine.facts(self.device, self.world, self.stepper.bf16)
         self._open_data()
 
     def _build(self, *, init: bool = False) -> Stepper:
@@ -213,7 +231,12 @@ class Trainer:
         return Stepper(parts, recipe, self.device, self.world, bf16)
 
     def _open_data(self) -> None:
+        """Batches, sample grids and evaluations of this stage."""
         recipe = self.recipe
+        if self.world.main and recipe.evaluation.every is not None:
+            from gankit.monitor import Monitor
+
+            self.monitor = Monitor(self.out, recipe, self.source, self.stepper, self.progress.say)
         if self.batches is not None:
             self.batches.close()
         self._samples = SampleGrid(self.source, self.stepper, recipe)
@@ -234,7 +257,7 @@ class Trainer:
     def _next_stage(self) -> None:
         """Build the networks of the next stage and carry over what this one has learned."""
         before, old = self.recipe, self.stepper
-        self.stage += 1
+        self.stage, self.stage_over = self.stage + 1, False
         self.recipe = self.whole.at_stage(self.stage)
         self.progress.say(f"stage {self.stage + 1} of {len(self.whole.stages)} at {old.nimg / 1000:g} kimg")
         self.stepper = self._build()
@@ -323,15 +346,15 @@ class Trainer:
     def _loop(self) -> tuple[Path, bool]:
         """Train to the end of the stage; returns the last checkpoint and whether somebody wants to stop."""
         train, stepper = self.recipe.train, self.stepper
-        end = train.images
-        if self.stage < len(self.whole.stages) - 1:
-            end = min(end, self.whole.stages[self.stage]["until"])
+        until = self.whole.stages[self.stage].get("until") if self.whole.stages else None
+        keep = Keep.parse(train.keep)
         assert self.batches is not None
         last = None
         if stepper.nimg == 0:
             self._write_samples(real=True)
         tick_start, tick_nimg, waited = time.perf_counter(), stepper.nimg, self.batches.wait_s
-        stop, done = False, stepper.nimg >= end
+        over = self.stage_over
+        stop, done = False, over or stepper.nimg >= train.images
         stream = iter(self.batches)
         while not (stop or done):
             batch = next(stream)
@@ -345,17 +368,30 @@ class Trainer:
                     f"is {last or self._newest() or 'none yet'}: start a new run with --init from it, or a fresh one, "
                     "with lower train.lr_g and train.lr_d"
                 )
-            done = stepper.nimg >= end
+            over = until is not None and stepper.nimg >= until
+            done = over or stepper.nimg >= train.images
             self.progress.advance(stepper.nimg)
+            measured, stalled = (False, False) if stop else self._evaluate(done)
+            over, done = over or stalled, done or stalled
             if crossed(stepper.nimg, train.batch, train.tick) or stop or done:
                 now = time.perf_counter()
                 seconds, images_done = now - tick_start, stepper.nimg - tick_nimg
                 self._tick(seconds, images_done, self.batches.wait_s - waited)
                 tick_start, tick_nimg, waited = now, stepper.nimg, self.batches.wait_s
-            due = crossed(stepper.nimg, train.batch, train.checkpoint_every)
+            due = crossed(stepper.nimg, train.batch, train.checkpoint_every) or (measured and bool(keep.best))
             # while gradients are bad the weights may be, too: good checkpoints must not be pushed out by such
             if (due and not stepper.bad_in_a_row) or stop or done:
-                last = run.save_checkpoint(self.out, self.recipe, stepper, self.ties, train.keep, self.stage)
+                spared = self.monitor.spared() if self.monitor is not None else ()
+                last = run.save_checkpoint(
+                    self.out,
+                    self.recipe,
+                    stepper,
+                    self.ties,
+                    keep.last,
+                    spared,
+                    stage=self.stage,
+                    stage_over=over,
+                )
             every = train.posthoc_every or max(train.images // 50, 1)
             if train.posthoc_ema and (crossed(stepper.nimg, train.batch, every) or done):
                 run.save_snapshots(self.out, self.recipe, stepper, self.ties)
@@ -364,6 +400,23 @@ class Trainer:
         newest = last or self._newest()
         assert newest is not None
         return newest, stop
+
+    def _evaluate(self, done: bool) -> tuple[bool, bool]:
+        """Measure if it is time to; whether that was done, and whether the stage ends since nothing improves any more,
+        which every process answers alike."""
+        every, stepper = self.recipe.evaluation.every, self.stepper
+        if every is None or stepper.bad_in_a_row:
+            return False, False
+        if not (crossed(stepper.nimg, self.recipe.train.batch, every) or done):
+            return False, False
+        measured = self.monitor is not None and self.monitor.evaluate(self._wants_stop)
+        patience = self.whole.stages[self.stage].get("patience") if self.whole.stages else None
+        stalled = measured and patience is not None and self.monitor.stalled(patience)  # type: ignore[union-attr]
+        if self.world.size > 1:
+            told = torch.tensor([float(measured), float(stalled)], dtype=torch.float64)
+            distributed.all_sum(told)
+            measured, stalled = (bool(value > 0) for value in told)
+        return measured, stalled
 
     def _wants_stop(self) -> bool:
         late = self.deadline is not None and time.monotonic() > self.deadline
@@ -386,9 +439,11 @@ class Trainer:
         meter.reset()
         if not self.world.main:
             return
-        line: dict[str, float | None] = {"nimg": self.stepper.nimg, "time": round(time.time(), 1)}
+        line: dict[str, Any] = {"nimg": self.stepper.nimg, "time": round(time.time(), 1)}
         for name, value in sorted(scalars.items()):
             line[name] = float(f"{value:.5g}") if math.isfinite(value) else None
+        if self._machine:
+            line["machine"], self._machine = self._machine, {}
         with checkpoint.write_advice(self.out):
             with open(self.out / "log.jsonl", "a", encoding="utf-8") as file:
                 file.write(json.dumps(line) + "\n")

@@ -3,19 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor, nn
 
-from gankit.core.interfaces import Metric
-from gankit.core.statistics import FeatureSet, measure
-from gankit.testing.common import Subject
+from gankit.bench import Bench
+from gankit.core import options
+from gankit.core.interfaces import Generator, ImageMetric, Measure, Metric, ModelMetric
+from gankit.core.labels import Label
+from gankit.core.models import Model
+from gankit.core.recipe import DataOptions, Recipe
+from gankit.core.statistics import FeatureSet, measure, reported
+from gankit.pipeline import Pipeline
+from gankit.testing.common import Subject, seeded
 
 WIDTH = 6
+LABELS = [
+    Label("cat", {"fur": 1.0}, ("a cat",)),
+    Label("dog", {"fur": 1.0, "red": 1.0}, ("a red dog",)),
+]
 
 
-def _metric(subject: Subject) -> Metric:
+def _metric(subject: Subject) -> Measure:
     metric = subject.build()
-    assert isinstance(metric, Metric), f"{subject}: {type(metric).__name__} is no Metric"
+    assert isinstance(metric, Measure), f"{subject}: {type(metric).__name__} is no metric"
     return metric
 
 
@@ -27,28 +40,108 @@ def _features(metric: Metric, seed: int, shift: float = 0.0) -> FeatureSet:
     return features if metric.needs_rows else FeatureSet(features.moments)
 
 
+class Waves(Generator):
+    """A toy whose images are waves with random directions, amplitudes and phases, with an input that can be
+    moved and turned as StyleGAN3's: `synthesis.input.transform` [3, 3] acts on coordinates in shares of the
+    image, x to the right, y down and the origin in the middle.
+
+    Args:
+        image_shape: (C, H, W).
+        highest: largest frequency, in periods in an image.
+    """
+
+    def __init__(self, image_shape: tuple[int, int, int], *, highest: float = 3.0) -> None:
+        super().__init__()
+        self.z_dim = self.w_dim = 8
+        self.num_ws, self.image_shape = 2, image_shape
+        self.synthesis = _WaveSynthesis(image_shape, self.w_dim, highest)
+        self.affine = nn.Linear(self.z_dim, self.w_dim)
+
+    def mapping(self, z: Tensor, cond: Any = None, *, truncation_psi: float = 1, **_: Any) -> Tensor:  # type: ignore[override]
+        return (self.affine(z) * truncation_psi)[:, None].repeat(1, self.num_ws, 1)
+
+
+class _WaveSynthesis(nn.Module):
+    def __init__(self, image_shape: tuple[int, int, int], w_dim: int, highest: float) -> None:
+        super().__init__()
+        self.image_shape = image_shape
+        self.input = nn.Module()
+        self.input.register_buffer("transform", torch.eye(3))
+        waves = 5
+        angle, length = torch.rand(waves) * 2 * torch.pi, torch.rand(waves) * highest
+        self.register_buffer("frequencies", torch.stack([angle.cos(), angle.sin()], 1) * length[:, None])
+        self.mix = nn.Linear(w_dim, waves * (image_shape[0] + 1))
+
+    def forward(self, ws: Tensor, cond: Any = None, *, noise_mode: str = "random") -> Tensor:
+        channels, height, width = self.image_shape
+        y, x = (((torch.arange(side) + 0.5) / side - 0.5).to(ws) for side in (height, width))
+        places = torch.stack(
+            [x.expand(height, width), y[:, None].expand(height, width), torch.ones(height, width).to(ws)]
+        )
+        moved = torch.einsum("ij,jhw->ihw", self.input.transform, places)[:2]  # type: ignore[arg-type]
+        mixed = self.mix(ws[:, 0]).unflatten(1, (channels + 1, -1))
+        phase = torch.einsum("fi,ihw->fhw", self.frequencies, moved) + mixed[:, -1, :, None, None]
+        waves = torch.sin(2 * torch.pi * phase)
+        return torch.einsum("bcf,bfhw->bchw", mixed[:, :-1], waves) / 5
+
+
+def toy_bench(num: int = 12, **extra: Any) -> Bench:
+    """A bench with the toy generator, without conditions, and the smallest network there is."""
+    with seeded(7):
+        generator = Waves((3, 32, 32))
+    recipe = Recipe(name="toy", data=DataOptions(size=(32, 32)))
+    model = Model(recipe, options.build("conditioner", "none"), generator)
+    pipe = Pipeline(model, torch.device("cpu"))
+    feature = options.check(
+        "feature", {"name": "timm-cnn", "model": "test_efficientnet.r160_in1k", "pretrained": False}
+    )
+    return Bench(pipe, num=num, batch=4, feature=feature, side=32, **extra)
+
+
+def _values(subject: Subject, metric: Measure, seed: int = 1, shift: float = 0.0) -> dict[str, float]:
+    """The numbers of a metric for made-up features, images or models."""
+    if isinstance(metric, Metric):
+        return measure(subject.name, metric, _features(metric, 0), _features(metric, seed, shift))
+    if isinstance(metric, ImageMetric):
+        with seeded(seed):
+            images = torch.rand(max(4, metric.min_images), 3, 32, 32) * 2 - 1
+        labels = [LABELS[i % 2] for i in range(len(images))]
+        with torch.no_grad():
+            scores = torch.cat(
+                [metric.score(images[i : i + 2], labels[i : i + 2]) for i in range(0, len(images), 2)]
+            )
+        return reported(subject.name, metric, metric.summarise(scores.double().numpy())[0])
+    assert isinstance(metric, ModelMetric)
+    bench = toy_bench(max(12, metric.min_images))
+    metric.check(bench)
+    return reported(subject.name, metric, metric.probe(bench))
+
+
 def check_metric_values(subject: Subject) -> None:
     """Finite numbers under the declared names, the same each time; what it is given stays as it is."""
     metric = _metric(subject)
     assert set(metric.values.values()) <= {"lower", "higher", ""}, f"{subject}: values = {metric.values}"
-    real, fake = _features(metric, 0), _features(metric, 1)
-    before = real.moments.scatter.copy()
-    values = measure(subject.name, metric, real, fake)
+    values = _values(subject, metric)
     assert values.keys() == metric.values.keys(), (
-        f"{subject}: compute returns {sorted(values)}, values declares {sorted(metric.values)}"
+        f"{subject}: it gives {sorted(values)}, values declares {sorted(metric.values)}"
     )
     assert all(type(value) is float for value in values.values()), f"{subject}: {values} are not all floats"
-    assert np.array_equal(before, real.moments.scatter), (
-        f"{subject} writes into the features that it is given"
-    )
-    assert measure(subject.name, metric, real, fake) == values, f"{subject}: another value the second time"
+    assert _values(subject, metric) == values, f"{subject}: another value the second time"
+    if isinstance(metric, Metric):
+        real, fake = _features(metric, 0), _features(metric, 1)
+        before = real.moments.scatter.copy()
+        metric.compute(real, fake)
+        assert np.array_equal(before, real.moments.scatter), (
+            f"{subject} writes into the features that it is given"
+        )
 
 
 def check_metric_direction(subject: Subject) -> None:
     """Images like the real ones are better than others, in the direction that `values` declares."""
     metric = _metric(subject)
-    real, near, far = _features(metric, 0), _features(metric, 1), _features(metric, 2, shift=3.0)
-    good, bad = measure(subject.name, metric, real, near), measure(subject.name, metric, real, far)
+    if not isinstance(metric, Metric) or not metric.needs_real:
+        return
+    good, bad = _values(subject, metric, 1), _values(subject, metric, 2, shift=3.0)
     for name, better in metric.values.items():
         if better:
             ahead = good[name] < bad[name] if better == "lower" else good[name] > bad[name]
@@ -58,4 +151,18 @@ def check_metric_direction(subject: Subject) -> None:
             )
 
 
-CHECKS: dict[str, list[Callable[[Subject], None]]] = {"metric": [check_metric_values, check_metric_direction]}
+def check_metric_one_by_one(subject: Subject) -> None:
+    """An image's score does not depend on the others of its batch."""
+    metric = _metric(subject)
+    if not isinstance(metric, ImageMetric):
+        return
+    with seeded(1), torch.no_grad():
+        images = torch.rand(2, 3, 32, 32) * 2 - 1
+        both = metric.score(images, LABELS)
+        alone = torch.cat([metric.score(images[i : i + 1], LABELS[i : i + 1]) for i in (0, 1)])
+    assert torch.allclose(both, alone, rtol=1e-4, atol=1e-5), f"{subject}: scores depend on the batch"
+
+
+CHECKS: dict[str, list[Callable[[Subject], None]]] = {
+    "metric": [check_metric_values, check_metric_direction, check_metric_one_by_one]
+}

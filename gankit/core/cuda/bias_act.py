@@ -6,45 +6,11 @@ costs no pass of its own, and then run in place on the fresh tensor.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
-from dataclasses import dataclass
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gankit.errors import GankitError, unknown
-
-
-@dataclass(frozen=True)
-class Activation:
-    """`homogeneous`: act(g * x) == g * act(x) for every g > 0."""
-
-    function: Callable[[Tensor, float], Tensor]
-    alpha: float = 0.0
-    gain: float = 1.0
-    homogeneous: bool = False
-
-
-ACTIVATIONS: dict[str, Activation] = {
-    "linear": Activation(lambda x, alpha: x, homogeneous=True),
-    "relu": Activation(lambda x, alpha: F.relu(x), gain=math.sqrt(2), homogeneous=True),
-    "lrelu": Activation(lambda x, alpha: F.leaky_relu(x, alpha), 0.2, math.sqrt(2), homogeneous=True),
-    "tanh": Activation(lambda x, alpha: torch.tanh(x)),
-    "sigmoid": Activation(lambda x, alpha: torch.sigmoid(x)),
-    "elu": Activation(lambda x, alpha: F.elu(x)),
-    "selu": Activation(lambda x, alpha: F.selu(x)),
-    "softplus": Activation(lambda x, alpha: F.softplus(x)),
-    "swish": Activation(lambda x, alpha: F.silu(x), gain=math.sqrt(2)),
-}
-
-
-def activation(name: str) -> Activation:
-    """The table entry of an activation; an unknown name is the user's mistake."""
-    if name not in ACTIVATIONS:
-        raise GankitError(unknown("activation", name, ACTIVATIONS))
-    return ACTIVATIONS[name]
+from gankit.core.cuda.activations import ACTIVATIONS, Activation, activation
 
 
 def bias_act(
@@ -56,17 +22,7 @@ def bias_act(
     gain: float | None = None,
     clamp: float | None = None,
 ) -> Tensor:
-    """`clamp(gain * act(x + b))`.
-
-    Args:
-        x: input of any shape and floating type; the result has both.
-        b: bias, 1-D, broadcast along `dim`.
-        dim: the axis of `x` that `b` belongs to.
-        act: name of the activation.
-        alpha: slope of lrelu for negative inputs; None is 0.2.
-        gain: factor after the activation; None is the activation's own (sqrt 2 for relu, lrelu, swish, else 1).
-        clamp: bound on the magnitude of the result; None is no bound.
-    """
+    """As `gankit.core.cuda.bias_act`, unchecked."""
     spec = activation(act)
     alpha = spec.alpha if alpha is None else alpha
     gain = spec.gain if gain is None else gain

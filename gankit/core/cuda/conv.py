@@ -9,42 +9,39 @@ taken out of the sum): grouped convolutions with a kernel for each sample are sl
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gankit.core.cuda.bias_act import activate, activation, bias_act
-from gankit.core.cuda.upfirdn2d import Pair, filter_size, padding4, symmetric, upfirdn2d
+from gankit.core.cuda.activations import ACTIVATIONS
+from gankit.core.cuda.arguments import filter_size
+from gankit.core.cuda.bias_act import activate, bias_act
+from gankit.core.cuda.upfirdn2d import symmetric, upfirdn2d
 from gankit.core.precision import at_least_float32, without_autocast
+
+ONE, NONE = (1, 1), (0, 0, 0, 0)
 
 
 def conv2d_resample(
     x: Tensor,
     w: Tensor,
-    f: Tensor | None = None,
-    up: int = 1,
-    down: int = 1,
-    padding: Pair = 0,
+    f: Tensor | None,
+    up: int,
+    down: int,
+    padding: tuple[int, int, int, int],
     groups: int = 1,
     flip_weight: bool = True,
     b: Tensor | None = None,
+    resample: Callable[..., Tensor] = upfirdn2d,
 ) -> Tensor:
-    """Upsample by `up`, convolve with `w`, downsample by `down`; the FIR filter `f` guards both resampling steps.
-
-    Args:
-        x: [N, I, H, W].
-        w: [O, I / groups, kh, kw].
-        f: filter from `setup_filter`; None is an impulse.
-        up: enlargement before the convolution.
-        down: reduction after it.
-        padding: zeros around the upsampled image: all sides, (x, y) or (x0, x1, y0, y1).
-        groups: of input channels.
-        flip_weight: correlate (True) or convolve (False).
-        b: bias [O] of the result.
-    """
+    """As `gankit.core.cuda.conv2d_resample`, unchecked; `resample` is the upfirdn2d to use."""
+    w = w.to(x.dtype)
+    b = None if b is None else b.to(x.dtype)
     kh, kw = w.shape[2:]
     nx, ny = filter_size(f)
-    x0, x1, y0, y1 = padding4(padding)
+    x0, x1, y0, y1 = padding
     if up > 1:
         x0, x1 = x0 + (nx + up - 1) // 2, x1 + (nx - up) // 2
         y0, y1 = y0 + (ny + up - 1) // 2, y1 + (ny - up) // 2
@@ -61,66 +58,32 @@ def conv2d_resample(
         x, same = symmetric(x, pad)
         return F.conv2d(x, w, b, padding=same, groups=groups)
     if up == 1 and pointwise:
-        return F.conv2d(upfirdn2d(x, f, down=down, padding=pad), w, b, groups=groups)
+        return F.conv2d(resample(x, f, ONE, (down, down), pad, False, 1), w, b, groups=groups)
     if up == 1:
-        return F.conv2d(upfirdn2d(x, f, padding=pad), w, b, stride=down, groups=groups)
+        return F.conv2d(resample(x, f, ONE, ONE, pad, False, 1), w, b, stride=down, groups=groups)
     if pointwise and down == 1:
-        x = upfirdn2d(F.conv2d(x, w, groups=groups), f, up=up, padding=pad, gain=up**2)
+        x = resample(F.conv2d(x, w, groups=groups), f, (up, up), ONE, pad, False, up**2)
     else:
         x0, x1, y0, y1 = x0 - (kw - 1), x1 - (kw - up), y0 - (kh - 1), y1 - (kh - up)
         cut_x, cut_y = max(min(-x0, -x1), 0), max(min(-y0, -y1), 0)
         w = w.unflatten(0, (groups, -1)).transpose(1, 2).flatten(0, 1)
         x = F.conv_transpose2d(x, w, stride=up, padding=(cut_y, cut_x), groups=groups)
-        x = upfirdn2d(x, f, padding=(x0 + cut_x, x1 + cut_x, y0 + cut_y, y1 + cut_y), gain=up**2)
+        rest = (x0 + cut_x, x1 + cut_x, y0 + cut_y, y1 + cut_y)
+        x = resample(x, f, ONE, ONE, rest, False, up**2)
         if down > 1:
-            x = upfirdn2d(x, f, down=down)
-    return x if b is None else x + b.to(x.dtype).view(-1, 1, 1)
+            x = resample(x, f, ONE, (down, down), (0, 0, 0, 0), False, 1)
+    return x if b is None else x + b.view(-1, 1, 1)
 
 
-def modulated_conv2d(
+def modulation(
     x: Tensor,
     weight: Tensor,
     styles: Tensor,
-    noise: Tensor | None = None,
-    up: int = 1,
-    down: int = 1,
-    padding: Pair = 0,
-    resample_filter: Tensor | None = None,
-    demodulate: bool = True,
-    flip_weight: bool = True,
-    input_gain: Tensor | float | None = None,
-    normalize: bool = False,
-    b: Tensor | None = None,
-    act: str = "linear",
-    alpha: float | None = None,
-    gain: float | None = 1,
-    clamp: float | None = None,
-) -> Tensor:
-    """`bias_act(conv(x, weight * styles, demodulated) + noise)`.
-
-    Args:
-        x: [N, I, H, W].
-        weight: [O, I, kh, kw].
-        styles: [N, I], one factor for each input channel.
-        noise: [N, 1, H', W'] or [H', W'], added before the bias.
-        up: enlargement, as in `conv2d_resample`.
-        down: reduction, as in `conv2d_resample`.
-        padding: as in `conv2d_resample`.
-        resample_filter: filter from `setup_filter`.
-        demodulate: scale each output channel to the variance that it has for white input.
-        flip_weight: correlate (True) or convolve (False).
-        input_gain: factor on the input that demodulation does not cancel: one number, [I] or [N, I].
-        normalize: with demodulation, scale `weight` to a root mean square of 1 for each output channel and `styles`
-            over the whole batch, as StyleGAN3 does; this shows only where the 1e-8 of demodulation does.
-        b: bias [O].
-        act: activation, with `alpha`, `gain` and `clamp` as in `bias_act`.
-        alpha: see `bias_act`.
-        gain: see `bias_act`.
-        clamp: see `bias_act`.
-    """
-    spec = activation(act)
-    alpha = spec.alpha if alpha is None else alpha
-    gain = spec.gain if gain is None else gain
+    demodulate: bool,
+    input_gain: Tensor | float | None,
+    normalize: bool,
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Weight [O, I, kh, kw], factors on the input [N, I], factors on the result [N, O]; float32 or better."""
     scale = None
     if demodulate:
         with without_autocast(x):
@@ -137,14 +100,38 @@ def modulated_conv2d(
             scale = scale * unit if normalize else scale
     if input_gain is not None:
         styles = styles * input_gain
+    return weight, styles, scale
 
+
+def modulated_conv2d(
+    x: Tensor,
+    weight: Tensor,
+    styles: Tensor,
+    noise: Tensor | None,
+    up: int,
+    down: int,
+    padding: tuple[int, int, int, int],
+    resample_filter: Tensor | None,
+    demodulate: bool,
+    flip_weight: bool,
+    input_gain: Tensor | float | None,
+    normalize: bool,
+    b: Tensor | None,
+    act: str,
+    alpha: float,
+    gain: float,
+    clamp: float | None,
+) -> Tensor:
+    """As `gankit.core.cuda.modulated_conv2d`, unchecked."""
+    spec = ACTIVATIONS[act]
+    weight, styles, scale = modulation(x, weight, styles, demodulate, input_gain, normalize)
     weight = weight.to(x.dtype)
     styles = styles.to(x.dtype)
-    if not demodulate and weight.shape[2:] == (1, 1) and up == down == 1 and padding == 0:
+    if not demodulate and weight.shape[2:] == (1, 1) and up == down == 1 and padding == NONE:
         y = _modulated_pointwise(x, weight[:, :, 0, 0], styles)
     else:
         x = x * styles[:, :, None, None]
-        y = conv2d_resample(x, weight, resample_filter, up, down, padding, flip_weight=flip_weight)
+        y = conv2d_resample(x, weight, resample_filter, up, down, padding, 1, flip_weight)
 
     if scale is not None:
         scale = scale.to(y.dtype)[:, :, None, None]

@@ -10,7 +10,6 @@ for the filters alone where the phases took 66 and 22 ms.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,8 +18,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from gankit.core.cuda.arguments import filter_size
 from gankit.core.cuda.bias_act import bias_act
-from gankit.core.cuda.upfirdn2d import Pair, filter_size, pad_or_crop, padding4, upfirdn2d
+from gankit.core.cuda.upfirdn2d import pad_or_crop, upfirdn2d
 from gankit.core.precision import without_autocast
 
 BLOCK_BYTES = 2**22  # of the upsampled map
@@ -28,57 +28,22 @@ BLOCK_BYTES = 2**22  # of the upsampled map
 
 def filtered_lrelu(
     x: Tensor,
-    fu: Tensor | None = None,
-    fd: Tensor | None = None,
-    b: Tensor | None = None,
-    up: int = 1,
-    down: int = 1,
-    padding: Pair = 0,
-    gain: float = math.sqrt(2),
-    slope: float = 0.2,
-    clamp: float | None = None,
-    flip_filter: bool = False,
+    fu: Tensor | None,
+    fd: Tensor | None,
+    b: Tensor | None,
+    up: int,
+    down: int,
+    padding: tuple[int, int, int, int],
+    gain: float,
+    slope: float,
+    clamp: float | None,
+    flip_filter: bool,
 ) -> Tensor:
-    """`upfirdn2d(clamp(gain * lrelu(upfirdn2d(x + b, fu, up, padding, gain=up**2))), fd, down)`.
-
-    The result has (in * up + padding - taps of fu - taps of fd + 2) / down rows and columns, rounded up, in
-    channels-last where `x` is on a CPU.
-
-    Args:
-        x: [N, C, H, W], any floating type.
-        fu: filter of the upsampling, from `setup_filter`: 1-D for both axes, 2-D, or None for an impulse. Filters get
-            no gradient.
-        fd: filter of the downsampling, likewise.
-        b: bias [C], added before anything else.
-        up: factor, at least 1.
-        down: factor, at least 1.
-        padding: zeros around the upsampled grid: all sides, (x, y) or (x0, x1, y0, y1); negative ones crop.
-        gain: positive factor after the leaky ReLU.
-        slope: of the leaky ReLU for negative inputs.
-        clamp: bound on the magnitude before the downsampling; None is no bound.
-        flip_filter: correlate with both filters instead of convolving.
-
-    Raises:
-        ValueError: naming the argument, for factors below 1, filters that are neither 1-D nor 2-D, and paddings that
-            leave no output.
-    """
-    for name, factor in (("up", up), ("down", down)):
-        if factor < 1:
-            raise ValueError(f"{name} must be at least 1, not {factor}")
-    for name, f in (("fu", fu), ("fd", fd)):
-        if f is not None and f.ndim not in (1, 2):
-            raise ValueError(f"{name} must be 1-D or 2-D, not of shape {list(f.shape)}")
-    if x.ndim != 4:
-        raise ValueError(f"x must be [N, C, H, W], not {list(x.shape)}")
-    if gain <= 0:
-        raise ValueError(f"gain must be positive, not {gain}")
-    pad = padding4(padding)
+    """As `gankit.core.cuda.filtered_lrelu`, unchecked; the result is channels-last where `x` is on a CPU."""
+    pad = padding
     (ux, uy), (dx, dy) = filter_size(fu), filter_size(fd)
     width = (x.shape[3] * up + pad[0] + pad[1] - ux - dx + 1 + down) // down
     height = (x.shape[2] * up + pad[2] + pad[3] - uy - dy + 1 + down) // down
-    if width < 1 or height < 1:
-        raise ValueError(f"padding {padding} leaves an output of {height}x{width} (HxW) of x {list(x.shape)}")
-
     if fu is None or fu.ndim == 2:
         if b is not None and (up > 1 or any(pad)):  # zeros between and around the pixels get no bias
             x, b = x + b.to(x.dtype).view(-1, 1, 1), None

@@ -7,49 +7,14 @@ and backward at 16x64x65x65 on two cores); products with banded matrices and sum
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from gankit.core.cuda.arguments import Pair, padding4, pair
 from gankit.core.precision import without_autocast
-
-Pair = int | Sequence[int]
-
-
-def setup_filter(
-    f: Any,
-    normalize: bool = True,
-    flip_filter: bool = False,
-    gain: float = 1,
-    separable: bool | None = None,
-) -> Tensor:
-    """Filter taps -> the float32 tensor that `upfirdn2d` takes; `f` itself is never changed.
-
-    Args:
-        f: None or a number (an impulse), 1-D taps, or a 2-D kernel.
-        normalize: divide by the sum, so that constants are kept.
-        flip_filter: reverse every axis.
-        gain: gain of the 2-D filter; a 1-D one carries its square root.
-        separable: keep a 1-D filter 1-D, to be applied along x and then y; None does so from 8 taps on, shorter ones
-            become the outer product with themselves.
-    """
-    taps = torch.as_tensor(1 if f is None else f, dtype=torch.float32, device="cpu").clone()
-    if taps.ndim > 2 or taps.numel() == 0:
-        raise ValueError(
-            f"a filter has one or two axes and at least one tap, not the shape {tuple(taps.shape)}"
-        )
-    if taps.ndim == 0:
-        taps = taps[None]
-    if taps.ndim == 1 and not (len(taps) >= 8 if separable is None else separable):
-        taps = torch.outer(taps, taps)
-    if normalize:
-        taps /= taps.sum()
-    if flip_filter:
-        taps = taps.flip(list(range(taps.ndim)))
-    return taps * gain ** (taps.ndim / 2)
 
 
 def upfirdn2d(
@@ -61,17 +26,7 @@ def upfirdn2d(
     flip_filter: bool = False,
     gain: float = 1,
 ) -> Tensor:
-    """Insert zeros, pad, filter and decimate each channel of `x` [N, C, H, W].
-
-    Args:
-        x: images or feature maps; the memory format is kept.
-        f: 2-D kernel, 1-D taps for both axes, or None for an impulse. It gets no gradient.
-        up: factor, or (x, y).
-        down: factor, or (x, y).
-        padding: zeros around the upsampled grid: all sides, (x, y) or (x0, x1, y0, y1); negative ones crop.
-        flip_filter: correlate instead of convolving.
-        gain: factor on the result.
-    """
+    """As `gankit.core.cuda.upfirdn2d`, unchecked."""
     up, down, padding = pair(up), pair(down), padding4(padding)
     kernel = x.new_ones(1, 1) if f is None else f.detach().to(x.device, x.dtype)
     if not flip_filter:
@@ -164,65 +119,9 @@ def symmetric(x: Tensor, padding: tuple[int, int, int, int]) -> tuple[Tensor, tu
 
 
 def pad_or_crop(x: Tensor, padding: tuple[int, int, int, int]) -> Tensor:
+    """Zeros around the map; negative sides crop, after the others have padded."""
+    x0, x1, y0, y1 = padding
+    if (min(x0, x1) < 0 and x.shape[3] <= -min(x0, x1)) or (min(y0, y1) < 0 and x.shape[2] <= -min(y0, y1)):
+        x = F.pad(x, [max(side, 0) for side in padding])  # nothing of the map may be left
+        padding = (min(x0, 0), min(x1, 0), min(y0, 0), min(y1, 0))
     return F.pad(x, padding) if any(padding) else x
-
-
-def filter2d(
-    x: Tensor, f: Tensor | None, padding: Pair = 0, flip_filter: bool = False, gain: float = 1
-) -> Tensor:
-    """Filter without changing the size; `padding` is added to the zeros that this needs."""
-    nx, ny = filter_size(f)
-    x0, x1, y0, y1 = padding4(padding)
-    padding = (x0 + nx // 2, x1 + (nx - 1) // 2, y0 + ny // 2, y1 + (ny - 1) // 2)
-    return upfirdn2d(x, f, padding=padding, flip_filter=flip_filter, gain=gain)
-
-
-def upsample2d(
-    x: Tensor,
-    f: Tensor | None,
-    up: Pair = 2,
-    padding: Pair = 0,
-    flip_filter: bool = False,
-    gain: float = 1,
-) -> Tensor:
-    """Enlarge by `up`, keeping the mean of the interior; `padding` counts pixels of the result."""
-    (nx, ny), (ux, uy) = filter_size(f), pair(up)
-    x0, x1, y0, y1 = padding4(padding)
-    padding = (x0 + (nx + ux - 1) // 2, x1 + (nx - ux) // 2, y0 + (ny + uy - 1) // 2, y1 + (ny - uy) // 2)
-    return upfirdn2d(x, f, up=up, padding=padding, flip_filter=flip_filter, gain=gain * ux * uy)
-
-
-def downsample2d(
-    x: Tensor,
-    f: Tensor | None,
-    down: Pair = 2,
-    padding: Pair = 0,
-    flip_filter: bool = False,
-    gain: float = 1,
-) -> Tensor:
-    """Shrink by `down`; `padding` counts pixels of the input."""
-    (nx, ny), (dx, dy) = filter_size(f), pair(down)
-    x0, x1, y0, y1 = padding4(padding)
-    padding = (x0 + (nx - dx + 1) // 2, x1 + (nx - dx) // 2, y0 + (ny - dy + 1) // 2, y1 + (ny - dy) // 2)
-    return upfirdn2d(x, f, down=down, padding=padding, flip_filter=flip_filter, gain=gain)
-
-
-def filter_size(f: Tensor | None) -> tuple[int, int]:
-    """Number of taps along (x, y)."""
-    return (1, 1) if f is None else (f.shape[-1], f.shape[0])
-
-
-def pair(factor: Pair) -> tuple[int, int]:
-    x, y = (factor, factor) if isinstance(factor, int) else factor
-    if x < 1 or y < 1:
-        raise ValueError(f"resampling factors must be at least 1, not {factor}")
-    return x, y
-
-
-def padding4(padding: Pair) -> tuple[int, int, int, int]:
-    """One number, (x, y) or (x0, x1, y0, y1) -> (x0, x1, y0, y1)."""
-    sides = [padding] if isinstance(padding, int) else list(padding)
-    if len(sides) not in (1, 2, 4):
-        raise ValueError(f"padding is one number, (x, y) or (x0, x1, y0, y1), not {padding}")
-    sides = [side for side in sides for _ in range(4 // len(sides))]
-    return sides[0], sides[1], sides[2], sides[3]

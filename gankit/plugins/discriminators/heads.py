@@ -13,6 +13,7 @@ from gankit.core.spectral import SNConv2d
 
 Norm = Literal["batch", "group", "none"]
 FINAL_KERNEL = 4
+PATCH_NOMINAL = 16  # the depth of heads that judge patches is that of a map of this side
 EMBED_DIM = 128
 
 
@@ -48,12 +49,7 @@ class DownBlock(nn.Module):
 
     def __init__(self, in_channels: int, out_channels: int, *, separable: bool, norm: Norm) -> None:
         super().__init__()
-        if norm == "batch":
-            normalise: nn.Module = nn.BatchNorm2d(out_channels)
-        elif norm == "group":
-            normalise = nn.GroupNorm(math.gcd(32, out_channels), out_channels)
-        else:
-            normalise = nn.Identity()
+        normalise = make_norm(norm, out_channels)
         activate = nn.LeakyReLU(0.2, inplace=True)
         if separable:
             convolve: nn.Module = SeparableConv(in_channels, out_channels)
@@ -64,6 +60,28 @@ class DownBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.main(x)
+
+
+class PatchBlock(nn.Module):
+    """A down block, then a 1x1 convolution with norm and activation."""
+
+    def __init__(self, in_channels: int, out_channels: int, *, separable: bool, norm: Norm) -> None:
+        super().__init__()
+        self.main = nn.Sequential(
+            DownBlock(in_channels, out_channels, separable=separable, norm=norm),
+            SNConv2d(out_channels, out_channels, 1, bias=False),
+            make_norm(norm, out_channels),
+            nn.LeakyReLU(0.2, inplace=True),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.main(x)
+
+
+def make_norm(norm: Norm, channels: int) -> nn.Module:
+    if norm == "batch":
+        return nn.BatchNorm2d(channels)
+    return nn.GroupNorm(math.gcd(32, channels), channels) if norm == "group" else nn.Identity()
 
 
 class Head(nn.Module):
@@ -83,11 +101,13 @@ class Head(nn.Module):
         embed_dim: int = EMBED_DIM,
         separable: bool = False,
         norm: Norm = "batch",
+        patch: bool = False,
         equalised: bool = False,
     ) -> None:
         super().__init__()
         sizes = [channels, *widths]
-        blocks = [DownBlock(a, b, separable=separable, norm=norm) for a, b in zip(sizes, widths)]
+        block = PatchBlock if patch else DownBlock
+        blocks = [block(a, b, separable=separable, norm=norm) for a, b in zip(sizes, widths)]
         self.conditional = c_dim > 0
         if self.conditional:
             self.main = nn.Sequential(*blocks)

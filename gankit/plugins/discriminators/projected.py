@@ -25,7 +25,7 @@ from gankit.core.interfaces import (
 from gankit.core.options import Nested
 from gankit.core.rgb import entry_size, to_rgb
 from gankit.errors import GankitError
-from gankit.plugins.discriminators.heads import Head, Norm, head_plan
+from gankit.plugins.discriminators.heads import PATCH_NOMINAL, Head, Norm, head_plan
 
 NOMINAL_SIDE = 256  # the image side that the paper's head depths are made for
 
@@ -39,8 +39,10 @@ class ProjectedDiscriminator(Discriminator):
             uses 224; 64 or 128 with proportionally shallower heads suit small images on a CPU.
         proj_type: 0 raw feature maps, 1 random channel mixing, 2 channel and scale mixing.
         cout: channels of the finest mixed map.
+        residual_csm: mix scales by residual 3x3 convolutions as the paper describes; its published code has none.
         expand: double the channels of the mixed maps with each coarser scale.
         separable: depthwise separable heads, a fifteenth of the parameters.
+        patch: shallow heads of one down block at every scale, which judge small patches.
         norm: normalisation inside the heads; batch as in the paper, group and none do not look across images.
         cmap_dim: length of the code that a condition is compared by.
     """
@@ -63,14 +65,18 @@ class ProjectedDiscriminator(Discriminator):
         proj_type: Literal[0, 1, 2] = 2,
         cout: int = 64,
         expand: bool = True,
+        residual_csm: bool = False,
         separable: bool = False,
+        patch: bool = False,
         norm: Norm = "batch",
         cmap_dim: int = 64,
     ) -> None:
         super().__init__()
         if norm != "batch":
             self.batch_statistics = ""  # type: ignore[misc]
-        self.feature_network = ProjectedFeatures(feature, proj_type=proj_type, cout=cout, expand=expand)
+        self.feature_network = ProjectedFeatures(
+            feature, proj_type=proj_type, cout=cout, expand=expand, residual_csm=residual_csm
+        )
         height, width = image_shape[1:]
         entry_side = max(side, min(height, width))
         self.entry = entry_size(height, width, entry_side, self.feature_network.input_multiple)
@@ -81,6 +87,7 @@ class ProjectedDiscriminator(Discriminator):
             cmap_dim=cmap_dim,
             separable=separable,
             norm=norm,
+            patch=patch,
         )
         self.c_dim = cond.c_dim
 
@@ -105,6 +112,17 @@ def resized(images: Tensor, size: tuple[int, int]) -> Tensor:
     return F.interpolate(images, size, mode="bilinear", align_corners=False)
 
 
+class Residual3x3(nn.Module):
+    """x + conv(x)."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.conv(x)
+
+
 class Map(NamedTuple):
     """What is known beforehand of a map: [B, channels, H / stride, W / stride]."""
 
@@ -120,7 +138,13 @@ class ProjectedFeatures(nn.Module):
     """
 
     def __init__(
-        self, pretrained: FeatureNetwork, *, proj_type: Literal[0, 1, 2], cout: int, expand: bool
+        self,
+        pretrained: FeatureNetwork,
+        *,
+        proj_type: Literal[0, 1, 2],
+        cout: int,
+        expand: bool,
+        residual_csm: bool = False,
     ) -> None:
         super().__init__()
         self.pretrained = pretrained
@@ -135,7 +159,7 @@ class ProjectedFeatures(nn.Module):
                 "discriminator needs each to be twice the one before, set the option taps of the feature network"
             )
         if proj_type > 0:
-            maps = self._mix(maps, cout, expand)
+            maps = self._mix(maps, cout, expand, residual_csm)
         self.outputs = maps  # with scale mixing the strides halve
         self.input_multiple = math.lcm(
             pretrained.input_multiple, int(maps[-1].stride * (2 if proj_type == 2 else 1))
@@ -159,7 +183,7 @@ class ProjectedFeatures(nn.Module):
             made.append(Map(channels, x.stride * 2**level / 4))
         return made
 
-    def _mix(self, maps: list[Map], cout: int, expand: bool) -> list[Map]:
+    def _mix(self, maps: list[Map], cout: int, expand: bool, residual: bool) -> list[Map]:
         widths = [cout * (2**level if expand else 1) for level in range(len(maps))]
         for level, (x, width) in enumerate(zip(maps, widths)):
             self.scratch[f"layer{level}_ccm"] = nn.Conv2d(x.channels, width, 1)
@@ -167,7 +191,12 @@ class ProjectedFeatures(nn.Module):
             return [Map(width, x.stride) for x, width in zip(maps, widths)]
         outputs = [widths[max(level - 1, 0)] for level in range(len(maps))]
         for level, (width, output) in enumerate(zip(widths, outputs)):
-            self.scratch[f"layer{level}_csm"] = nn.ModuleDict({"out_conv": nn.Conv2d(width, output, 1)})
+            csm: dict[str, nn.Module] = {"out_conv": nn.Conv2d(width, output, 1)}
+            if residual:
+                csm["sum_unit"] = Residual3x3(width)
+            if residual and level < len(maps) - 1:
+                csm["lateral_unit"] = Residual3x3(width)
+            self.scratch[f"layer{level}_csm"] = nn.ModuleDict(csm)
         return [Map(output, x.stride / 2) for x, output in zip(maps, outputs)]
 
     def forward(self, images: Tensor) -> list[Tensor]:
@@ -184,17 +213,27 @@ class ProjectedFeatures(nn.Module):
             return maps
         mixed: list[Tensor] = []
         for level in reversed(range(len(maps))):
-            x = maps[level] + mixed[0] if mixed else maps[level]
+            csm = cast("nn.ModuleDict", self.scratch[f"layer{level}_csm"])
+            x = maps[level]
+            if "lateral_unit" in csm:
+                x = csm["lateral_unit"](x)
+            if mixed:
+                x = x + mixed[0]
+            if "sum_unit" in csm:
+                x = csm["sum_unit"](x)
             # Enlarging and a 1x1 convolution commute: convolving first costs a quarter.
-            x = self.scratch.get_submodule(f"layer{level}_csm.out_conv")(x)
+            x = csm["out_conv"](x)
             mixed.insert(0, F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=True))
         return mixed
 
 
-def make_heads(maps: list[Map], entry: tuple[int, int], **options: Any) -> nn.ModuleDict:
+def make_heads(
+    maps: list[Map], entry: tuple[int, int], *, patch: bool = False, **options: Any
+) -> nn.ModuleDict:
     """A head for each of the maps that images of size `entry` give, under the official names; options of `Head`."""
     heads = nn.ModuleList()
     for x in maps:
-        widths, kernel = head_plan(NOMINAL_SIDE / x.stride, int(min(entry) / x.stride))
-        heads.append(Head(x.channels, widths, kernel, **options))
+        nominal = PATCH_NOMINAL if patch else NOMINAL_SIDE / x.stride
+        widths, kernel = head_plan(nominal, int(min(entry) / x.stride))
+        heads.append(Head(x.channels, widths, kernel, patch=patch, **options))
     return nn.ModuleDict({"mini_discs": heads})

@@ -9,6 +9,7 @@ import numpy as np
 
 from gankit.core.interfaces import Metric
 from gankit.core.statistics import FeatureSet
+from gankit.plugins.metrics.networks import OwnFeature
 
 
 class FrechetDistance(Metric):
@@ -18,23 +19,32 @@ class FrechetDistance(Metric):
 
     Args:
         covariance: unbiased divides by N - 1 as numpy and torch-fidelity do, biased by N as NVIDIA's code does.
+        feature: feature network; that of --feature when omitted.
+        side: of the square images that enter it; what it was trained on when omitted.
     """
 
     values = {"fd": "lower"}
 
-    def __init__(self, *, covariance: Literal["unbiased", "biased"] = "unbiased") -> None:
-        self.unbiased = covariance == "unbiased"
+    def __init__(
+        self,
+        *,
+        covariance: Literal["unbiased", "biased"] = "unbiased",
+        feature: OwnFeature = None,
+        side: int | None = None,
+    ) -> None:
+        self.unbiased, self.feature, self.side = covariance == "unbiased", feature, side
 
     def compute(self, real: FeatureSet, fake: FeatureSet) -> dict[str, float]:
+        (key,) = self.values
         fewest = min(real.count, fake.count)
         if fewest <= real.width:
             warnings.warn(
-                f"fd of {fewest} images by {real.width} features is far above that of many images; compare it only "
+                f"{key} of {fewest} images by {real.width} features is far above that of many images; compare it only "
                 "with values for the same numbers of images",
                 stacklevel=2,
             )
         covariances = [x.moments.covariance(unbiased=self.unbiased) for x in (real, fake)]
-        return {"fd": frechet_distance(real.moments.mean, covariances[0], fake.moments.mean, covariances[1])}
+        return {key: frechet_distance(real.moments.mean, covariances[0], fake.moments.mean, covariances[1])}
 
 
 def frechet_distance(mean1: np.ndarray, cov1: np.ndarray, mean2: np.ndarray, cov2: np.ndarray) -> float:

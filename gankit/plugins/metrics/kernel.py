@@ -7,6 +7,7 @@ import numpy as np
 from gankit.core.interfaces import Metric
 from gankit.core.statistics import FeatureSet
 from gankit.errors import GankitError
+from gankit.plugins.metrics.networks import OwnFeature
 
 SEED = 2020  # torch-fidelity's, so that the same subsets are drawn
 
@@ -21,18 +22,28 @@ class KernelDistance(Metric):
     Args:
         subsets: how many.
         subset_size: images in each; at most half of the images there are, and that half where it is less.
+        feature: feature network; that of --feature when omitted.
+        side: of the square images that enter it; what it was trained on when omitted.
     """
 
     values = {"kid": "lower", "kid_se": "", "kid_std": "", "kid_subset_size": ""}
     needs_rows = True
     min_images = 4
 
-    def __init__(self, *, subsets: int = 100, subset_size: int = 1000) -> None:
+    def __init__(
+        self,
+        *,
+        subsets: int = 100,
+        subset_size: int = 1000,
+        feature: OwnFeature = None,
+        side: int | None = None,
+    ) -> None:
         if subsets < 2 or subset_size < 2:
             raise GankitError(
                 f"subsets = {subsets} and subset_size = {subset_size} of 'kid' must be at least 2"
             )
         self.subsets, self.subset_size = subsets, subset_size
+        self.feature, self.side = feature, side
 
     def compute(self, real: FeatureSet, fake: FeatureSet) -> dict[str, float]:
         assert real.rows is not None

@@ -11,6 +11,7 @@ import numpy as np
 from gankit.core.interfaces import Metric
 from gankit.core.statistics import FeatureSet
 from gankit.errors import GankitError
+from gankit.plugins.metrics.networks import OwnFeature
 
 
 class PrecisionRecall(Metric):
@@ -23,17 +24,28 @@ class PrecisionRecall(Metric):
         k: neighbours for precision and recall.
         density_k: neighbours for density and coverage.
         block: images in memory at a time; distances take block x block numbers.
+        feature: feature network; that of --feature when omitted.
+        side: of the square images that enter it; what it was trained on when omitted.
     """
 
     values = {"precision": "higher", "recall": "higher", "density": "higher", "coverage": "higher"}
     needs_rows = True
 
-    def __init__(self, *, k: int = 3, density_k: int = 5, block: int = 2048) -> None:
+    def __init__(
+        self,
+        *,
+        k: int = 3,
+        density_k: int = 5,
+        block: int = 2048,
+        feature: OwnFeature = None,
+        side: int | None = None,
+    ) -> None:
         if min(k, density_k, block) < 1:
             raise GankitError(
                 f"k = {k}, density_k = {density_k} and block = {block} of 'pr' must be at least 1"
             )
         self.k, self.density_k, self.block = k, density_k, block
+        self.feature, self.side = feature, side
         self.min_images = max(k, density_k) + 1
 
     def compute(self, real: FeatureSet, fake: FeatureSet) -> dict[str, float]:
@@ -85,3 +97,20 @@ def neighbour_distances(rows: np.ndarray, k: int, block: int) -> np.ndarray:
             nearest = np.partition(np.concatenate([nearest, distance], 1), k - 1, axis=1)[:, :k]
         found[i : i + len(x)] = np.sort(nearest, axis=1)
     return found
+
+
+def nearest(rows: np.ndarray, others: np.ndarray, k: int, block: int) -> tuple[np.ndarray, np.ndarray]:
+    """Squared distances [N, k] of each row to its k nearest of another set, in rising order, and their places there."""
+    distances = np.empty((len(rows), k))
+    places = np.empty((len(rows), k), np.int64)
+    for i in range(0, len(rows), block):
+        x = rows[i : i + block].astype(np.float64)
+        best, where = np.full((len(x), k), np.inf), np.zeros((len(x), k), np.int64)
+        for j in range(0, len(others), block):
+            found = squared_distances(x, others[j : j + block].astype(np.float64))
+            best = np.concatenate([best, np.maximum(found, 0)], 1)
+            where = np.concatenate([where, np.broadcast_to(np.arange(j, j + found.shape[1]), found.shape)], 1)
+            order = np.argsort(best, 1, kind="stable")[:, :k]
+            best, where = np.take_along_axis(best, order, 1), np.take_along_axis(where, order, 1)
+        distances[i : i + len(x)], places[i : i + len(x)] = best, where
+    return distances, places

@@ -14,7 +14,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from gankit.core.cuda.bias_act import ACTIVATIONS, activation
+from gankit.core.cuda.activations import ACTIVATIONS, activation
 from gankit.core.cuda.bias_act import bias_act as plain_bias_act
 from gankit.core.cuda.triton import activations
 from gankit.core.cuda.triton.launch import (
@@ -79,7 +79,7 @@ def _run(
     dy, ddx = (t if t is None else t.contiguous(memory_format=match) for t in (dy, ddx))
     from_output = order > 0 and _from_output(act, alpha, gain)
     bound = 0.0 if clamp is None else float(clamp)
-    if from_output:  # a clamped output was rounded to its dtype: compare with the bound rounded alike
+    if order == 0 or from_output:  # outputs at the bound must be known again, whichever way stores round
         bound = torch.tensor(bound, dtype=x.dtype).item()
     block, warps = CONFIGS[0] if x.numel() >= 2**18 else CONFIGS[1]
     launch(
@@ -248,23 +248,9 @@ _backward.register_autograd(_differentiate_backward, setup_context=_save_backwar
 
 
 def bias_act(
-    x: Tensor,
-    b: Tensor | None = None,
-    dim: int = 1,
-    act: str = "linear",
-    alpha: float | None = None,
-    gain: float | None = None,
-    clamp: float | None = None,
+    x: Tensor, b: Tensor | None, dim: int, act: str, alpha: float, gain: float, clamp: float | None
 ) -> Tensor:
-    """`gankit.core.cuda.bias_act` as one kernel; half precision is computed in float32 and rounded once."""
-    spec = activation(act)
-    if not -x.ndim <= dim < x.ndim:
-        raise ValueError(f"dim must be an axis of x, which has {x.ndim}, not {dim}")
-    dim %= x.ndim
-    if b is not None and (b.ndim != 1 or b.shape[0] != x.shape[dim]):
-        raise ValueError(f"b must have the shape [{x.shape[dim]}] of axis {dim} of x, not {list(b.shape)}")
-    alpha = spec.alpha if alpha is None else alpha
-    gain = spec.gain if gain is None else gain
+    """As `gankit.core.cuda.bias_act` in one kernel; half precision is computed in float32 and rounded once."""
     return _forward(x, b, dim, act, float(alpha), float(gain), None if clamp is None else float(clamp))
 
 

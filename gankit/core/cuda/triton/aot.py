@@ -21,7 +21,7 @@ from triton.backends.compiler import GPUTarget
 from triton.backends.nvidia import compiler as nvidia
 from triton.compiler import ASTSource
 
-from gankit.core.cuda.triton import activate, epilogue, filtered, resample
+from gankit.core.cuda.triton import activate, epilogue, filtered_kernel, resample
 from gankit.core.cuda.triton.launch import Variant
 
 SHARED_LIMIT = {80: 163 * 1024, 90: 227 * 1024}  # bytes of shared memory that one block may have
@@ -75,7 +75,7 @@ def compile_ahead(variant: Variant, capability: int) -> Report:
     )  # fmt: skip
 
 
-MODULES = [activate, resample, epilogue, filtered]
+MODULES = [activate, resample, epilogue, filtered_kernel]
 
 
 def main() -> int:

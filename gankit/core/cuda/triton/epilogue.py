@@ -157,11 +157,13 @@ def _forward(
         raise ValueError(f"one sample of {list(x.shape)} has 2^31 elements or more")
     block_p, block_c, warps = _tile(x)
     tiles_p, tiles_c = triton.cdiv(pixels, block_p), triton.cdiv(channels, block_c)
+    # backward knows outputs at the bound by their value, whichever way stores round
+    bound = 0.0 if clamp is None else torch.tensor(clamp, dtype=x.dtype).item()
     launch(
         epilogue_kernel, n * tiles_p * tiles_c, x.device,
         x, *(t if t is None else t.contiguous() for t in (s, noise, b)), y, channels, pixels,
         0 if noise is None or noise.numel() == pixels else pixels, alpha, gain,
-        0.0 if clamp is None else clamp, tiles_p, tiles_c,
+        bound, tiles_p, tiles_c,
         SCALE=s is not None, NOISE=noise is not None, BIAS=b is not None, ACT=act, CLAMP=clamp is not None,
         CHANNELS_LAST=is_channels_last(x), COMPUTE=_compute(x)[1], BLOCK_P=block_p, BLOCK_C=block_c,
         num_warps=warps,

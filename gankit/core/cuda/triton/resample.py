@@ -24,7 +24,6 @@ from gankit.core.cuda.triton.launch import (
     launch,
     power_of_2,
 )
-from gankit.core.cuda.upfirdn2d import Pair, filter_size, padding4, pair
 from gankit.core.cuda.upfirdn2d import upfirdn2d as plain_upfirdn2d
 
 # (columns, rows, channels) of a program's tile of the output, and warps. Contiguous maps run along x, where 32 columns
@@ -164,65 +163,18 @@ _upfirdn2d.register_autograd(_differentiate, setup_context=_save)
 def upfirdn2d(
     x: Tensor,
     f: Tensor | None,
-    up: Pair = 1,
-    down: Pair = 1,
-    padding: Pair = 0,
-    flip_filter: bool = False,
-    gain: float = 1,
+    up: tuple[int, int],
+    down: tuple[int, int],
+    padding: tuple[int, int, int, int],
+    flip_filter: bool,
+    gain: float,
 ) -> Tensor:
-    """`gankit.core.cuda.upfirdn2d` as one kernel, or two passes with a 1-D filter. It accumulates in float32.
-
-    Raises:
-        ValueError: x or f has a wrong rank, or the padding leaves nothing for the filter.
-    """
-    up, down, padding = pair(up), pair(down), padding4(padding)
-    if x.ndim != 4 or not x.is_floating_point():
-        raise ValueError(f"x must be floating point [N, C, H, W], not {x.dtype} {list(x.shape)}")
-    if f is None:
-        f = torch.ones(1, 1, device=x.device)
-    f = f.detach().to(x.device)
-    if f.ndim not in (1, 2) or f.numel() == 0:
-        raise ValueError(f"f must be 1-D taps or a 2-D kernel, not {list(f.shape)}")
-    size = _output_size(x, f.expand(filter_size(f)[1], -1), list(up), list(down), list(padding))
-    if min(size[2:]) < 1:
-        raise ValueError(
-            f"padding {padding} makes an output of {size[2]} x {size[3]} of x {list(x.shape)} with {filter_size(f)} "
-            "taps; it must leave at least 1 x 1"
-        )
+    """As `gankit.core.cuda.upfirdn2d` in one kernel, or two with a 1-D filter. Sums are made in float32."""
+    f = torch.ones(1, 1, device=x.device) if f is None else f.detach()
     if f.ndim == 2:
         return _upfirdn2d(x, f, up, down, padding, flip_filter, float(gain))
     x = _upfirdn2d(x, f[None, :], (up[0], 1), (down[0], 1), (*padding[:2], 0, 0), flip_filter, float(gain))
     return _upfirdn2d(x, f[:, None], (1, up[1]), (1, down[1]), (0, 0, *padding[2:]), flip_filter, 1.0)
-
-
-def filter2d(
-    x: Tensor, f: Tensor | None, padding: Pair = 0, flip_filter: bool = False, gain: float = 1
-) -> Tensor:
-    """`gankit.core.cuda.filter2d`."""
-    nx, ny = filter_size(f)
-    x0, x1, y0, y1 = padding4(padding)
-    padding = (x0 + nx // 2, x1 + (nx - 1) // 2, y0 + ny // 2, y1 + (ny - 1) // 2)
-    return upfirdn2d(x, f, padding=padding, flip_filter=flip_filter, gain=gain)
-
-
-def upsample2d(
-    x: Tensor, f: Tensor | None, up: Pair = 2, padding: Pair = 0, flip_filter: bool = False, gain: float = 1
-) -> Tensor:
-    """`gankit.core.cuda.upsample2d`."""
-    (nx, ny), (ux, uy) = filter_size(f), pair(up)
-    x0, x1, y0, y1 = padding4(padding)
-    padding = (x0 + (nx + ux - 1) // 2, x1 + (nx - ux) // 2, y0 + (ny + uy - 1) // 2, y1 + (ny - uy) // 2)
-    return upfirdn2d(x, f, up=up, padding=padding, flip_filter=flip_filter, gain=gain * ux * uy)
-
-
-def downsample2d(
-    x: Tensor, f: Tensor | None, down: Pair = 2, padding: Pair = 0, flip_filter: bool = False, gain: float = 1
-) -> Tensor:
-    """`gankit.core.cuda.downsample2d`."""
-    (nx, ny), (dx, dy) = filter_size(f), pair(down)
-    x0, x1, y0, y1 = padding4(padding)
-    padding = (x0 + (nx - dx + 1) // 2, x1 + (nx - dx) // 2, y0 + (ny - dy + 1) // 2, y1 + (ny - dy) // 2)
-    return upfirdn2d(x, f, down=down, padding=padding, flip_filter=flip_filter, gain=gain)
 
 
 # Up, down, taps of the layers of StyleGAN2: upsampling with and after a convolution, both gradients, the separable

@@ -1,0 +1,46 @@
+"""Which checkpoints a run keeps: the last ones, and the best ones by a number that is measured while it trains."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Keep:
+    """The newest `last` checkpoints, and of those that were measured the best.
+
+    Args:
+        last: at least 1.
+        best: pairs (how many, by which number; "" for the first one that is measured).
+    """
+
+    last: int
+    best: tuple[tuple[int, str], ...] = ()
+
+    @classmethod
+    def parse(cls, value: int | str) -> Keep:
+        """2, '2', 'last:2,best:3' or 'best:3:precision' (then one last one). Raises ValueError for anything else."""
+        last, best = 1, []
+        for part in str(value).split(","):
+            match = re.fullmatch(r"\s*(?:(\d+)|last:(\d+)|best:(\d+)(?::([\w.-]+))?)\s*", part)
+            numbers = [int(n) for n in match.groups()[:3] if n is not None] if match else [0]
+            if match is None or numbers[0] < 1:
+                raise ValueError(
+                    f"{value!r} does not say which checkpoints to keep; write a number, or last:2,best:3, "
+                    "or best:3:precision to choose by another number than the first"
+                )
+            if match.group(3):
+                best.append((numbers[0], match.group(4) or ""))
+            else:
+                last = numbers[0]
+        return cls(last, tuple(best))
+
+
+def checked_keep(value: Any) -> Any:
+    """For pydantic: a number as int, other text as it was, if it can be parsed."""
+    if isinstance(value, bool) or not isinstance(value, (int, str)):
+        raise ValueError(f"{value!r} is not a number of checkpoints or text such as last:2,best:3")
+    kept = Keep.parse(value)
+    return value if kept.best else kept.last

@@ -1,0 +1,102 @@
+"""`gankit doctor`: what this machine computes with, which implementation each operator gets and why, and self-tests."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+from collections.abc import Iterable, Iterator
+
+import torch
+
+import gankit
+from gankit.core.cuda import dispatch
+from gankit.core.devices import has_fast_bf16
+from gankit.errors import GankitError
+
+
+def examine() -> tuple[str, bool]:
+    """The page, and whether everything on it is well."""
+    devices = [torch.device("cpu")]
+    if torch.cuda.is_available():
+        devices.append(torch.device("cuda"))
+    if torch.backends.mps.is_available():
+        devices.append(torch.device("mps"))
+    lines = [*_machine(), ""]
+    choices, chosen_well = _choices(devices)
+    tests, passed = _self_tests(devices)
+    page = "\n".join([*lines, *choices, "", *tests])
+    well = chosen_well and passed
+    return f"{page}\n\n{'all is well' if well else 'something is wrong: see FAILED above'}", well
+
+
+def _machine() -> Iterator[str]:
+    yield f"gankit   {gankit.__version__}, Python {platform.python_version()}, {platform.system()} {platform.machine()}"
+    yield f"torch    {torch.__version__}, {torch.get_num_threads()} threads"
+    cpu = torch.device("cpu")
+    pays = "fast" if has_fast_bf16(cpu) else "slower than fp32 in training"
+    yield f"CPU      {_cpu_name()}: {torch.backends.cpu.get_cpu_capability()}{_matrix_units()}; bf16 {pays}"
+    if torch.cuda.is_available():
+        for i in range(torch.cuda.device_count()):
+            p = torch.cuda.get_device_properties(i)
+            yield f"CUDA     {i}: {p.name}, sm_{p.major}{p.minor}, {p.total_memory / 2**30:.0f} GiB"
+    else:
+        built = torch.version.cuda or torch.version.hip
+        yield f"CUDA     no device{'' if built else ', and this torch is built without it'}"
+    if torch.backends.mps.is_available():
+        yield "MPS      available"
+    try:
+        yield f"Triton   {importlib.metadata.version('triton')}"
+    except importlib.metadata.PackageNotFoundError:
+        yield "Triton   not installed"
+    yield f"{dispatch.ENVIRONMENT} {os.environ.get(dispatch.ENVIRONMENT) or 'not set'}"
+
+
+def _cpu_name() -> str:
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            names = [line.partition(":")[2].strip() for line in file if line.startswith("model name")]
+    except OSError:
+        names = []
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def _matrix_units() -> str:
+    features = {"_is_avx512_bf16_supported": "AVX512_BF16", "_is_amx_tile_supported": "AMX"}
+    has = [name for probe, name in features.items() if getattr(torch.cpu, probe, lambda: False)()]
+    return "".join(f", {name}" for name in has)
+
+
+def _choices(devices: Iterable[torch.device]) -> tuple[list[str], bool]:
+    rows, well = [("operator", "tensors on", "implementation", "because")], True
+    for device in devices:
+        for operator in dispatch.OPERATORS:
+            try:
+                choice = dispatch.choose(operator, device)
+                rows.append((operator, device.type, choice.name, choice.reason))
+            except GankitError as error:
+                well = False
+                rows.append((operator, device.type, "FAILED", str(error)))
+    return _columns(rows), well
+
+
+def _self_tests(devices: Iterable[torch.device]) -> tuple[list[str], bool]:
+    """Every implementation that can run here, chosen or not."""
+    rows, well = [("self-test", "tensors on", "implementation", "error")], True
+    for device in devices:
+        if device.type == "mps":  # has no float64 to compare in, and composites only
+            continue
+        for operator in dispatch.OPERATORS:
+            for name in dispatch.IMPLEMENTATIONS:
+                if name == "triton" and dispatch.obstacle(device):
+                    continue
+                result = dispatch.self_test(operator, name, device)
+                well = well and result.passed
+                verdict = f"{result.error:.1e}" if result.passed else f"FAILED: {result.failure}"
+                rows.append((operator, device.type, name, verdict))
+    return _columns(rows), well
+
+
+def _columns(rows: list[tuple[str, str, str, str]]) -> list[str]:
+    widths = [max(len(row[i]) for row in rows) for i in range(3)]
+    return ["  ".join([*(cell.ljust(w) for cell, w in zip(row, widths)), row[3]]) for row in rows]

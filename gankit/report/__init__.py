@@ -1,0 +1,5 @@
+"""Pages about runs: `gankit report` and `gankit compare`."""
+
+from gankit.report.page import write_comparison, write_report
+
+__all__ = ["write_comparison", "write_report"]

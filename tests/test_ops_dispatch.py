@@ -1,0 +1,257 @@
+"""Which implementation is chosen, why, and what is said about it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from gankit.core import cuda
+from gankit.core.cuda import dispatch, selftest
+from gankit.core.interfaces import CondSpec
+from gankit.errors import GankitError
+from gankit.plugins.generators.stylegan2 import StyleGAN2
+
+CPU, GPU = torch.device("cpu"), torch.device("cuda")
+
+
+@pytest.fixture(autouse=True)
+def _fresh(monkeypatch):
+    monkeypatch.setattr(dispatch, "_choices", {})
+    monkeypatch.setattr(dispatch, "_warned", set())
+    monkeypatch.setattr(dispatch, "requested", "auto")
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """(implementation, operator) of each call."""
+    made = []
+
+    def spy(name, operator, function):
+        return lambda *arguments: made.append((name, operator)) or function(*arguments)
+
+    for name, table in (("reference", dispatch.REFERENCE), ("cpu", dispatch.COMPOSITE)):
+        for operator, function in list(table.items()):
+            monkeypatch.setitem(table, operator, spy(name, operator, function))
+    return made
+
+
+def test_argument_beats_environment_beats_auto(calls, monkeypatch):
+    x = torch.zeros(1, 1, 2, 2)
+    cuda.bias_act(x)
+    monkeypatch.setattr(dispatch, "requested", "reference")
+    cuda.bias_act(x)
+    cuda.upsample2d(x, None)
+    cuda.bias_act(x, impl="cpu")
+    assert calls == [
+        ("cpu", "bias_act"),
+        ("reference", "bias_act"),
+        ("reference", "upfirdn2d"),
+        ("cpu", "bias_act"),
+    ]
+    assert "GANKIT_OPS=reference" in dispatch.choose("bias_act", CPU).reason
+
+
+def test_unknown_value_of_the_environment(monkeypatch):
+    monkeypatch.setattr(dispatch, "requested", "cpuu")
+    with pytest.raises(GankitError, match="unknown implementation in GANKIT_OPS 'cpuu'; did you mean 'cpu'"):
+        cuda.bias_act(torch.zeros(1, 1))
+
+
+def run(code: str, **environment: str) -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, "-c", code], env={**os.environ, **environment}, capture_output=True,
+                          text=True, cwd=Path(__file__).parent.parent, check=False)  # fmt: skip
+
+
+def test_environment_is_read():
+    code = "import torch; from gankit.core.cuda.dispatch import choose; print(choose('bias_act', torch.device('cpu')))"
+    done = run(code, GANKIT_OPS="reference")
+    assert "GANKIT_OPS=reference asks for it" in done.stdout, done.stderr
+
+
+def test_triton_is_refused_where_it_cannot_run(monkeypatch):
+    x = torch.zeros(1, 1, 2, 2)
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    with pytest.raises(
+        ValueError, match="impl='triton': no Triton kernel runs on cpu here: it needs an NVIDIA GPU"
+    ):
+        cuda.bias_act(x, impl="triton")
+    monkeypatch.setattr(dispatch, "requested", "triton")
+    with pytest.raises(GankitError, match=r"GANKIT_OPS=triton: .* use 'auto' or 'cpu'"):
+        cuda.bias_act(x)
+
+
+# -------------------------------------------------------------------------- on a GPU that this machine need not have
+
+
+@pytest.fixture
+def ampere(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: (8, 0))
+    monkeypatch.setattr(
+        dispatch, "kernels", lambda: type("Kernels", (), {"bias_act": "kernel", "upfirdn2d": "other"})
+    )
+
+
+def chosen(operator="bias_act"):
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        choice = dispatch.choose(operator, GPU)
+    return choice, [str(w.message) for w in caught]
+
+
+def test_auto_takes_a_kernel_that_passes_its_self_test(ampere, monkeypatch):
+    tested = []
+    monkeypatch.setattr(dispatch, "self_test", lambda *a: tested.append(a) or selftest.Result(2e-7))
+    for _ in range(2):
+        choice, messages = chosen()
+        assert (choice.name, choice.function, messages) == ("triton", "kernel", [])
+    assert tested == [("bias_act", "triton", GPU)]  # once
+    assert "2e-07" in choice.reason
+
+
+def test_auto_avoids_a_kernel_that_fails_its_self_test_with_one_warning(ampere, monkeypatch):
+    monkeypatch.setattr(dispatch, "self_test", lambda *a: selftest.Result(0.3, "was wrong by 3.0e-01"))
+    choice, messages = chosen()
+    assert choice.name == "cpu"
+    assert choice.function is dispatch.COMPOSITE["bias_act"]
+    assert len(messages) == 1
+    assert "the self-test of bias_act was wrong by 3.0e-01" in messages[0]
+    assert "report it with what `gankit doctor` prints" in messages[0]
+    assert chosen()[1] == []
+
+
+def test_missing_triton_is_told_once(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: (9, 0))
+
+    def missing():
+        raise ImportError("No module named 'triton'")
+
+    monkeypatch.setattr(dispatch, "kernels", missing)
+    first, messages = chosen()
+    assert first.name == "cpu"
+    assert len(messages) == 1
+    assert "Triton cannot be imported (No module named 'triton')" in messages[0]
+    assert chosen("upfirdn2d")[1] == []
+
+
+def test_old_gpus_get_composites(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: (7, 5))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device=None: "Some GPU")
+    choice, _ = chosen()
+    assert choice.name == "cpu"
+    assert "Some GPU has a compute capability below 8.0" in choice.reason
+
+
+# --------------------------------------------------------------------------------------------------- self-tests
+
+
+@pytest.mark.parametrize("operator", dispatch.OPERATORS)
+@pytest.mark.parametrize("name", ["reference", "cpu"])
+def test_self_tests_pass(operator, name):
+    result = dispatch.self_test(operator, name, CPU)
+    assert result.passed
+    assert 0 < result.error < 1e-5  # float32 against float64: zero would mean that nothing was compared
+
+
+@pytest.mark.parametrize("operator", dispatch.OPERATORS)
+def test_self_tests_find_wrong_values_and_derivatives(operator):
+    right = dispatch.COMPOSITE[operator]
+
+    class WrongGradient(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            return x.view_as(x)
+
+        @staticmethod
+        def backward(ctx, dy):
+            return dy * 1.01
+
+    for wrong in (
+        lambda *a: right(*a) + 0.01,
+        lambda *a: WrongGradient.apply(right(*a)),
+        lambda *a: right(*a)[:1],
+    ):
+        assert not selftest.check(operator, wrong, CPU).passed
+    assert "raised ZeroDivisionError" in selftest.check(operator, lambda *a: 1 // 0, CPU).failure
+
+
+def test_self_tests_leave_random_numbers_alone():
+    torch.manual_seed(3)
+    expected = torch.rand(3)
+    torch.manual_seed(3)
+    with torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16):
+        assert dispatch.self_test("modulated_conv2d", "cpu", CPU).passed
+    assert torch.equal(torch.rand(3), expected)
+
+
+# ------------------------------------------------------------------------------------------ compiled and exported
+
+
+class Small(nn.Module):
+    """Every operator once."""
+
+    def forward(self, x, w, s):
+        f = cuda.setup_filter([1, 3, 3, 1])
+        x = cuda.modulated_conv2d(
+            x, w, s, up=2, padding=1, resample_filter=f, flip_weight=False, act="lrelu", gain=None
+        )
+        x = cuda.filtered_lrelu(x, f, f, up=2, down=2, padding=3)
+        x = cuda.conv2d_resample(x, w, f, down=2, padding=1)
+        x = cuda.downsample2d(cuda.upsample2d(cuda.filter2d(x, f), f), f)
+        return cuda.bias_act(x, w[:, 0, 0, 0], act="swish", clamp=3)
+
+
+def inputs(batch):
+    torch.manual_seed(0)
+    return torch.randn(batch, 3, 6, 4), torch.randn(3, 3, 3, 3), torch.randn(batch, 3)
+
+
+@pytest.mark.parametrize("request_", ["auto", "reference"])
+def test_compiles_without_graph_breaks(request_, monkeypatch):
+    monkeypatch.setattr(dispatch, "requested", request_)
+    module = Small()
+    compiled = torch.compile(module, fullgraph=True, backend="aot_eager", dynamic=False)
+    torch.testing.assert_close(compiled(*inputs(2)), module(*inputs(2)))
+
+
+def test_exports_with_dynamic_batch_and_without_gankit():
+    batch = torch.export.Dim("batch", min=1)
+    program = torch.export.export(
+        Small(), inputs(3), dynamic_shapes=({0: batch}, None, {0: batch}), strict=False
+    )
+    targets = {str(node.target) for node in program.graph.nodes if node.op == "call_function"}
+    assert not any("gankit" in target for target in targets)
+    for n in (1, 3, 5):
+        torch.testing.assert_close(program.module()(*inputs(n)), Small()(*inputs(n)), rtol=1e-4, atol=1e-5)
+
+
+class Images(nn.Module):
+    """z -> images of a small generator."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.generator = StyleGAN2((3, 16, 8), CondSpec(0), **StyleGAN2.conformance).eval()
+
+    def forward(self, z):
+        return self.generator.synthesis(self.generator.mapping(z), noise_mode="const")
+
+
+def test_a_generator_compiles_without_graph_breaks():
+    z, images = torch.randn(2, 16), Images()
+    compiled = torch.compile(images, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(z), images(z), rtol=1e-4, atol=1e-5)
+
+
+def test_a_generator_exports_with_dynamic_batch():
+    images, dim = Images(), torch.export.Dim("batch", min=1)
+    program = torch.export.export(images, (torch.randn(2, 16),), dynamic_shapes=({0: dim},), strict=False)
+    for n in (1, 4):
+        z = torch.randn(n, 16)
+        torch.testing.assert_close(program.module()(z), images(z), rtol=1e-4, atol=1e-5)
