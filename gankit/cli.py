@@ -160,12 +160,10 @@ def train(
         raise GankitError("name a recipe (see `gankit recipes`), or continue a run with --resume RUN")
     resolved = recipes.read(recipe, overrides, tiny=tiny)
     if dry_run:
-        from gankit.core.summary import summarize
+        from gankit.core.summary import sections
 
-        print(summarize(resolved))
-        for index in range(len(resolved.stages)):
-            print(f"\n--- stage {index + 1} of {len(resolved.stages)}\n")
-            print(summarize(resolved.at_stage(index)))
+        for number, section in enumerate(sections(resolved)):
+            print("\n" * bool(number) + section, flush=True)
         return
     out = out if out is not None else Path("runs") / resolved.name
     from gankit.core.trainer import Trainer

@@ -107,6 +107,7 @@ RECIPES = (
     "stylegan2-ada-cifar",
     *("projected-fastgan", "projected-fastgan-lite", "projected-stylegan2"),
     *("stylegan-t", "stylegan-t-64", "stylegan-t-512"),
+    *("stylegan3-t", "stylegan3-r", "stylegan-xl", "stylegan-xl-small"),
     *("r3gan-cifar10", "r3gan-ffhq64", "r3gan-ffhq256", "r3gan-imagenet32", "r3gan-imagenet64"),
 )
 
