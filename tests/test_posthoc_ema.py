@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from conditioning_utils import make_bert
 from runs import TINY, Result, assert_same, tensors_of
 from torch import nn
 
@@ -59,9 +60,12 @@ def test_the_fit_is_the_least_squares_solution(length: float) -> None:
     times = [0.2, 0.4, 0.6, 0.8, 1.0] * 2
     lengths = [0.05] * 5 + [0.1] * 5
     basis = np.stack([profile(t, w) for t, w in zip(times, lengths)], axis=1)
-    expected, *_ = np.linalg.lstsq(basis, profile(1, length), rcond=None)
+    last = basis[:, -1:]  # its coefficient is what the others leave of 1
+    others, *_ = np.linalg.lstsq(basis[:, :-1] - last, profile(1, length) - last[:, 0], rcond=None)
+    expected = np.append(others, 1 - others.sum())
     found, error = fit([1000 * t for t in times], lengths, 1000, length)
     assert found == pytest.approx(expected, abs=2e-3)
+    assert sum(found) == pytest.approx(1, abs=1e-9)
     rest = np.linalg.norm(basis @ expected - profile(1, length)) / np.linalg.norm(profile(1, length))
     assert error == pytest.approx(rest, rel=0.01)
 
@@ -169,6 +173,18 @@ def test_ema_of_another_length_is_the_sum_of_snapshots(run: Path, tmp_path: Path
             assert torch.equal(tensor, snapshots[-1][name]), name
     model = gankit.load(tmp_path / "model")
     assert model(seeds=0)[0].size == (16, 16)
+
+
+def test_a_trained_text_encoder_is_averaged_too(images: Path, tmp_path: Path) -> None:
+    text = {"name": "text", "model": str(make_bert(tmp_path)), "trainable": True}
+    train(tmp_path / "run", images, 32, conditioner=text, **{"train.lr_conditioner": 0.01})
+    for length, at in ((0.1, 32), (0.05, 16)):
+        operations.ema(tmp_path / "run", tmp_path / f"model{at}", length=length, at=at)
+        snapshot = tmp_path / "run" / "posthoc" / f"{at:09d}-{length:g}"
+        assert_same(tmp_path / f"model{at}", snapshot, 1e-4)
+    with pytest.raises(AssertionError):
+        assert_same(tmp_path / "model16", tmp_path / "model32", 1e-3, within="conditioner")
+    assert gankit.load(tmp_path / "model32")("a square", seeds=0)[0].size == (16, 16)
 
 
 def test_mistakes_are_told(

@@ -2,7 +2,8 @@
 
 During training two averages with power-function profiles are kept, p(tau) ~ tau^gamma on (0, t], and snapshots of them
 saved. Afterwards a linear combination of the snapshots approximates the average of any other profile; its coefficients
-are the least-squares fit of the profiles. The length of a profile is its standard deviation in units of t.
+are the least-squares fit of the profiles, here among those that sum to 1. The length of a profile is its standard
+deviation in units of t.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ def inner_products(t_a: Tensor, gamma_a: Tensor, t_b: Tensor, gamma_b: Tensor) -
 def fit(
     times: Sequence[float], lengths: Sequence[float], time: float, length: float
 ) -> tuple[list[float], float]:
-    """Coefficients of snapshots whose sum comes nearest to another average.
+    """Coefficients, of sum 1, with which snapshots come nearest to another average.
 
     Args:
         times: of the snapshots, in images since averaging began, > 0.
@@ -67,10 +68,11 @@ def fit(
     wanted = torch.tensor([time / scale], dtype=torch.float64), torch.tensor([gamma_of(length)]).double()
     A, b = inner_products(t, gamma, t, gamma), inner_products(t, gamma, *wanted)
     size = A.diagonal().sqrt()  # equal weights for all profiles keep the system well conditioned
-    x = (
-        torch.linalg.lstsq(A / size[:, None] / size, b / size[:, None], driver="gelsd").solution
-        / size[:, None]
-    )
+    sides = torch.cat([b, torch.ones_like(b)], 1) / size[:, None]
+    solved = torch.linalg.lstsq(A / size[:, None] / size, sides, driver="gelsd").solution / size[:, None]
+    free, ones = solved.split(1, 1)
+    # Lagrange's method for coefficients that sum to 1: weights that stood still come out as they are
+    x = free + ones * ((1 - free.sum()) / ones.sum())
     norm = inner_products(*wanted, *wanted)
     rest = (norm - 2 * b.T @ x + x.T @ A @ x).clamp(min=0)
     return x[:, 0].tolist(), float((rest / norm).sqrt())
