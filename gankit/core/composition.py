@@ -7,6 +7,7 @@ from typing import Any
 
 from gankit.core import models
 from gankit.core import recipe as recipes
+from gankit.core import stages
 from gankit.core.interfaces import Composition, Conditioner
 from gankit.core.labels import Vocabulary
 from gankit.core.plugins import registry
@@ -62,14 +63,16 @@ def advice(recipe: Recipe) -> str | None:
     nearest: tuple[str, dict[str, str]] | None = None
     for name in registry().names("recipe"):
         try:
-            theirs = _names(recipes.read_page(name)[0])
+            page = recipes.read_page(name)[0]
         except GankitError:  # a broken page is told when it is used
             continue
-        differences = {key: theirs[key] for key in COMPARED if theirs[key] != mine[key]}
-        if not differences:
-            return None
-        if nearest is None or len(differences) < len(nearest[1]):
-            nearest = (name, differences)
+        for stage in page.get("stages") or [{}]:
+            theirs = _names(stages.merge(page, stage))
+            differences = {key: theirs[key] for key in COMPARED if theirs[key] != mine[key]}
+            if not differences:
+                return None
+            if nearest is None or len(differences) < len(nearest[1]):
+                nearest = (name, differences)
     if nearest is None:
         return None
     name, differences = nearest

@@ -15,10 +15,12 @@ import torch
 from torch import Tensor, nn
 
 from gankit.core import checkpoint
-from gankit.core.interfaces import CondSpec
+from gankit.core.interfaces import CondSpec, Generator
 from gankit.core.weights import filled_later
 
 Column = tuple[str, str]  # kind and name, see Conditioner.columns
+# Fixed, as they follow from the size and the options of the new network; layers of another may bear the same name.
+FILTERS = ("up_filter", "down_filter", "resample_filter", "Kernel")
 NAMED = ("cls", "tags")  # kinds of columns whose names mean the same
 
 
@@ -128,10 +130,15 @@ def transfer(
     done = Transfer()
     owners = dict(module.named_modules())
     state = checkpoint.stored_state(module)
+    if isinstance(module, Generator):
+        tensors = module.renamed(tensors)
     with torch.no_grad():
         for name, target in state.items():
             source = tensors.get(name)
             if source is None or source.dim() != target.dim():
+                done.fresh.append(f"{name} {list(target.shape)}")
+                continue
+            if name.rpartition(".")[2] in FILTERS and not _alike(source, target):
                 done.fresh.append(f"{name} {list(target.shape)}")
                 continue
             axis = None if axes is None or columns is None else axes.get(name)
@@ -149,6 +156,10 @@ def transfer(
             done.resized.append(f"{name} {list(source.shape)} -> {list(target.shape)}{note}")
     done.unused = [f"{name} {list(t.shape)}" for name, t in tensors.items() if name not in state]
     return done
+
+
+def _alike(source: Tensor, target: Tensor) -> bool:
+    return source.shape == target.shape and torch.allclose(source.to(target), target, atol=1e-5)
 
 
 def _gain(owner: nn.Module | None, name: str, source: Tensor, target: Tensor) -> float:

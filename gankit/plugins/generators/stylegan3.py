@@ -8,7 +8,8 @@ images are longer on one axis, on all grids. Parameter names and shapes are thos
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -109,7 +110,7 @@ class StyleGAN3(Generator):
             conv_clamp=conv_clamp,
             magnitude_ema_beta=magnitude_ema_beta,
         )
-        self.num_ws = self.synthesis.num_ws
+        self.num_ws, self.layer_names = self.synthesis.num_ws, self.synthesis.layer_names
         self.mapping = MappingNetwork(  # type: ignore[misc]
             z_dim,
             cond.c_dim,
@@ -121,6 +122,22 @@ class StyleGAN3(Generator):
             lr_multiplier=mapping_lr_multiplier,
             w_avg_beta=w_avg_beta,
         )
+
+    def renamed(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Tensors of a StyleGAN3 of any size under the names that they have here: sizes and channels are part of the
+        names of layers, so layers are matched by their numbers, and the one that makes RGB with its like."""
+        layer = re.compile(r"synthesis\.L(\d+)_\d+_\d+\.(.+)")
+        found = {name: match for name in tensors if (match := layer.fullmatch(name))}
+        last = max((int(match[1]) for match in found.values()), default=0)
+        *hidden, rgb = self.layer_names
+        renamed = {}
+        for name, tensor in tensors.items():
+            if name in found:
+                number, rest = int(found[name][1]), found[name][2]
+                if number == last or number < len(hidden):
+                    name = f"synthesis.{rgb if number == last else hidden[number]}.{rest}"
+            renamed[name] = tensor
+        return renamed
 
 
 # ------------------------------------------------------------------------------------------------- geometry

@@ -16,7 +16,7 @@ from gankit.core import random
 from gankit.core.cuda import modulated_conv2d, normalize_2nd_moment, setup_filter, upsample2d
 from gankit.core.interfaces import Cond, CondSpec, Generator, ImageShape, embedding_of
 from gankit.core.layers import FullyConnected
-from gankit.core.precision import at_least_float32, without_autocast
+from gankit.core.precision import as_half, at_least_float32, without_autocast
 from gankit.core.sizes import channels, levels, nominal
 from gankit.errors import GankitError, unknown
 
@@ -131,7 +131,7 @@ class MappingNetwork(nn.Module):
 
 
 class SynthesisNetwork(nn.Module):
-    """ws [B, num_ws, w_dim] -> images; the condition acts through ws alone."""
+    """ws [B, num_ws, w_dim] -> images; the condition acts through ws alone. Maps are in half precision if ws is."""
 
     def __init__(
         self,
@@ -250,7 +250,7 @@ class SynthesisBlock(nn.Module):
     ) -> tuple[Tensor, Tensor | None]:
         first, *middle, last = ws
         if x is None or self.conv0 is None:
-            x = self.input(first)
+            x = as_half(self.input(first), first)
         else:
             x = self.conv0(x, first, noise_mode)
         for layer, w in zip(self.convs1, middle):
@@ -296,7 +296,7 @@ class FourierInput(nn.Module):
             bottom = torch.stack([sin, cos, -sin * x - cos * y], dim=1)
             m = torch.stack([top, bottom], dim=1) @ self.transform  # [B, 2, 3]: rotation, then translation
             freqs = self.freqs @ m[:, :, :2]  # [B, channels, 2]
-            phases = self.phases + (m[:, None, :, 2] * self.freqs).sum(2)
+            phases = self.phases + m[:, :, 2] @ self.freqs.t()
             excess = (freqs.norm(dim=2) - BANDWIDTH) / (self.rate / 2 - BANDWIDTH)
             amplitudes = (1 - excess).clamp(0, 1)  # fades what `transform` scales out of the band
 
@@ -350,7 +350,7 @@ class SynthesisLayer(nn.Module):
     def forward(self, x: Tensor, w: Tensor, noise_mode: str, gain: float = 1) -> Tensor:
         noise = None
         if self.use_noise and noise_mode == "random":
-            noise = random.randn(len(x), 1, *self.size, device=x.device) * self.noise_strength
+            noise = random.randn(x.shape[0], 1, *self.size, device=x.device) * self.noise_strength
         elif self.use_noise and noise_mode == "const":
             noise = self.noise_const * self.noise_strength
         return modulated_conv2d(
