@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 import torch
 from conditioning_utils import make_open_clip
+from runs import TINY, write_images
 from torch import nn
 
+import gankit
 from gankit.core import composition, distributed, models
 from gankit.core import recipe as recipes
 from gankit.core.interfaces import CondSpec, Label, Vocabulary
@@ -242,6 +244,17 @@ def test_training_asks_before_it_builds(monkeypatch):
     monkeypatch.setattr(models, "build_generator", lambda *_: pytest.fail("a network was built"))
     with pytest.raises(GankitError, match="cannot work together"):
         build_parts(recipe, models.build_conditioner(recipe, VOCABULARY), torch.device("cpu"))
+
+
+def test_stages_to_come_are_asked_at_once(tmp_path, monkeypatch):
+    """The second stage's mistake shows before the first stage's networks are built."""
+    images = write_images(tmp_path / "images")
+    monkeypatch.setattr(models, "build_generator", lambda *_: pytest.fail("a network was built"))
+    stages = [{"until": 8}, {"regularizers": {"mismatch": {}}}]
+    changes = {**TINY, "stages": stages, "train.images": 16}
+    message = r"stages\.1: regularizer 'mismatch' and conditioner 'none' cannot work together"
+    with pytest.raises(GankitError, match=message):
+        gankit.train("stylegan2", tmp_path / "run", data=str(images), overrides=changes, quiet=True)
 
 
 def test_plugins_of_others_are_asked(monkeypatch):
