@@ -26,6 +26,7 @@ BAD = [
     ("generator", plugins.NotConst, "generator_deterministic", "'const' is not repeatable"),
     ("generator", plugins.CrossTalk, "generator_deterministic", "alone and in a batch"),
     ("generator", plugins.Forgetful, "generator_state", "before and after state dict"),
+    ("generator", plugins.StuckFade, "generator_fading", r"fade_in\(1\) does not give the network back"),
     ("generator", plugins.Deaf, "generator_condition", "does not change the images"),
     ("generator", plugins.NoHelp, "options", "'z_dim' is not described"),
     ("generator", plugins.ThirdPositional, "options", r"must take \(image_shape, cond\) by position"),

@@ -24,7 +24,7 @@ from gankit.core.run import STATE
 from gankit.core.stages import merge
 from gankit.core.step import Stepper
 from gankit.errors import GankitError
-from gankit.monitor import Monitor
+from gankit.evaluation import Session
 
 GROW = [
     {"until": 16, "train": {"lr_d": 0.01}},
@@ -130,8 +130,11 @@ def test_a_stage_is_the_page_with_its_changes() -> None:
             [{"until": 5}, {"data": {"sise": 3}}],
             r"page: stages.1: unknown key 'data.sise'; did you mean 'data.size'",
         ),
-        ([{"until": 5}, {"generator": "stylgan2"}], r"page: unknown generator 'stylgan2'; did you mean"),
-        ([{"until": 5}, {"train": {"batch": 0}}], r"page: stages.1: train.batch = 0"),
+        (
+            [{"until": 5}, {"generator": "stylgan2"}],
+            r"page: stages.1: unknown generator 'stylgan2'; did you mean",
+        ),
+        ([{"until": 5}, {"train": {"batch": 0}}], r"page: stages.1: train.batch = 0: "),
         ([{"until": 5}, {"stages": []}], r"stages.1: unknown key 'stages'"),
         ([{"until": 5}, {"patience": 2}], r"page: stages.1: the last stage ends .* leave patience away"),
         ([{"until": 5, "patience": 0}, {}], r"page: stages.0.patience = 0 must be a number of evaluations"),
@@ -265,9 +268,11 @@ def test_a_stage_ends_when_nothing_improves(
     """After two measurements in a row that are no better than the best of the stage, also across an interruption."""
     monkeypatch.setenv("GANKIT_CACHE", str(tmp_path / "cache"))
     values = {8: 5.0, 16: 3.0, 24: 3.0, 32: 4.0, 40: 9.0, 48: 8.0, 56: 7.0}
-    monkeypatch.setattr(
-        Monitor, "_measure", lambda self, watch: {"kid": {"kid": values[self.stepper.nimg], "kid_std": 0.0}}
-    )
+
+    def measure(self: Session) -> dict[str, dict[str, Any]]:
+        return {"kid": {"values": {"kid": values[self.bench.pipe.nimg], "kid_std": 0.0}}}
+
+    monkeypatch.setattr(Session, "measure", measure)
     options = {
         "evaluation.every": 8,
         "evaluation.num": 12,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import unittest
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -147,6 +147,25 @@ def check_generator_state(subject: Subject) -> None:
             assert_close(again, images, f"{subject}: images before and after {what}", 1e-6)
 
 
+def check_generator_fading(subject: Subject) -> None:
+    """What `fade_in` changes, it puts back; one that says it cannot changes nothing."""
+    _, G = _network(subject)
+    z = _latents(G)
+    with torch.no_grad():
+        _check_fading(subject, G, lambda: G.eval()(z, noise_mode="const"))
+
+
+def _check_fading(subject: Subject, network: Any, compute: Callable[[], Tensor]) -> None:
+    full = compute()
+    fades = network.fade_in(0.5)
+    assert isinstance(fades, bool), f"{subject}: fade_in returns {fades!r}, not whether it can"
+    assert torch.equal(compute(), full) is not fades, (
+        f"{subject}: fade_in(0.5) returns {fades}, which is not so"
+    )
+    network.fade_in(1.0)
+    assert torch.equal(compute(), full), f"{subject}: fade_in(1) does not give the network back"
+
+
 def check_generator_condition(subject: Subject) -> None:
     """A condition changes the image; it may be given as a tensor."""
     _, G = _network(subject, CLASSES)
@@ -239,6 +258,19 @@ def check_discriminator_random(subject: Subject) -> None:
             )
 
 
+def check_discriminator_fading(subject: Subject) -> None:
+    """As for generators."""
+    shape, D = _network(subject)
+    images = _images(shape)
+
+    def compute() -> Tensor:
+        with batch_random("logits", total=BATCH):
+            return torch.cat(D.eval()(images), 1)
+
+    with torch.no_grad():
+        _check_fading(subject, D, compute)
+
+
 def check_discriminator_state(subject: Subject) -> None:
     """The state goes through a checkpoint, without the frozen networks inside, which stay as they are."""
     shape, D = _network(subject)
@@ -323,6 +355,7 @@ CHECKS: dict[str, list[Any]] = {
         check_generator_deterministic,
         check_generator_random,
         check_generator_state,
+        check_generator_fading,
         check_generator_condition,
         check_generator_tokens,
     ],
@@ -332,6 +365,7 @@ CHECKS: dict[str, list[Any]] = {
         check_discriminator_condition,
         check_discriminator_random,
         check_discriminator_state,
+        check_discriminator_fading,
     ],
     "feature": [check_feature_frozen, check_feature_taps, check_feature_outputs, check_feature_identity],
 }
