@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 from gankit.core import devices, models
+from gankit.core.cuda import ConstantWeights
 from gankit.core.grids import to_pil
 from gankit.core.images import to_uint8
 from gankit.core.interfaces import Condition, Generator
@@ -51,6 +52,7 @@ class Pipeline:
         self.conditioner = model.conditioner.to(device).eval().requires_grad_(False)
         self.generator: Generator = models.channels_last(model.generator, device)
         self.generator.eval().requires_grad_(False)
+        self._weights = ConstantWeights()
         self._centers: dict[bytes, torch.Tensor] = {}
 
     def __call__(
@@ -84,7 +86,7 @@ class Pipeline:
             raise GankitError(f"batch_size = {batch_size} must be at least 1")
         label = self.label(prompt, tags=tags, cls=cls)
         images = []
-        with torch.no_grad():
+        with torch.no_grad(), self._weights.kept():
             cond = self.conditioner.encode([label])
             for start in range(0, len(seeds), batch_size):
                 z = self.latents(seeds[start : start + batch_size])

@@ -78,7 +78,7 @@ def test_load_opens_a_snapshot(name: str, cache: Path) -> None:
     assert (folder / "generator.safetensors").stat().st_mtime_ns == stamp  # not converted again
 
 
-@pytest.mark.parametrize("name", ["sg2_uncond", "sg2_cond"])
+@pytest.mark.parametrize("name", ["sg2_uncond", "sg2_cond", "sg3_t", "sg3_r"])
 def test_bare_state_dict_with_official_names(name: str, tmp_path: Path) -> None:
     """What `torch.save(G.state_dict())` writes: sizes and architecture are taken from names and shapes."""
     network = open_foreign(PICKLES / f"{name}.pkl").networks["G_ema"]

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.autograd import gradcheck, gradgradcheck
 
 from gankit.core import cuda
+from gankit.core.cuda import inference
 from gankit.core.cuda.activations import ACTIVATIONS
 
 LAYOUTS = ("contiguous", "channels last", "every second", "transposed")
@@ -45,6 +46,12 @@ def compare(function, x, *others, layout="contiguous"):
     actual = derivatives(lambda *t: function("cpu", *t), [arrange(x, layout), *others])
     for a, e in zip(actual, expected):
         torch.testing.assert_close(a, e, rtol=1e-9, atol=1e-7)
+    with torch.no_grad():  # in float32, and what needs no gradients may take a path of its own
+        alone = function("cpu", arrange(x.float(), layout), *(t.float() for t in others))
+    if alone.numel():
+        torch.testing.assert_close(
+            alone.double(), expected[0], rtol=0, atol=1e-5 * (1 + expected[0].abs().max().item())
+        )
 
 
 def randn(*shape: int) -> Tensor:
@@ -166,8 +173,9 @@ def test_conv2d_resample(size, kernel, up, down, f, padding, groups, flip_weight
 @given(size=sizes, kernel=st.sampled_from([1, 3]), resample=st.sampled_from([(1, 1), (2, 1), (1, 2), (2, 2), (4, 1)]),
        noise=st.sampled_from(["none", "image", "batch"]), demodulate=st.booleans(), normalize=st.booleans(),
        input_gain=st.sampled_from(["none", "number", "channels", "samples"]), bias=st.booleans(),
-       act=st.sampled_from(["linear", "lrelu", "swish"]), clamp=st.sampled_from([None, 0.8]),
-       separable=st.booleans(), flip_weight=st.booleans(), layout=layouts)  # fmt: skip
+       act=st.sampled_from(["linear", "relu", "lrelu", "swish"]), clamp=st.sampled_from([None, 0.8]),
+       separable=st.booleans(), block=st.sampled_from([1, 2**10, 2**20]),
+       fold=st.sampled_from([0, 2, 99]), flip_weight=st.booleans(), layout=layouts)  # fmt: skip
 def test_modulated_conv2d(
     size,
     kernel,
@@ -180,6 +188,8 @@ def test_modulated_conv2d(
     act,
     clamp,
     separable,
+    block,
+    fold,
     flip_weight,
     layout,
 ):
@@ -203,7 +213,10 @@ def test_modulated_conv2d(
         return cuda.modulated_conv2d(x, w, s, **dict(zip(optional, rest)), **options, impl=impl)
 
     rest = [t.double() for t in optional.values()]
-    compare(function, randn(*size), randn(4, c, kernel, kernel), randn(n, c), *rest, layout=layout)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(inference, "BLOCK_BYTES", block)
+        patch.setattr(inference, "FOLD", fold)
+        compare(function, randn(*size), randn(4, c, kernel, kernel), randn(n, c), *rest, layout=layout)
 
 
 # ----------------------------------------------------------------------- derivatives of the reference, numerically

@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 
 import gankit
 from gankit.core.interfaces import CondSpec
+from gankit.core.transfer import transfer
 from gankit.errors import GankitError
 from gankit.plugins.generators.stylegan3 import StyleGAN3, bands
 
@@ -219,9 +220,12 @@ def test_bf16_stays_close():
     with torch.no_grad():
         expected = generator(z)
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            actual = generator(z)
-    assert actual.dtype == torch.float32
-    assert (actual - expected).square().mean().sqrt() < 0.02 * expected.std()
+            automatic = generator(z)
+        by_input = generator.synthesis(generator.mapping(z).bfloat16())
+    for actual in (automatic, by_input):
+        assert actual.dtype == torch.float32
+        assert (actual - expected).square().mean().sqrt() < 0.02 * expected.std()
+        assert not torch.equal(actual, expected)
 
 
 @pytest.mark.parametrize(
@@ -244,6 +248,26 @@ def test_wrong_ws_are_named():
     generator = StyleGAN3((3, 16, 16), CondSpec(), **TINY)
     with pytest.raises(ValueError, match="ws must be"):
         generator.synthesis(torch.zeros(1, 2, 8))
+
+
+@pytest.mark.parametrize(("side", "num_layers"), [(32, 4), (16, 4), (32, 6), (32, 3)])
+def test_weights_go_over_to_another_size(side, num_layers):
+    """Layers by number, whatever sizes are in their names."""
+    torch.manual_seed(0)
+    options = {**TINY, "channel_base": 256}
+    small = StyleGAN3((3, 16, 16), CondSpec(), **options)
+    large = StyleGAN3((3, side, side), CondSpec(), **{**options, "num_layers": num_layers})
+    done = transfer(large, small.state_dict())
+    (*hidden, rgb), (*new_hidden, new_rgb) = small.synthesis.layer_names, large.synthesis.layer_names
+    for old, new in [*zip(hidden, new_hidden), (rgb, new_rgb)]:
+        a, b = small.synthesis.get_submodule(old), large.synthesis.get_submodule(new)
+        assert torch.equal(a.weight, b.weight)
+        assert torch.equal(a.affine.weight, b.affine.weight)
+    assert torch.equal(small.synthesis.input.freqs, large.synthesis.input.freqs)
+    assert len({name.split(".")[1] for name in done.unused}) == max(4 - num_layers, 0)
+    if (side, num_layers) == (16, 4):
+        z = torch.randn(2, 8)
+        torch.testing.assert_close(small(z), large(z))
 
 
 @pytest.mark.parametrize("micro_batch", [8, 2])

@@ -231,6 +231,10 @@ class Generator(nn.Module, Part):
     mapping: Callable[..., Tensor]
     synthesis: Callable[..., Tensor]
 
+    def renamed(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """Tensors of a relative, such as one of another size, under the names that they have in this network."""
+        return tensors
+
     def fade_in(self, share: float) -> bool:
         """Let what the finest resolution adds count for a share in [0, 1], 1 being the network as it is (progressive
         growing, Karras et al. 2018, section 2); False if the architecture has no such thing."""

@@ -21,6 +21,11 @@ def without_autocast(x: Tensor) -> AbstractContextManager[object]:
     return contextlib.nullcontext()  # keeps exported and compiled graphs free of autocast regions
 
 
+def as_half(x: Tensor, like: Tensor) -> Tensor:
+    """`x` in the half precision of `like`, if `like` has one: how a network follows the dtype of its input."""
+    return x.to(like.dtype) if like.dtype in (torch.float16, torch.bfloat16) else x
+
+
 def at_least_float32(x: Tensor) -> Tensor:
     """Half precision becomes float32; float32 and float64 stay."""
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x

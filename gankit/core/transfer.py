@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from gankit.core import checkpoint
-from gankit.core.interfaces import CondSpec
+from gankit.core.interfaces import CondSpec, Generator
 
 Column = tuple[str, str]  # kind and name, see Conditioner.columns
 # Fixed, as they follow from the size and the options of the new network; layers of another may bear the same name.
@@ -129,6 +129,8 @@ def transfer(
     done = Transfer()
     owners = dict(module.named_modules())
     state = checkpoint.stored_state(module)
+    if isinstance(module, Generator):
+        tensors = module.renamed(tensors)
     with torch.no_grad():
         for name, target in state.items():
             source = tensors.get(name)

@@ -1,6 +1,7 @@
 """The operators of the StyleGAN family, each in several implementations of one meaning; see `dispatch`."""
 
 from gankit.core.cuda.bias_act import normalize_2nd_moment
+from gankit.core.cuda.inference import ConstantWeights
 from gankit.core.cuda.ops import (
     bias_act,
     conv2d_resample,
@@ -14,6 +15,7 @@ from gankit.core.cuda.ops import (
 )
 
 __all__ = [
+    "ConstantWeights",
     "bias_act",
     "conv2d_resample",
     "downsample2d",

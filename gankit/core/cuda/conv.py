@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from gankit.core.cuda import inference
 from gankit.core.cuda.activations import ACTIVATIONS
 from gankit.core.cuda.arguments import filter_size
 from gankit.core.cuda.bias_act import activate, bias_act
@@ -42,9 +43,6 @@ def conv2d_resample(
     kh, kw = w.shape[2:]
     nx, ny = filter_size(f)
     x0, x1, y0, y1 = padding
-    if up > 1:
-        x0, x1 = x0 + (nx + up - 1) // 2, x1 + (nx - up) // 2
-        y0, y1 = y0 + (ny + up - 1) // 2, y1 + (ny - up) // 2
     if down > 1:
         x0, x1 = x0 + (nx - down + 1) // 2, x1 + (nx - down) // 2
         y0, y1 = y0 + (ny - down + 1) // 2, y1 + (ny - down) // 2
@@ -62,17 +60,28 @@ def conv2d_resample(
     if up == 1:
         return F.conv2d(resample(x, f, ONE, ONE, pad, False, 1), w, b, stride=down, groups=groups)
     if pointwise and down == 1:
+        pad = (x0 + (nx + up - 1) // 2, x1 + (nx - up) // 2, y0 + (ny + up - 1) // 2, y1 + (ny - up) // 2)
         x = resample(F.conv2d(x, w, groups=groups), f, (up, up), ONE, pad, False, up**2)
     else:
-        x0, x1, y0, y1 = x0 - (kw - 1), x1 - (kw - up), y0 - (kh - 1), y1 - (kh - up)
-        cut_x, cut_y = max(min(-x0, -x1), 0), max(min(-y0, -y1), 0)
+        cut, rest = transposed_padding(pad, (nx, ny), (kw, kh), up)
         w = w.unflatten(0, (groups, -1)).transpose(1, 2).flatten(0, 1)
-        x = F.conv_transpose2d(x, w, stride=up, padding=(cut_y, cut_x), groups=groups)
-        rest = (x0 + cut_x, x1 + cut_x, y0 + cut_y, y1 + cut_y)
+        x = F.conv_transpose2d(x, w, stride=up, padding=cut, groups=groups)
         x = resample(x, f, ONE, ONE, rest, False, up**2)
         if down > 1:
             x = resample(x, f, ONE, (down, down), (0, 0, 0, 0), False, 1)
     return x if b is None else x + b.view(-1, 1, 1)
+
+
+def transposed_padding(
+    padding: tuple[int, int, int, int], taps: tuple[int, int], kernel: tuple[int, int], up: int
+) -> tuple[list[int], tuple[int, int, int, int]]:
+    """What an enlarging convolution's `padding` is for its two steps: of the transposed convolution (y, x), which cuts
+    as much as it can, and of the filter after it. `taps` and `kernel` are (x, y)."""
+    (nx, ny), (kw, kh), (x0, x1, y0, y1) = taps, kernel, padding
+    x0, x1 = x0 + (nx + up - 1) // 2 - (kw - 1), x1 + (nx - up) // 2 - (kw - up)
+    y0, y1 = y0 + (ny + up - 1) // 2 - (kh - 1), y1 + (ny - up) // 2 - (kh - up)
+    cut_x, cut_y = max(min(-x0, -x1), 0), max(min(-y0, -y1), 0)
+    return [cut_y, cut_x], (x0 + cut_x, x1 + cut_x, y0 + cut_y, y1 + cut_y)
 
 
 def modulation(
@@ -82,8 +91,12 @@ def modulation(
     demodulate: bool,
     input_gain: Tensor | float | None,
     normalize: bool,
+    energy: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Weight [O, I, kh, kw], factors on the input [N, I], factors on the result [N, O]; float32 or better."""
+    """Weight [O, I, kh, kw], factors on the input [N, I], factors on the result [N, O]; float32 or better.
+
+    `energy` is the sum of squares of each kernel of the weight, [O, I], where it is known.
+    """
     scale = None
     if demodulate:
         with without_autocast(x):
@@ -91,7 +104,7 @@ def modulation(
             if x.dtype == torch.float16:  # against overflow; demodulation cancels both factors
                 weight = weight / (weight[0].numel() ** 0.5 * weight.abs().amax((1, 2, 3), keepdim=True))
                 styles = styles / styles.abs().amax(1, keepdim=True)
-            energy = weight.square().sum((2, 3))
+            energy = weight.square().sum((2, 3)) if energy is None else energy
             if normalize:  # of the weight by factors on the result, instead of a pass over the weight
                 styles = styles * styles.square().mean().rsqrt()
                 unit = (energy.mean(1) / weight[0, 0].numel()).rsqrt()
@@ -123,6 +136,12 @@ def modulated_conv2d(
     clamp: float | None,
 ) -> Tensor:
     """As `gankit.core.cuda.modulated_conv2d`, unchecked."""
+    variables = (x, weight, styles, noise, b, input_gain if isinstance(input_gain, Tensor) else None)
+    if inference.applies(x, variables, weight, up, down, padding, flip_weight, act, gain):
+        return inference.modulated_conv2d(
+            x, weight, styles, noise, up, padding, resample_filter, demodulate, input_gain, normalize, b, act, alpha,
+            gain, clamp,
+        )  # fmt: skip
     spec = ACTIVATIONS[act]
     weight, styles, scale = modulation(x, weight, styles, demodulate, input_gain, normalize)
     weight = weight.to(x.dtype)

@@ -61,7 +61,7 @@ def check(operator: str, function: Callable[..., Tensor], device: torch.device) 
 def _derivatives(
     function: Callable[..., Tensor], call: Callable[..., Any], variables: list[Tensor], device: torch.device
 ) -> list[Tensor]:
-    """Value, gradients for a cotangent, and gradients of their contraction with fixed vectors."""
+    """Value with and without gradients, gradients for a cotangent, gradients of their contraction with fixed ones."""
     generator = torch.Generator().manual_seed(1)
 
     def fixed(t: Tensor) -> Tensor:
@@ -73,7 +73,9 @@ def _derivatives(
     first = torch.autograd.grad(y, variables, dy, create_graph=True)
     contraction = torch.stack([(g * fixed(g)).sum() for g in first]).sum()
     second = torch.autograd.grad(contraction, [dy, *variables], allow_unused=True, materialize_grads=True)
-    return [t.detach() for t in (y, *first, *second)]
+    with torch.no_grad():  # may take another path
+        alone = call(function, device, *variables)
+    return [t.detach() for t in (y, alone, *first, *second)]
 
 
 def _cases(operator: str) -> Iterator[tuple[list[Tensor], Callable[..., Any]]]:

@@ -17,7 +17,7 @@ from gankit.core import random
 from gankit.core.cuda import modulated_conv2d, setup_filter, upsample2d
 from gankit.core.interfaces import Cond, CondSpec, Generator, ImageShape
 from gankit.core.layers import Conv2dLayer, FullyConnected, MappingNetwork
-from gankit.core.precision import at_least_float32
+from gankit.core.precision import as_half, at_least_float32
 from gankit.core.sizes import channels, levels, nominal
 from gankit.errors import GankitError, unknown
 
@@ -99,7 +99,7 @@ class StyleGAN2(Generator):
 
 
 class SynthesisNetwork(nn.Module):
-    """ws [B, num_ws, w_dim] -> images; the condition acts through ws alone."""
+    """ws [B, num_ws, w_dim] -> images; the condition acts through ws alone. Maps are in half precision if ws is."""
 
     def __init__(
         self,
@@ -208,7 +208,8 @@ class SynthesisBlock(nn.Module):
     ) -> tuple[Tensor, Tensor | None]:
         *ws, w_rgb = ws
         if x is None or self.conv0 is None:
-            x = self.conv1(self.const.expand(w_rgb.shape[0], -1, -1, -1), ws[0], noise_mode)
+            x = as_half(self.const, w_rgb).expand(w_rgb.shape[0], -1, -1, -1)
+            x = self.conv1(x, ws[0], noise_mode)
         elif self.skip is None:
             x = self.conv1(self.conv0(x, ws[0], noise_mode), ws[1], noise_mode)
         else:

@@ -8,7 +8,8 @@ images are longer on one axis, on all grids. Parameter names and shapes are thos
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -19,7 +20,7 @@ from gankit.core.cuda import filtered_lrelu, modulated_conv2d
 from gankit.core.filters import design_lowpass_filter
 from gankit.core.interfaces import Cond, CondSpec, Generator, ImageShape
 from gankit.core.layers import FullyConnected, MappingNetwork
-from gankit.core.precision import at_least_float32, without_autocast
+from gankit.core.precision import as_half, at_least_float32, without_autocast
 from gankit.core.sizes import levels
 from gankit.errors import GankitError
 
@@ -109,7 +110,7 @@ class StyleGAN3(Generator):
             conv_clamp=conv_clamp,
             magnitude_ema_beta=magnitude_ema_beta,
         )
-        self.num_ws = self.synthesis.num_ws
+        self.num_ws, self.layer_names = self.synthesis.num_ws, self.synthesis.layer_names
         self.mapping = MappingNetwork(  # type: ignore[misc]
             z_dim,
             cond.c_dim,
@@ -121,6 +122,22 @@ class StyleGAN3(Generator):
             lr_multiplier=mapping_lr_multiplier,
             w_avg_beta=w_avg_beta,
         )
+
+    def renamed(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Tensors of a StyleGAN3 of any size under the names that they have here: sizes and channels are part of the
+        names of layers, so layers are matched by their numbers, and the one that makes RGB with its like."""
+        layer = re.compile(r"synthesis\.L(\d+)_\d+_\d+\.(.+)")
+        found = {name: match for name in tensors if (match := layer.fullmatch(name))}
+        last = max((int(match[1]) for match in found.values()), default=0)
+        *hidden, rgb = self.layer_names
+        renamed = {}
+        for name, tensor in tensors.items():
+            if name in found:
+                number, rest = int(found[name][1]), found[name][2]
+                if number == last or number < len(hidden):
+                    name = f"synthesis.{rgb if number == last else hidden[number]}.{rest}"
+            renamed[name] = tensor
+        return renamed
 
 
 # ------------------------------------------------------------------------------------------------- geometry
@@ -234,7 +251,8 @@ def layer_specs(
 
 
 class SynthesisNetwork(nn.Module):
-    """ws [B, num_ws, w_dim] -> images; the condition acts through ws alone. There is no noise."""
+    """ws [B, num_ws, w_dim] -> images; the condition acts through ws alone. There is no noise. Maps are in half
+    precision if ws is."""
 
     def __init__(
         self,
@@ -261,7 +279,7 @@ class SynthesisNetwork(nn.Module):
         if ws.shape[1:] != (self.num_ws, self.w_dim):
             raise ValueError(f"ws must be [B, {self.num_ws}, {self.w_dim}], not {list(ws.shape)}")
         w = ws.unbind(1)
-        x = self.input(w[0])
+        x = as_half(self.input(w[0]), ws)
         for name, w_layer in zip(self.layer_names, w[1:]):
             x = self.get_submodule(name)(x, w_layer, update_emas)
         return at_least_float32(x) * OUTPUT_SCALE

@@ -16,7 +16,7 @@ from gankit.core import random
 from gankit.core.cuda import modulated_conv2d, normalize_2nd_moment, setup_filter, upsample2d
 from gankit.core.interfaces import Cond, CondSpec, Generator, ImageShape, embedding_of
 from gankit.core.layers import FullyConnected
-from gankit.core.precision import at_least_float32, without_autocast
+from gankit.core.precision import as_half, at_least_float32, without_autocast
 from gankit.core.sizes import channels, levels, nominal
 from gankit.errors import GankitError, unknown
 
@@ -131,7 +131,7 @@ class MappingNetwork(nn.Module):
 
 
 class SynthesisNetwork(nn.Module):
-    """ws [B, num_ws, w_dim] -> images; the condition acts through ws alone."""
+    """ws [B, num_ws, w_dim] -> images; the condition acts through ws alone. Maps are in half precision if ws is."""
 
     def __init__(
         self,
@@ -250,7 +250,7 @@ class SynthesisBlock(nn.Module):
     ) -> tuple[Tensor, Tensor | None]:
         first, *middle, last = ws
         if x is None or self.conv0 is None:
-            x = self.input(first)
+            x = as_half(self.input(first), first)
         else:
             x = self.conv0(x, first, noise_mode)
         for layer, w in zip(self.convs1, middle):

@@ -1,7 +1,8 @@
-"""StyleGAN3 generators in snapshots of its code base; its discriminators are StyleGAN2's."""
+"""StyleGAN3 generators in snapshots of its code base, or as state dicts; its discriminators are StyleGAN2's."""
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from gankit.core.foreign import ForeignNetwork
@@ -9,6 +10,7 @@ from gankit.core.interfaces import Imported, Importer
 from gankit.plugins.generators.stylegan3 import FILTER_SIZE, LRELU_UPSAMPLING, MARGIN, OUTPUT_SCALE
 from gankit.plugins.importers.stylegan2 import (
     MAX_CLASSES,
+    count_layers,
     image_channels,
     mapping_options,
     numbered_classes,
@@ -19,12 +21,15 @@ from gankit.plugins.importers.stylegan2 import (
 class StyleGAN3Importer(Importer):
     """StyleGAN3 generators of either configuration, with or without classes."""
 
-    classes = ("Generator",)
+    classes = ("Generator", "state dict with the official names of StyleGAN3")
 
     def recognises(self, network: ForeignNetwork) -> bool:
-        return network.class_name == "Generator" and is_alias_free(network) and not has_class_vectors(network)
+        known = network.class_name == "Generator" or not network.modules
+        return known and is_alias_free(network) and not has_class_vectors(network)
 
     def convert(self, network: ForeignNetwork) -> Imported:
+        if not network.modules:
+            return _from_names(network)
         c_dim = network.integer("", "c_dim", low=0, high=MAX_CLASSES)
         size = network.integer("", "img_resolution", low=4, high=8192)
         refuse_other_activations(network, "mapping.fc0")
@@ -46,14 +51,47 @@ class StyleGAN3Importer(Importer):
         )
 
 
+def _from_names(network: ForeignNetwork) -> Imported:
+    """A generator out of a state dict alone, whose names tell sizes and channels of all layers; of cutoffs, clamp and
+    learning rates, which they do not tell, the usual ones are assumed."""
+    found = (re.fullmatch(r"synthesis\.L(\d+)_(\d+)_(\d+)\.weight", name) for name in network.tensors)
+    layers = sorted(tuple(map(int, match.groups())) for match in found if match)
+    if len(layers) < 4 or [index for index, _, _ in layers] != list(range(len(layers))):
+        raise network.odd("number of layers", len(layers))
+    size, channels = layers[-1][1:]
+    first = "synthesis.L{}_{}_{}".format(*layers[0])
+    widest = max(count for _, _, count in layers[:-1])
+    c_dim = network.shape("mapping.embed.weight", 2)[1] if "mapping.embed.weight" in network.tensors else 0
+    embedded = network.shape("mapping.embed.weight", 2)[0] if c_dim else 0
+    hidden, inputs = network.shape("mapping.fc0.weight", 2)
+    depth = count_layers(network)
+    if channels not in (1, 3, 4) or inputs <= embedded or c_dim > MAX_CLASSES:
+        raise network.odd("number of image channels, latents or classes", channels)
+    spec = {
+        "name": "stylegan3",
+        "z_dim": inputs - embedded,
+        "w_dim": network.shape("mapping.w_avg", 1)[0],
+        "mapping_layers": depth,
+        "embed_features": embedded or None,
+        "layer_features": hidden if depth > 1 else None,
+        "channel_base": layers[-2][2] * size,
+        "channel_max": widest,
+        "conv_kernel": network.shape(f"{first}.weight", 4)[2],
+        "use_radial_filters": is_radial(network, first),
+        "num_layers": len(layers) - 1,
+    }
+    conditioner = "class" if c_dim else "none"
+    shape = (channels, size, size)
+    return Imported("generator", spec, shape, dict(network.tensors), conditioner, numbered_classes(c_dim))
+
+
 def is_alias_free(network: ForeignNetwork) -> bool:
-    return bool(network.modules) and "synthesis.input.freqs" in network.tensors
+    return "synthesis.input.freqs" in network.tensors
 
 
 def has_class_vectors(network: ForeignNetwork) -> bool:
     """What tells StyleGAN-XL from StyleGAN3, whose classes enter by a fully connected layer."""
-    embed = network.modules.get("mapping.embed")
-    return embed is not None and embed.class_name == "Embedding"
+    return "mapping.embed.weight" in network.tensors and "mapping.embed.bias" not in network.tensors
 
 
 def synthesis_options(network: ForeignNetwork) -> dict[str, Any]:
@@ -75,12 +113,11 @@ def synthesis_options(network: ForeignNetwork) -> dict[str, Any]:
         if (found := network.setting(path, name, default=value)) != value:
             raise network.odd(name, found)
     kernel = network.shape(f"{first}.weight", 4)[2]
-    radial = network.tensors.get(f"{first}.down_filter")
     return {
         "channel_base": network.integer(at, "channel_base", high=2**24, default=32768),
         "channel_max": network.integer(at, "channel_max", default=512),
         "conv_kernel": kernel,
-        "use_radial_filters": radial is not None and len(radial.shape) == 2,
+        "use_radial_filters": is_radial(network, first),
         "num_layers": network.integer(at, "num_layers", high=1000),
         "num_critical": network.integer(at, "num_critical", high=1000, default=2),
         "first_cutoff": network.setting(at, "first_cutoff", default=2),
@@ -89,3 +126,8 @@ def synthesis_options(network: ForeignNetwork) -> dict[str, Any]:
         "conv_clamp": network.setting(first, "conv_clamp", default=256),
         "magnitude_ema_beta": network.setting(first, "magnitude_ema_beta", default=0.999),
     }
+
+
+def is_radial(network: ForeignNetwork, layer: str) -> bool:
+    taps = network.tensors.get(f"{layer}.down_filter")
+    return taps is not None and len(taps.shape) == 2

@@ -16,7 +16,7 @@ from gankit.plugins.importers.stylegan2 import (
     numbered_classes,
     refuse_other_activations,
 )
-from gankit.plugins.importers.stylegan3 import has_class_vectors, is_alias_free, synthesis_options
+from gankit.plugins.importers.stylegan3 import has_class_vectors, is_alias_free, is_radial, synthesis_options
 
 
 class StyleGANXLImporter(Importer):
@@ -90,9 +90,8 @@ def _stages(network: ForeignNetwork, size: int) -> dict[str, Any]:
     options["up_factors"] = [b // a for a, b in pairwise(ends)]
     if len(starts) > 1:
         first = f"synthesis.{names[starts[1]]}"
-        taps = network.tensors.get(f"{first}.down_filter")
         options["head_kernel"] = network.shape(f"{first}.weight", 4)[2]
-        options["head_radial_filters"] = taps is not None and len(taps.shape) == 2
+        options["head_radial_filters"] = is_radial(network, first)
     return options
 
 

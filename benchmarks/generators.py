@@ -1,0 +1,190 @@
+"""Times whole generators on a CPU: `python benchmarks/generators.py --net stylegan2 --batch 1 8 --dtype fp32 bf16`.
+
+Three things are timed in turn, with the same random weights, and medians of the repeats are printed: (a) gankit,
+(b) the textbook formulation in fp32 (see `textbook.py`), (c) the convolutions alone, channels-last, in the dtype of
+(a). Ratios are medians of the ratios of each round, so that a machine that is busy for a while disturbs all alike.
+"""
+
+from __future__ import annotations
+
+import argparse
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import textbook
+import torch
+from torch import Tensor
+
+from gankit.core import models
+from gankit.core.cuda import ConstantWeights
+from gankit.core.interfaces import CondSpec, Generator
+from gankit.core.plugins import registry
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+WEIGHTS = ConstantWeights()  # as `gankit.load` does
+CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
+NETS: dict[str, dict[str, Any]] = {
+    "stylegan2": {"channel_base": 16384, "channel_max": 512},
+    "stylegan-t": {"channel_base": 32768, "channel_max": 512, "num_res_blocks": 3},
+    "stylegan3": {"channel_base": 16384, "channel_max": 512},
+}
+
+
+def build(net: str, size: int, last: bool = True) -> Generator:
+    """Random weights; biases and noise strengths are not zero, so that nothing is free. `last`: as gankit loads it."""
+    torch.manual_seed(0)
+    generator: Generator = registry().load("generator", net)((3, size, size), CondSpec(0), **NETS[net])
+    for name, parameter in generator.named_parameters():
+        if name.endswith(("noise_strength", "bias")) and "affine" not in name:
+            torch.nn.init.normal_(parameter, std=0.1)
+    generator.eval().requires_grad_(False)
+    return models.channels_last(generator, torch.device("cpu")) if last else generator
+
+
+def images(generator: Generator, ws: Tensor) -> Tensor:
+    with WEIGHTS.kept():
+        return generator.synthesis(ws, noise_mode="const")
+
+
+def calls_of(generator: Generator, ws: Tensor) -> list[tuple[Any, ...]]:
+    """Arguments of the modulated convolutions of one image or batch."""
+    from gankit.core.cuda import dispatch
+
+    calls: list[tuple[Any, ...]] = []
+    plain = dispatch.COMPOSITE["modulated_conv2d"]
+    with textbook.instead({"modulated_conv2d": lambda *a: calls.append(a) or plain(*a)}):  # type: ignore[func-returns-value]
+        images(generator, ws)
+    return calls
+
+
+def measure(
+    ways: dict[str, Callable[[], object]], repeats: int, clock: Callable[[], float]
+) -> dict[str, list[float]]:
+    """Milliseconds of each way in each round."""
+    times: dict[str, list[float]] = {way: [] for way in ways}
+    for i in range(repeats + 1):
+        for way, run in ways.items():
+            start = clock()
+            run()
+            if i:  # the first round warms up
+                times[way].append((clock() - start) * 1000)
+    return times
+
+
+def quotient(a: list[float], b: list[float]) -> float:
+    return statistics.median(x / y for x, y in zip(a, b))
+
+
+def psnr(a: Tensor, b: Tensor) -> float:
+    """Decibels, of images in [-1, 1]: the peak is 2."""
+    return 10 * torch.log10(4 / (a.double() - b.double()).square().mean()).item()
+
+
+def report(net: str, size: int, batch: int, dtype: str, repeats: int, clock: Callable[[], float]) -> str:
+    generator = build(net, size)
+    ws = generator.mapping(torch.randn(batch, generator.z_dim))
+    own, original = ws.to(DTYPES[dtype]), build(net, size, last=False)
+    alone = textbook.convolutions(calls_of(generator, own), DTYPES[dtype])
+
+    def b() -> Tensor:
+        with textbook.instead(textbook.OPERATORS):
+            return images(original, ws)
+
+    similarity = psnr(images(generator, own), b())
+    times = measure(
+        {
+            "a": lambda: images(generator, own),
+            "b": b,
+            "c": lambda: [function(x, w, **options) for function, x, w, options in alone],
+        },
+        repeats,
+        clock,
+    )
+    a, b_, c = (statistics.median(t) for t in times.values())
+    return (
+        f"{net:10s} {size} px batch {batch} {dtype}: gankit {a:7.0f} ms  textbook fp32 {b_:7.0f} ms  "
+        f"convolutions alone {c:7.0f} ms  (b)/(a) {quotient(times['b'], times['a']):5.2f}  (a)/(c) {quotient(times['a'], times['c']):5.2f}"
+        f"  PSNR {similarity:5.1f} dB"
+    )
+
+
+def profile(net: str, size: int, batch: int, dtype: str) -> str:
+    """Where the time goes, by torch's operator."""
+    generator = build(net, size)
+    ws = generator.mapping(torch.randn(batch, generator.z_dim)).to(DTYPES[dtype])
+    images(generator, ws)
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as recorded:
+        images(generator, ws)
+    rows = sorted(recorded.key_averages(), key=lambda row: -row.self_cpu_time_total)
+    total = sum(row.self_cpu_time_total for row in rows)
+    return "\n".join(
+        f"  {row.self_cpu_time_total / 1000:8.1f} ms {row.self_cpu_time_total / total:5.1%}  {row.count:4d} x {row.key}"
+        for row in rows[:14]
+    )
+
+
+def peak_memory(net: str, size: int, batch: int, dtype: str, way: str) -> float:
+    """MB beyond what is in use before; run in a process of its own."""
+    generator = build(net, size, last=way == "a")
+    ws = generator.mapping(torch.randn(batch, generator.z_dim))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    if way == "a":
+        images(generator, ws.to(DTYPES[dtype]))
+    else:
+        with textbook.instead(textbook.OPERATORS):
+            images(generator, ws)
+    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--net", nargs="+", choices=list(NETS), default=["stylegan2", "stylegan-t"])
+    parser.add_argument("--batch", nargs="+", type=int, default=[1])
+    parser.add_argument("--dtype", nargs="+", choices=list(DTYPES), default=list(DTYPES))
+    parser.add_argument("--size", type=int, default=256)
+    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument(
+        "--clock", choices=list(CLOCKS), default="wall", help="cpu: of this process, on a busy machine"
+    )
+    parser.add_argument("--profile", action="store_true", help="say where gankit's time goes, too")
+    parser.add_argument("--memory", action="store_true", help="peak memory instead of time")
+    parser.add_argument("--way", choices=["a", "b"], help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    torch.set_grad_enabled(False)
+    if options.way:
+        print(peak_memory(options.net[0], options.size, options.batch[0], options.dtype[0], options.way))
+        return
+    print(
+        f"torch {torch.__version__}, {torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}"
+    )
+    for net in options.net:
+        for batch in options.batch:
+            for dtype in options.dtype:
+                if options.memory:
+                    own = [
+                        *("--net", net, "--batch", str(batch), "--dtype", dtype, "--size", str(options.size))
+                    ]
+                    mb = {
+                        way: float(subprocess.check_output([sys.executable, __file__, *own, "--way", way]))
+                        for way in "ab"
+                    }
+                    print(f"{net:10s} {options.size} px batch {batch} {dtype}: peak memory of gankit {mb['a']:.0f} MB, "
+                          f"textbook fp32 {mb['b']:.0f} MB", flush=True)  # fmt: skip
+                    continue
+                print(
+                    report(net, options.size, batch, dtype, options.repeats, CLOCKS[options.clock]),
+                    flush=True,
+                )
+                if options.profile:
+                    print(profile(net, options.size, batch, dtype), flush=True)
+
+
+if __name__ == "__main__":
+    main()

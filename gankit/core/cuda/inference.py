@@ -1,0 +1,249 @@
+"""The modulated convolution without gradients on a CPU: some samples at a time, in place, on weights made ready once.
+
+Fresh memory is dear (the kernel hands it out page by page), so large maps pass sample by sample through buffers that
+the allocator gives again, and all that follows the convolution happens in place. Where the weight is small beside the
+maps, each sample gets a weight of its own. oneDNN reorders weights at every call; here they are reordered once for all
+samples, and with `ConstantWeights` once for all calls.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd import forward_ad
+
+from gankit.core.cuda.activations import ACTIVATIONS
+from gankit.core.cuda.arguments import filter_size
+from gankit.core.cuda.upfirdn2d import upfirdn2d
+
+BLOCK_BYTES = 2**20  # samples go together as long as their maps are below this
+FOLD = 2  # factors go into a weight where maps are so many times as large
+ONE, NONE = [1, 1], [0, 0]
+
+
+class ConstantWeights:
+    """Weights of convolutions as the CPU wants them, made ready once for many calls without gradients.
+
+    A weight that is written to in place, replaced or moved is made ready anew; writing through `weight.data` or numpy
+    goes unnoticed. Takes about as much memory as the weights.
+    """
+
+    def __init__(self) -> None:
+        self.known: dict[int, _Ready] = {}
+
+    @contextlib.contextmanager
+    def kept(self) -> Iterator[None]:
+        """Within, convolutions take their weights from here."""
+        token = _constant.set(self)
+        try:
+            yield
+        finally:
+            _constant.reset(token)
+
+
+_constant: ContextVar[ConstantWeights | None] = ContextVar("constant weights", default=None)
+
+
+@dataclass
+class _Ready:
+    """What depends on a weight alone. The weight is kept, so that its id stays its own."""
+
+    weight: Tensor
+    version: int
+    address: int
+    kernels: dict[tuple[Any, ...], Tensor] = field(default_factory=dict)
+
+    @cached_property
+    def energy(self) -> Tensor:
+        """[O, I] in float32, sums of squares."""
+        return self.weight.detach().float().square().sum((2, 3))
+
+    def kernel(self, x: Tensor, up: int, padding: list[int]) -> Tensor:
+        key = (x.dtype, x.shape[2:], up, *padding)
+        if key not in self.kernels:
+            self.kernels[key] = _reorder(self.weight.detach(), x, up, padding)
+        return self.kernels[key]
+
+
+def _reorder(weight: Tensor, x: Tensor, up: int, padding: list[int]) -> Tensor:
+    """The weight [O, I, kh, kw] in the dtype of `x` and in oneDNN's order for a convolution of it."""
+    w = weight.to(x.dtype) if up == 1 else weight.to(x.dtype).transpose(0, 1)
+    if not _packs(x.dtype):
+        return w.contiguous(memory_format=torch.channels_last)
+    ops, size = torch.ops.mkldnn, list(x.shape)
+    if up == 1:
+        return ops._reorder_convolution_weight(w, padding, ONE, ONE, 1, size)  # type: ignore[no-any-return]
+    return ops._reorder_convolution_transpose_weight(  # type: ignore[no-any-return]
+        w, padding, NONE, [up, up], ONE, 1, size
+    )
+
+
+def _packs(dtype: torch.dtype) -> bool:
+    """Whether torch's interface to oneDNN, which its compiler uses, is there."""
+    if not torch.backends.mkldnn.is_available() or not torch.backends.mkldnn.enabled:
+        return False
+    ops = torch.ops.mkldnn
+    needed = ("_convolution_pointwise", "_convolution_transpose_pointwise", "_reorder_convolution_weight",
+              "_reorder_convolution_transpose_weight", "_is_mkldnn_bf16_supported")  # fmt: skip
+    if not all(hasattr(ops, name) for name in needed):
+        return False
+    return dtype == torch.float32 or bool(ops._is_mkldnn_bf16_supported())
+
+
+def _ready(weight: Tensor) -> _Ready:
+    constant = _constant.get()
+    version = 0 if weight.is_inference() else weight._version
+    if constant is None:
+        return _Ready(weight, version, weight.data_ptr())
+    known = constant.known.get(id(weight))
+    if known is None or (known.version, known.address) != (version, weight.data_ptr()):
+        known = constant.known[id(weight)] = _Ready(weight, version, weight.data_ptr())
+    return known
+
+
+def applies(
+    x: Tensor, variables: tuple[Tensor | None, ...], weight: Tensor, up: int, down: int,
+    padding: tuple[int, int, int, int], flip_weight: bool, act: str, gain: float,
+) -> bool:  # fmt: skip
+    """Whether `modulated_conv2d` below can take this call."""
+    if type(x) is not Tensor or x.device.type != "cpu" or x.dtype not in (torch.float32, torch.bfloat16):
+        return False
+    if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in variables):
+        return False
+    if torch.compiler.is_compiling() or torch.jit.is_tracing() or torch.is_autocast_enabled("cpu"):
+        return False
+    if forward_ad._current_level >= 0 or torch._C._are_functorch_transforms_active():
+        return False
+    x0, x1, y0, y1 = padding
+    return (
+        x.numel() > 0
+        and down == 1
+        and weight.shape[2:] != (1, 1)
+        and flip_weight == (up == 1)
+        and (up > 1 or (x0 == x1 >= 0 and y0 == y1 >= 0))
+        and ACTIVATIONS[act].homogeneous
+        and gain > 0
+    )
+
+
+def modulated_conv2d(
+    x: Tensor,
+    weight: Tensor,
+    styles: Tensor,
+    noise: Tensor | None,
+    up: int,
+    padding: tuple[int, int, int, int],
+    resample_filter: Tensor | None,
+    demodulate: bool,
+    input_gain: Tensor | float | None,
+    normalize: bool,
+    b: Tensor | None,
+    act: str,
+    alpha: float,
+    gain: float,
+    clamp: float | None,
+) -> Tensor:
+    """As `gankit.core.cuda.modulated_conv2d`, where it `applies`. The result is channels-last."""
+    from gankit.core.cuda.conv import modulation, transposed_padding
+
+    ready = _ready(weight)
+    energy = ready.energy if demodulate else None
+    _, styles, demodulation = modulation(x, weight, styles, demodulate, input_gain, normalize, energy)
+    styles = styles.float()[:, :, None, None]
+    scale = styles.new_ones(len(x), len(weight)) if demodulation is None else demodulation
+    scale = (scale * gain)[:, :, None, None]
+
+    (h, w), (kh, kw), (x0, x1, y0, y1) = x.shape[2:], weight.shape[2:], padding
+    h, w = h * up + y0 + y1 - kh + 1, w * up + x0 + x1 - kw + 1
+    cut, rest = [y0, x0], (0, 0, 0, 0)
+    if up > 1:
+        cut, rest = transposed_padding(padding, filter_size(resample_filter), (kw, kh), up)
+    bias = None if b is None else b.float() * gain
+    if noise is not None:
+        noise = (noise.float() * gain).expand(*noise.shape[:-2], h, w)
+
+    x = x.contiguous(memory_format=torch.channels_last)
+    elements = x[0].numel() + len(weight) * h * w
+    fold = elements > FOLD * weight.numel()
+    step = 1 if fold else max(BLOCK_BYTES // (elements * x.element_size()), 1)
+    y = x.new_empty(0)
+    for i in range(0, len(x), step):
+        some, part = slice(i, i + step), x[i : i + step]
+        factors: Tensor | None = scale[some]
+        if not fold:
+            kernel = ready.kernel(part, up, cut)
+            part = part * styles[some].to(x.dtype)
+        elif up > 1:
+            kernel = _reorder(weight.float() * styles[i], part, up, cut)
+        else:
+            kernel = _reorder(weight.float() * (scale[i, :, None] * styles[i]), part, up, cut)
+            factors = None
+        t = _convolve(part, kernel, bias if factors is None else None, up, cut)
+        if up > 1:
+            t = upfirdn2d(t, resample_filter, padding=rest, gain=up**2)
+        if i == 0:  # of a batch that goes at once, the result is finished in place
+            y = t if step >= len(x) else _like(t, len(x))
+        extra = noise[some] if noise is not None and noise.ndim == 4 and len(noise) > 1 else noise
+        _finish(t, y[some], factors, bias if up > 1 or not fold else None, extra, act, alpha, clamp)
+    return y
+
+
+def _convolve(x: Tensor, kernel: Tensor, b: Tensor | None, up: int, padding: list[int]) -> Tensor:
+    b = None if b is None else b.to(x.dtype)
+    if not kernel.is_mkldnn:
+        if up == 1:
+            return F.conv2d(x, kernel, b, padding=padding)
+        return F.conv_transpose2d(x, kernel, b, stride=up, padding=padding)
+    ops = torch.ops.mkldnn
+    if up == 1:
+        return ops._convolution_pointwise(  # type: ignore[no-any-return]
+            x, kernel, b, padding, ONE, ONE, 1, "none", [], ""
+        )
+    return ops._convolution_transpose_pointwise(  # type: ignore[no-any-return]
+        x, kernel, b, padding, NONE, [up, up], ONE, 1, "none", [], ""
+    )
+
+
+def _like(x: Tensor, n: int) -> Tensor:
+    return torch.empty((n, *x.shape[1:]), dtype=x.dtype, memory_format=torch.channels_last)
+
+
+def _finish(
+    t: Tensor, y: Tensor, factors: Tensor | None, bias: Tensor | None, noise: Tensor | None, act: str, alpha: float,
+    clamp: float | None,
+) -> None:  # fmt: skip
+    """y = clamp(act(t * factors + bias + noise)), which may be t, in blocks of rows that stay in a core's cache.
+
+    Without `factors` there is no bias, either. Half precision is computed in float32, which is faster, too.
+    """
+    rows = max(BLOCK_BYTES // (4 * t[:, :, 0].numel()), 1)
+    exact = None if t.dtype == torch.float32 else torch.empty_like(t[:, :, :rows], dtype=torch.float32)
+    for first in range(0, t.shape[2], rows):
+        block = slice(first, first + rows)
+        u, v = t[:, :, block], y[:, :, block]
+        if exact is not None:
+            u = v = exact[:, :, : u.shape[2]].copy_(u)
+        if factors is not None:
+            if bias is None:
+                torch.mul(u, factors, out=v)
+            else:
+                torch.addcmul(bias[:, None, None], u, factors, out=v)
+            u = v
+        if noise is not None:
+            u = torch.add(u, noise[..., block, :], out=v)
+        if act == "lrelu":
+            u = torch.ops.aten.leaky_relu.out(u, alpha, out=v)
+        elif act == "relu":
+            u = torch.clamp_min(u, 0, out=v)
+        if clamp is not None:
+            u = torch.clamp(u, -clamp, clamp, out=v)
+        if exact is not None or u is not v:
+            y[:, :, block] = u

@@ -1,0 +1,165 @@
+"""The modulated convolution without gradients on a CPU: kept weights, half precision, when it stands back."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+import torch
+from torch import nn
+
+from gankit.core import cuda
+from gankit.core.cuda import ConstantWeights, conv, inference
+from gankit.core.interfaces import CondSpec
+from gankit.plugins.generators.stylegan2 import StyleGAN2
+from gankit.plugins.generators.stylegan_t import StyleGANT
+
+F = cuda.setup_filter([1, 3, 3, 1])
+
+
+def tensors(dtype=torch.float32):
+    torch.manual_seed(0)
+    return torch.randn(3, 16, 8, 6).to(dtype), torch.randn(24, 16, 3, 3), torch.rand(3, 16) + 0.5
+
+
+def convolve(x, w, s, up=1, **options):
+    options = {"resample_filter": F, "flip_weight": up == 1, "padding": 1, "act": "lrelu", **options}
+    return cuda.modulated_conv2d(x, w, s, up=up, **options)
+
+
+@pytest.fixture
+def taken(monkeypatch):
+    """How often the path was taken."""
+    calls = []
+    function = inference.modulated_conv2d
+    monkeypatch.setattr(inference, "modulated_conv2d", lambda *a: calls.append(1) or function(*a))
+    return calls
+
+
+@pytest.fixture
+def reordered(monkeypatch):
+    calls = []
+    function = inference._reorder
+    monkeypatch.setattr(inference, "_reorder", lambda *a: calls.append(1) or function(*a))
+    return calls
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("up", [1, 2])
+def test_weights_are_made_ready_once(reordered, monkeypatch, up):
+    monkeypatch.setattr(inference, "FOLD", 1e9)
+    x, w, s = tensors()
+    expected, weights = convolve(x, w, s, up, impl="reference"), ConstantWeights()
+    for _ in range(3):
+        with weights.kept():
+            torch.testing.assert_close(convolve(x, w, s, up), expected, rtol=1e-4, atol=1e-4)
+    assert len(reordered) == 1
+    convolve(x, w, s, up)  # outside nothing is kept
+    assert len(reordered) == 2
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("change", ["in place", "data", "load", "under inference mode"])
+def test_changed_weights_are_noticed(change, monkeypatch):
+    monkeypatch.setattr(inference, "FOLD", 1e9)
+    x, w, s = tensors()
+    weights, layer = ConstantWeights(), nn.Conv2d(16, 24, 3)
+    layer.weight.copy_(w)
+    other = w.flip(0) * 3
+    with weights.kept():
+        first = convolve(x, layer.weight, s, demodulate=False)
+        if change == "in place":
+            layer.weight.copy_(other)
+        elif change == "data":
+            layer.weight.data = other
+        elif change == "load":
+            layer.load_state_dict({"weight": other, "bias": layer.bias})
+        else:
+            with torch.inference_mode():
+                layer.weight.copy_(other)
+        second = convolve(x, layer.weight, s, demodulate=False)
+    torch.testing.assert_close(second, 3 * first.flip(1), rtol=1e-4, atol=1e-4)
+
+
+@torch.no_grad()
+def test_weights_may_be_kept_by_several_threads():
+    x, w, s = tensors()
+    expected, weights, wrong = convolve(x, w, s), ConstantWeights(), []
+    barrier = threading.Barrier(2)
+
+    def work():
+        try:
+            with torch.no_grad(), weights.kept():
+                barrier.wait()
+                same = torch.allclose(convolve(x, w, s), expected, atol=1e-4)
+                barrier.wait()
+            assert same
+        except Exception as error:
+            wrong.append(error)
+
+    threads = [threading.Thread(target=work) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("up", [1, 2])
+@pytest.mark.parametrize("fold", [0, 1e9])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_without_torchs_private_operators(monkeypatch, up, fold, dtype):
+    monkeypatch.setattr(inference, "FOLD", fold)
+    x, w, s = tensors(dtype)
+    expected = convolve(x, w, s, up)
+    monkeypatch.setattr(inference, "_packs", lambda dtype: False)
+    torch.testing.assert_close(convolve(x, w, s, up), expected)
+
+
+def test_stands_back_where_gradients_are_needed(taken):
+    x, w, s = tensors()
+    with torch.no_grad():
+        convolve(x, w, s)
+    convolve(x, w, s)
+    assert len(taken) == 2
+    convolve(x, w.requires_grad_(), s)
+    convolve(x.double(), w.double(), s.double())
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+        convolve(x, w, s)
+    _, tangent = torch.func.jvp(lambda x: convolve(x, w.detach(), s), (x,), (x,))
+    assert tangent.abs().max() > 0
+    assert len(taken) == 2
+
+
+@torch.no_grad()
+def test_leaves_its_inputs_alone():
+    x, w, s = tensors()
+    noise, b = torch.randn(3, 1, 8, 6), torch.randn(24)
+    before = [t.clone() for t in (x, w, s, noise, b)]
+    convolve(x.contiguous(memory_format=torch.channels_last), w, s, noise=noise, b=b, clamp=0.5, gain=2)
+    for t, copy in zip((x, w, s, noise, b), before):
+        torch.testing.assert_close(t, copy, rtol=0, atol=0)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("network", [StyleGAN2, StyleGANT])
+def test_maps_follow_the_dtype_of_ws(network, monkeypatch):
+    torch.manual_seed(0)
+    generator = network((3, 32, 32), CondSpec(0), z_dim=32, channel_base=512, channel_max=32).eval()
+    seen = []
+    function = conv.modulated_conv2d
+    monkeypatch.setitem(
+        cuda.dispatch.COMPOSITE, "modulated_conv2d", lambda x, *a: seen.append(x.dtype) or function(x, *a)
+    )
+    monkeypatch.setattr(cuda.dispatch, "_choices", {})
+    ws = generator.mapping(torch.randn(4, 32))
+    full = generator.synthesis(ws, noise_mode="const")
+    assert set(seen) == {torch.float32}
+    seen.clear()
+    half = generator.synthesis(ws.bfloat16(), noise_mode="const")
+    assert set(seen) == {torch.bfloat16}
+    assert half.dtype == torch.float32
+    assert (
+        full / full.std() / 2 - half / full.std() / 2
+    ).square().mean() < 4e-4  # 40 dB of images in [-1, 1]
