@@ -363,6 +363,41 @@ def inspect(
     print(look(file, tensors=tensors))
 
 
+@app.command("class-table")
+def class_table(
+    recipe: Annotated[str, typer.Argument(help="Recipe whose conditioner and image size count.")],
+    out: Annotated[Path, typer.Option(help="Safetensors file for the option class_table.")],
+    data: Annotated[str | None, typer.Option(help="Data set, if not that of the recipe.")] = None,
+    feature: Annotated[str, typer.Option(help="Feature plugin whose coarsest map counts.")] = "timm-cnn",
+    side: Annotated[int, typer.Option(help="Pixels with which images enter it.")] = 224,
+    num: Annotated[
+        str | None, typer.Option("--num", "-n", help="Images that are read; all by default.")
+    ] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="Recipe key=value, may be repeated.")
+    ] = None,
+    batch_size: Annotated[int, typer.Option(help="Images at a time.")] = 32,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
+    strict_plugins: Strict = False,
+) -> None:
+    """Mean features of each class or tag, from which the class vectors of StyleGAN-XL start."""
+    from gankit.class_table import write_class_table
+    from gankit.core import recipe as recipes
+
+    overrides = recipes.parse_set(set_ or [])
+    if data is not None:
+        overrides["data.path"] = data
+    try:
+        count = None if num is None else int(recipes.parse_count(num))
+    except ValueError as error:
+        raise GankitError(f"--num: {error}") from None
+    page = recipes.read(recipe, overrides)
+    rows, width = write_class_table(
+        page, out, feature=feature, side=side, num=count, batch=batch_size, device=device
+    )
+    print(f"wrote {out}: {rows} rows of {width} numbers")
+
+
 @app.command()
 def blend(
     a: Annotated[str, typer.Argument(help="Model for coarse layers: pose, composition.")],
@@ -482,7 +517,7 @@ def show(
 
 OWN_COMMANDS = (
     *("train", "sample", "evaluate", "report", "compare", "export", "convert", "inspect", "blend", "average"),
-    *("ema", "recipes", "plugins", "doctor"),
+    *("class-table", "ema", "recipes", "plugins", "doctor"),
 )
 
 

@@ -215,6 +215,12 @@ class Scalar(Loss):
         return super().d_loss(real, fake).mean()
 
 
+class NoReason(Loss):
+    @classmethod
+    def unfit(cls, options, composition):
+        return "conditioner none"
+
+
 class FirstOnly(Loss):
     def d_loss(self, real: list[Tensor], fake: list[Tensor]) -> Tensor:
         return super().d_loss(real[:1], fake[:1]) + 0 * super().d_loss(real, fake)

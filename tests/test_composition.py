@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 import torch
 from conditioning_utils import make_open_clip
+from runs import TINY, write_images
 from torch import nn
 
+import gankit
 from gankit.core import composition, distributed, models
 from gankit.core import recipe as recipes
 from gankit.core.interfaces import CondSpec, Label, Vocabulary
@@ -108,7 +110,7 @@ def trains_or_is_refused(row: tuple[str, ...], clip: dict[str, Any]) -> str | No
                 raise
             return str(error)
     with seeded():
-        stepper = Stepper(parts, recipe.train, torch.device("cpu"), distributed.World(), bf16=False)
+        stepper = Stepper(parts, recipe, torch.device("cpu"), distributed.World(), bf16=False)
         images = torch.rand(4, *SHAPE) * 2 - 1
         before = {name: weights(network) for name, network in (("G", parts.G), ("D", parts.D))}
         for _ in range(2):
@@ -244,6 +246,17 @@ def test_training_asks_before_it_builds(monkeypatch):
         build_parts(recipe, models.build_conditioner(recipe, VOCABULARY), torch.device("cpu"))
 
 
+def test_stages_to_come_are_asked_at_once(tmp_path, monkeypatch):
+    """The second stage's mistake shows before the first stage's networks are built."""
+    images = write_images(tmp_path / "images")
+    monkeypatch.setattr(models, "build_generator", lambda *_: pytest.fail("a network was built"))
+    stages = [{"until": 8}, {"regularizers": {"mismatch": {}}}]
+    changes = {**TINY, "stages": stages, "train.images": 16}
+    message = r"stages\.1: regularizer 'mismatch' and conditioner 'none' cannot work together"
+    with pytest.raises(GankitError, match=message):
+        gankit.train("stylegan2", tmp_path / "run", data=str(images), overrides=changes, quiet=True)
+
+
 def test_plugins_of_others_are_asked(monkeypatch):
     """A third-party loss may have its say; a plugin that is a mere function has none."""
     hinge = registry().load("loss", "hinge")
@@ -267,7 +280,10 @@ def test_recipes_need_no_advice(name):
     assert composition.advice(recipes.read(name)) is None
 
 
-def test_advice_names_the_nearest_recipe():
+def test_advice_names_the_nearest_recipe(monkeypatch):
+    known = registry().names
+    few = ["stylegan2", "projected-stylegan2", "anime-tags"]
+    monkeypatch.setattr(registry(), "names", lambda kind: few if kind == "recipe" else known(kind))
     recipe = recipes.read("projected-stylegan2", {"generator": "stylegan-t", "guidance": {"clip": {}}})
     text = composition.advice(recipe)
     assert text is not None

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from gankit.core import models
 from gankit.core import recipe as recipes
 from gankit.core import stages
 from gankit.core.interfaces import Composition, Conditioner
+from gankit.core.labels import Vocabulary
 from gankit.core.plugins import registry
 from gankit.core.recipe import PLUGIN_MAPS, PLUGIN_SECTIONS, Recipe
 from gankit.errors import GankitError
@@ -15,16 +17,35 @@ from gankit.errors import GankitError
 COMPARED = ("generator", "discriminator", "conditioner", "loss", "guidance")
 
 
+def compose(recipe: Recipe, conditioner: Conditioner) -> Composition:
+    """What a recipe's parts are asked with."""
+    parts = {section: getattr(recipe, section) for section in (*PLUGIN_SECTIONS, *PLUGIN_MAPS)}
+    return Composition(recipe.image_shape, conditioner.spec, conditioner.accepts, parts)
+
+
 def check(recipe: Recipe, conditioner: Conditioner) -> None:
     """Refuse parts that cannot work together, by what their plugins say. The GankitError names both and the reason."""
-    parts = {section: getattr(recipe, section) for section in (*PLUGIN_SECTIONS, *PLUGIN_MAPS)}
-    composition = Composition(recipe.image_shape, conditioner.spec, conditioner.accepts, parts)
-    for kind, spec in _specs(parts):
+    composition = compose(recipe, conditioner)
+    for kind, spec in _specs(composition.parts):
         unfit = getattr(registry().load(kind, spec["name"]), "unfit", None)  # a plugin may be a mere function
         found = None if unfit is None else unfit(spec, composition)
         if found is not None:
             other, reason = found
             raise GankitError(f"{kind} {spec['name']!r} and {other} cannot work together: {reason}")
+
+
+def check_stages(recipe: Recipe, vocabulary: Vocabulary, first: int, conditioner: Conditioner) -> None:
+    """`check` of the stages from `first`, whose conditioner is given, on: a mistake in the last is not to show after
+    days of training."""
+    section = recipe.at_stage(first).conditioner
+    for index in range(first, len(recipe.stages)):
+        page = recipe.at_stage(index)
+        try:
+            if page.conditioner != section:
+                section, conditioner = page.conditioner, models.build_conditioner(page, vocabulary)
+            check(page, conditioner)
+        except GankitError as error:
+            raise GankitError(f"stages.{index}: {error}") from None
 
 
 def _specs(parts: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:

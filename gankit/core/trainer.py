@@ -221,6 +221,8 @@ class Trainer:
         """What the recipe of this stage describes, with its initial weights or those of `--init`."""
         recipe = self.recipe
         conditioner = models.build_conditioner(recipe, self.vocabulary)
+        if self.whole.stages:
+            composition.check_stages(self.whole, self.vocabulary, self.stage, conditioner)
         conditioner.prepare(cache_dir("text"), self.device)
         parts = build_parts(recipe, conditioner, self.device)
         if init:

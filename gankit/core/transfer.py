@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from gankit.core import checkpoint
 from gankit.core.interfaces import CondSpec, Generator
+from gankit.core.weights import filled_later
 
 Column = tuple[str, str]  # kind and name, see Conditioner.columns
 # Fixed, as they follow from the size and the options of the new network; layers of another may bear the same name.
@@ -75,7 +76,7 @@ def condition_axes(make: Callable[[CondSpec], nn.Module], spec: CondSpec) -> dic
     Found by building the network on the meta device with one number more. On that axis, the condition comes last."""
     if not spec.c_dim:
         return {}
-    with torch.device("meta"):
+    with torch.device("meta"), filled_later():
         one, more = (
             checkpoint.stored_state(make(CondSpec(spec.c_dim + extra, spec.token_dim))) for extra in (0, 1)
         )
