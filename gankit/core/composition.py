@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from gankit.core import models
+from gankit.core import models, stages
 from gankit.core import recipe as recipes
-from gankit.core import stages
 from gankit.core.interfaces import Composition, Conditioner
 from gankit.core.labels import Vocabulary
 from gankit.core.plugins import registry
