@@ -192,6 +192,9 @@ def sample(
     out: Annotated[Path, typer.Option(help="Folder for the PNG files and sheet.png.")] = Path("samples"),
     batch_size: Annotated[int, typer.Option(help="Images at a time.")] = 8,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
+    engine: Annotated[
+        str, typer.Option(help="What draws: eager, compile, openvino ...; auto measures once and remembers.")
+    ] = "eager",
     strict_plugins: Strict = False,
 ) -> None:
     """Draw pictures: one PNG for each wish and seed, and a contact sheet."""
@@ -209,6 +212,7 @@ def sample(
         out=out,
         batch_size=batch_size,
         device=device,
+        engine=engine,
     )
     print(f"{len(written) - 1} images and {written[-1]}")
 
@@ -311,13 +315,45 @@ def compare(
 @app.command()
 def export(
     model: Annotated[str, typer.Argument(help="Run, checkpoint or model.")],
-    out: Annotated[Path, typer.Argument(help="New model folder.")],
-    dtype: Annotated[str, typer.Option(help="Store weights as fp32, fp16 or bf16.")] = "fp32",
+    out: Annotated[Path, typer.Argument(help="New model folder, or file of another format.")],
+    format_: Annotated[
+        str, typer.Option("--format", help="model, or a file: onnx, openvino, torch-export.")
+    ] = "model",
+    dtype: Annotated[str, typer.Option(help="Store a model's weights as fp32, fp16 or bf16.")] = "fp32",
+    noise: Annotated[
+        str | None, typer.Option(help="Of a file: const (the default), none, or input: an input of its own.")
+    ] = None,
+    center: Annotated[
+        str | None,
+        typer.Option(help="Of a file: truncate towards the 'condition' (the default) or the 'global' mean."),
+    ] = None,
+    set_: Annotated[list[str] | None, typer.Option("--set", help="Option of the format: opset=18.")] = None,
+    strict_plugins: Strict = False,
 ) -> None:
-    """Write a slim model folder: generator, conditioner and recipe, without what only training needs."""
-    from gankit.sampling import export_model
+    """Write a slim model folder (generator, conditioner, recipe), or a file that runs without gankit."""
+    if format_ == "model":
+        from gankit.sampling import export_model
 
-    export_model(model, out, dtype)
+        for flag, value in (("--noise", noise), ("--center", center), ("--set", set_)):
+            if value is not None:
+                raise GankitError(
+                    f"{flag} is for files such as --format onnx; a model folder keeps every choice"
+                )
+        export_model(model, out, dtype)
+    else:
+        from gankit.core.recipe import parse_set
+        from gankit.export import export_file
+
+        if dtype != "fp32":
+            raise GankitError(f"--dtype {dtype} is for model folders; --format {format_} holds fp32")
+        choices = {"noise": noise, "center": center}
+        out = export_file(
+            model,
+            out,
+            format_,
+            settings=parse_set(set_ or []),
+            **{name: value for name, value in choices.items() if value is not None},
+        )
     print(f"wrote {out}")
 
 

@@ -74,6 +74,16 @@ BUILTIN = {
         "fastgan": "importers.fastgan:FastGANImporter",
         "rosinality": "importers.rosinality:RosinalityImporter",
     },
+    "exporter": {
+        "onnx": "exporters.onnx_file:ONNXExporter",
+        "openvino": "exporters.openvino_file:OpenVINOExporter",
+        "torch-export": "exporters.torch_program:TorchExporter",
+    },
+    "engine": {
+        "eager": "engines.eager:Eager",
+        "compile": "engines.compiled:Compiled",
+        "openvino": "engines.openvino_cpu:OpenVINO",
+    },
     "metric": {
         "fd": "metrics.frechet:FrechetDistance",
         "kid": "metrics.kernel:KernelDistance",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import unittest
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from gankit.core import checkpoint
+from gankit.core.graphs import SamplingGraph, export_program, noise_numbers
 from gankit.core.interfaces import CondSpec, Discriminator, FeatureNetwork, Generator
 from gankit.core.random import batch_random
 from gankit.errors import GankitError
@@ -188,6 +190,51 @@ def check_generator_tokens(subject: Subject) -> None:
         assert_finite(G(_latents(G), condition(TOKENS)), f"{subject}: images conditioned on tokens")
 
 
+def check_generator_graph(subject: Subject) -> None:
+    """torch.compile and torch.export make one graph of it, of torch's operators only, for a batch of any size."""
+    spec = CLASSES if _takes(subject, CLASSES) else PLAIN
+    _, G = min(_networks(subject, spec), key=lambda network: math.prod(network[0]))
+    G.eval().requires_grad_(False)
+    cond = condition(spec)
+    inputs = {"z": _latents(G), "psi": torch.tensor(0.7)}
+    if cond.embedding is not None:
+        inputs["c"] = cond.embedding
+    with torch.no_grad():
+        graph = SamplingGraph(G).eval()
+        try:
+            images = torch.compile(graph, fullgraph=True, backend="eager")(**inputs)
+        finally:
+            torch.compiler.reset()
+        assert_close(images, graph(**inputs), f"{subject}: images of the compiled network")
+        numbers = noise_numbers(G, G.mapping(inputs["z"], cond), cond)
+        if numbers:
+            with seeded(7):
+                inputs["noise"] = torch.randn(BATCH, numbers)
+        graph = SamplingGraph(G, "input" if numbers else "const").eval()
+        program = export_program(graph, inputs)
+        given = {name: inputs[name] for name in program.graph_signature.user_inputs}
+        for node in program.graph.nodes:
+            known = not isinstance(node.target, torch._ops.OpOverload) or node.target.namespace in (
+                "aten",
+                "prim",
+            )
+            assert known, f"{subject}: its exported graph needs the operator {node.target}"
+        for rows in (slice(0, 1), slice(0, BATCH - 1)):
+            some = {name: tensor[rows] if tensor.ndim else tensor for name, tensor in given.items()}
+            every = {name: tensor[rows] if tensor.ndim else tensor for name, tensor in inputs.items()}
+            assert_close(
+                program.module()(**some), graph(**every), f"{subject}: images of the exported network"
+            )
+
+
+def _takes(subject: Subject, cond: CondSpec) -> bool:
+    try:
+        _network(subject, cond)
+    except unittest.SkipTest:
+        return False
+    return True
+
+
 # -------------------------------------------------------------------------------------------- discriminator
 
 
@@ -358,6 +405,7 @@ CHECKS: dict[str, list[Any]] = {
         check_generator_fading,
         check_generator_condition,
         check_generator_tokens,
+        check_generator_graph,
     ],
     "discriminator": [
         check_discriminator_logits,
