@@ -29,7 +29,7 @@ UNITS = {"": 1, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
 
 def number(text: str, before: str) -> float:
     """The number with a unit that stands behind `before`."""
-    found = re.search(rf"{re.escape(before)} ([\d.]+) ?([kMGT]?)", text)
+    found = re.search(rf"{re.escape(before)} +([\d.]+) ?([kMGT]?)", text)
     assert found, f"{before!r} is not in: {text}"
     return float(found.group(1)) * UNITS[found.group(2)]
 
@@ -219,8 +219,11 @@ def test_parts_that_look_at_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "without r1, which cannot be estimated" in text
     assert "memory for 8 images" in text
     monkeypatch.setattr(SynthesisNetwork, "forward", curious_forward)
+    flops = number(text, "multiply-add: G")
     text = summarize(recipe)
     assert "memory cannot be estimated" in text
+    row = next(line for line in text.splitlines() if line.startswith("G  "))
+    assert number(row, "yes") == pytest.approx(flops, rel=0.01)
     assert "memory for 8 images" not in text
     assert "[4, 3, 16, 16]" in text
 

@@ -54,12 +54,10 @@ class Tally(TorchDispatchMode):
             self.flops += _conv_backward_flops(*args, **kwargs)
         elif func._overloadpacket in flop_registry:
             self.flops += flop_registry[func._overloadpacket](*args, **kwargs, out_val=result)
-        given = {id(t.untyped_storage()) for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)}
-        for tensor in tree_leaves(result):
-            if isinstance(tensor, Tensor):
-                storage = tensor.untyped_storage()
-                if id(storage) not in given and id(storage) not in self._alive:  # neither a view nor in place
-                    self._add(storage)
+        given = {id(storage) for storage in _storages((args, kwargs))}
+        for storage in _storages(result):
+            if id(storage) not in given and id(storage) not in self._alive:  # neither a view nor in place
+                self._add(storage)
         return result
 
     def _add(self, storage: torch.UntypedStorage) -> None:
@@ -72,6 +70,12 @@ class Tally(TorchDispatchMode):
     def _drop(self, key: int, size: int) -> None:
         self._alive.discard(key)
         self.now -= size
+
+
+def _storages(tree: Any) -> list[torch.UntypedStorage]:
+    """Of all tensors in nested arguments, but for those whose memory belongs to a library."""
+    tensors = [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
+    return [tensor.untyped_storage() for tensor in tensors if not tensor.is_mkldnn]
 
 
 def _conv_backward_flops(grad: Tensor, x: Tensor, weight: Tensor, *rest: Any) -> int:

@@ -121,7 +121,8 @@ class _View:
             cond = meta_condition(self.conditioner.spec, BATCH)
         else:
             cond = self.conditioner.augment(self.conditioner.encode([Label()] * BATCH))
-        with torch.no_grad():
+        # with gradients on a CPU: without them convolutions go where they cannot be counted
+        with torch.set_grad_enabled(device != META):
             with _watched(G) as watch:
                 images = G(torch.randn(BATCH, G.z_dim, device=device), cond)
             rows, flops_g = _rows("G", G, watch), watch.total

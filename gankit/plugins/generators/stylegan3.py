@@ -20,7 +20,7 @@ from gankit.core.cuda import filtered_lrelu, modulated_conv2d
 from gankit.core.filters import design_lowpass_filter
 from gankit.core.interfaces import Cond, CondSpec, Generator, ImageShape
 from gankit.core.layers import FullyConnected, MappingNetwork
-from gankit.core.precision import at_least_float32, without_autocast
+from gankit.core.precision import as_half, at_least_float32, without_autocast
 from gankit.core.sizes import levels
 from gankit.errors import GankitError
 
@@ -251,7 +251,8 @@ def layer_specs(
 
 
 class SynthesisNetwork(nn.Module):
-    """ws [B, num_ws, w_dim] -> images; the condition acts through ws alone. There is no noise."""
+    """ws [B, num_ws, w_dim] -> images; the condition acts through ws alone. There is no noise. Maps are in half
+    precision if ws is."""
 
     def __init__(
         self,
@@ -278,7 +279,7 @@ class SynthesisNetwork(nn.Module):
         if ws.shape[1:] != (self.num_ws, self.w_dim):
             raise ValueError(f"ws must be [B, {self.num_ws}, {self.w_dim}], not {list(ws.shape)}")
         w = ws.unbind(1)
-        x = self.input(w[0])
+        x = as_half(self.input(w[0]), ws)
         for name, w_layer in zip(self.layer_names, w[1:]):
             x = self.get_submodule(name)(x, w_layer, update_emas)
         return at_least_float32(x) * OUTPUT_SCALE
