@@ -160,12 +160,10 @@ def train(
         raise GankitError("name a recipe (see `gankit recipes`), or continue a run with --resume RUN")
     resolved = recipes.read(recipe, overrides, tiny=tiny)
     if dry_run:
-        from gankit.core.summary import summarize
+        from gankit.core.summary import sections
 
-        print(summarize(resolved))
-        for index in range(len(resolved.stages)):
-            print(f"\n--- stage {index + 1} of {len(resolved.stages)}\n")
-            print(summarize(resolved.at_stage(index)))
+        for number, section in enumerate(sections(resolved)):
+            print("\n" * bool(number) + section, flush=True)
         return
     out = out if out is not None else Path("runs") / resolved.name
     from gankit.core.trainer import Trainer
@@ -194,6 +192,9 @@ def sample(
     out: Annotated[Path, typer.Option(help="Folder for the PNG files and sheet.png.")] = Path("samples"),
     batch_size: Annotated[int, typer.Option(help="Images at a time.")] = 8,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
+    engine: Annotated[
+        str, typer.Option(help="What draws: eager, compile, openvino ...; auto measures once and remembers.")
+    ] = "eager",
     strict_plugins: Strict = False,
 ) -> None:
     """Draw pictures: one PNG for each wish and seed, and a contact sheet."""
@@ -211,6 +212,7 @@ def sample(
         out=out,
         batch_size=batch_size,
         device=device,
+        engine=engine,
     )
     print(f"{len(written) - 1} images and {written[-1]}")
 
@@ -313,13 +315,45 @@ def compare(
 @app.command()
 def export(
     model: Annotated[str, typer.Argument(help="Run, checkpoint or model.")],
-    out: Annotated[Path, typer.Argument(help="New model folder.")],
-    dtype: Annotated[str, typer.Option(help="Store weights as fp32, fp16 or bf16.")] = "fp32",
+    out: Annotated[Path, typer.Argument(help="New model folder, or file of another format.")],
+    format_: Annotated[
+        str, typer.Option("--format", help="model, or a file: onnx, openvino, torch-export.")
+    ] = "model",
+    dtype: Annotated[str, typer.Option(help="Store a model's weights as fp32, fp16 or bf16.")] = "fp32",
+    noise: Annotated[
+        str | None, typer.Option(help="Of a file: const (the default), none, or input: an input of its own.")
+    ] = None,
+    center: Annotated[
+        str | None,
+        typer.Option(help="Of a file: truncate towards the 'condition' (the default) or the 'global' mean."),
+    ] = None,
+    set_: Annotated[list[str] | None, typer.Option("--set", help="Option of the format: opset=18.")] = None,
+    strict_plugins: Strict = False,
 ) -> None:
-    """Write a slim model folder: generator, conditioner and recipe, without what only training needs."""
-    from gankit.sampling import export_model
+    """Write a slim model folder (generator, conditioner, recipe), or a file that runs without gankit."""
+    if format_ == "model":
+        from gankit.sampling import export_model
 
-    export_model(model, out, dtype)
+        for flag, value in (("--noise", noise), ("--center", center), ("--set", set_)):
+            if value is not None:
+                raise GankitError(
+                    f"{flag} is for files such as --format onnx; a model folder keeps every choice"
+                )
+        export_model(model, out, dtype)
+    else:
+        from gankit.core.recipe import parse_set
+        from gankit.export import export_file
+
+        if dtype != "fp32":
+            raise GankitError(f"--dtype {dtype} is for model folders; --format {format_} holds fp32")
+        choices = {"noise": noise, "center": center}
+        out = export_file(
+            model,
+            out,
+            format_,
+            settings=parse_set(set_ or []),
+            **{name: value for name, value in choices.items() if value is not None},
+        )
     print(f"wrote {out}")
 
 
@@ -363,6 +397,41 @@ def inspect(
     from gankit.inspection import inspect as look
 
     print(look(file, tensors=tensors))
+
+
+@app.command("class-table")
+def class_table(
+    recipe: Annotated[str, typer.Argument(help="Recipe whose conditioner and image size count.")],
+    out: Annotated[Path, typer.Option(help="Safetensors file for the option class_table.")],
+    data: Annotated[str | None, typer.Option(help="Data set, if not that of the recipe.")] = None,
+    feature: Annotated[str, typer.Option(help="Feature plugin whose coarsest map counts.")] = "timm-cnn",
+    side: Annotated[int, typer.Option(help="Pixels with which images enter it.")] = 224,
+    num: Annotated[
+        str | None, typer.Option("--num", "-n", help="Images that are read; all by default.")
+    ] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="Recipe key=value, may be repeated.")
+    ] = None,
+    batch_size: Annotated[int, typer.Option(help="Images at a time.")] = 32,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
+    strict_plugins: Strict = False,
+) -> None:
+    """Mean features of each class or tag, from which the class vectors of StyleGAN-XL start."""
+    from gankit.class_table import write_class_table
+    from gankit.core import recipe as recipes
+
+    overrides = recipes.parse_set(set_ or [])
+    if data is not None:
+        overrides["data.path"] = data
+    try:
+        count = None if num is None else int(recipes.parse_count(num))
+    except ValueError as error:
+        raise GankitError(f"--num: {error}") from None
+    page = recipes.read(recipe, overrides)
+    rows, width = write_class_table(
+        page, out, feature=feature, side=side, num=count, batch=batch_size, device=device
+    )
+    print(f"wrote {out}: {rows} rows of {width} numbers")
 
 
 @app.command()
@@ -484,7 +553,7 @@ def show(
 
 OWN_COMMANDS = (
     *("train", "sample", "evaluate", "report", "compare", "export", "convert", "inspect", "blend", "average"),
-    *("ema", "recipes", "plugins", "doctor"),
+    *("class-table", "ema", "recipes", "plugins", "doctor"),
 )
 
 

@@ -65,13 +65,11 @@ class Features:
                 continue
             for output, mine in backbone.read(images, outputs).items():
                 rows = distributed.all_rows(mine, part.counts).cpu().numpy()
-                name = backbone.network.name
-                finite(
-                    rows,
-                    part,
-                    f"the feature network {name!r} gives NaN or infinity for {what} image {{}}; use another --feature, "
-                    f"or another --side than {backbone.side}",
-                )
+                name, way = backbone.network.name, "use another one"
+                if backbone.network.own_resize is None:
+                    way = f"use another --feature, or another --side than {backbone.side}"
+                message = f"the feature network {name!r} gives NaN or infinity for {what} image {{}}; {way}"
+                finite(rows, part, message)
                 found[key, output] = rows
         return found
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -13,6 +13,7 @@ from PIL import Image
 
 from gankit.core import devices, models
 from gankit.core.cuda import ConstantWeights
+from gankit.core.engines import EAGER, EngineRunner
 from gankit.core.grids import to_pil
 from gankit.core.images import to_uint8
 from gankit.core.interfaces import Condition, Generator
@@ -25,17 +26,21 @@ CENTER_LATENTS = 1024  # latents whose mean is the centre of truncation
 CENTER_CACHE = 256  # conditions whose centre is remembered
 
 
-def load(model: str | Path, *, device: str = "auto") -> Pipeline:
+def load(model: str | Path, *, device: str = "auto", engine: str | Mapping[str, Any] = EAGER) -> Pipeline:
     """Open a model for sampling.
 
     Args:
         model: a model folder, a run (its newest checkpoint is taken), a checkpoint, the name of a model that an
             installed package carries (such as 'avatars'), or a Hugging Face id 'owner/name'.
         device: 'auto', 'cpu', 'cuda' or 'mps'.
+        engine: what draws: 'eager' (torch as it is, no set-up), 'compile', 'openvino' or another plugin, also with
+            options as {'name': 'compile', 'mode': 'max-autotune'}; 'auto' measures them once for each kind of model
+            and batch size, and takes the one that is done first.
 
-    Raises GankitError if there is no such model, or it is damaged or of another version.
+    Raises GankitError if there is no such model, or it is damaged or of another version; if there is no such engine,
+        or it cannot run here.
     """
-    return Pipeline(models.load_model(find_model(model)), devices.pick_device(device))
+    return Pipeline(models.load_model(find_model(model)), devices.pick_device(device), engine)
 
 
 class Pipeline:
@@ -45,14 +50,18 @@ class Pipeline:
         generator: the moving average of the trained generator, see `gankit.core.interfaces.Generator`.
         conditioner: turns labels into conditions, see `gankit.core.interfaces.Conditioner`.
         recipe: the recipe that it was trained with.
+        engine: what draws, see `gankit.core.engines.EngineRunner`.
     """
 
-    def __init__(self, model: Model, device: torch.device) -> None:
+    def __init__(self, model: Model, device: torch.device, engine: str | Mapping[str, Any] = EAGER) -> None:
         self.recipe, self.nimg, self.device = model.recipe, model.nimg, device
         self.conditioner = model.conditioner.to(device).eval().requires_grad_(False)
         self.generator: Generator = models.channels_last(model.generator, device)
         self.generator.eval().requires_grad_(False)
         self._weights = ConstantWeights()
+        spec = self.conditioner.spec
+        identity = [self.recipe.generator, list(self.generator.image_shape), spec.c_dim, spec.token_dim]
+        self.engine = EngineRunner(self.generator, device, engine, identity)
         self._centers: dict[bytes, torch.Tensor] = {}
 
     def __call__(
@@ -91,8 +100,14 @@ class Pipeline:
             for start in range(0, len(seeds), batch_size):
                 z = self.latents(seeds[start : start + batch_size])
                 ws = self.mapping(z, cond, psi=psi, center=center)
-                rows = _repeat(cond, len(z))
-                images += list(to_uint8(self.generator.synthesis(ws, rows, noise_mode=noise_mode)))
+                drawn = self.engine(
+                    ws,
+                    _repeat(cond, len(z)),
+                    noise_mode,
+                    batch=min(batch_size, len(seeds)),
+                    images=len(seeds) - start,
+                )
+                images += list(to_uint8(drawn))
         return [to_pil(image) for image in images]
 
     def latents(self, seeds: Sequence[int]) -> torch.Tensor:
@@ -125,11 +140,15 @@ class Pipeline:
         if key not in self._centers:
             if len(self._centers) >= CENTER_CACHE:
                 self._centers.pop(next(iter(self._centers)))
-            z = np.random.RandomState(0).randn(CENTER_LATENTS, self.generator.z_dim).astype(np.float32)
-            latents = torch.from_numpy(z).to(self.device)
+            latents = self.center_latents()
             ws = self.generator.mapping(latents, _repeat(cond, len(latents)))
             self._centers[key] = ws.mean(0, keepdim=True)
         return self._centers[key]
+
+    def center_latents(self) -> torch.Tensor:
+        """The latents [K, z_dim] whose mean is the centre of truncation."""
+        z = np.random.RandomState(0).randn(CENTER_LATENTS, self.generator.z_dim)
+        return torch.from_numpy(z.astype(np.float32)).to(self.device)
 
     def label(
         self,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,7 @@ def run_sampling(
     out: Path,
     batch_size: int,
     device: str,
+    engine: str = "eager",
 ) -> list[Path]:
     """Write one PNG for each wish and seed, and sheet.png with a row for each wish; returns the paths, sheet last.
 
@@ -74,7 +76,8 @@ def run_sampling(
             raise GankitError(
                 f"{what} is given {len(values)} times and another {count} times; give it once or {count} times"
             )
-    pipe = load(model, device=device)
+    pipe = load(model, device=device, engine=engine)
+    pipe.engine.say = lambda text: print(f"gankit: {text}", file=sys.stderr)
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -90,6 +93,7 @@ def run_sampling(
         wishes.append(wish)
     paths, tiles = [], []
     for i, wish in enumerate(wishes):
+        pipe.engine.used.clear()
         images = pipe(
             **wish,
             seeds=numbers,
@@ -110,6 +114,8 @@ def run_sampling(
                 "center": center,
                 "noise": noise,
             }
+            if pipe.engine.used != {"eager"}:
+                facts["engine"] = ", ".join(sorted(pipe.engine.used))
             facts.update({key: value for key, value in wish.items() if value is not None})
             info.add_itxt("gankit", json.dumps(facts, ensure_ascii=False))
             info.add_itxt("recipe", pipe.recipe.to_yaml())

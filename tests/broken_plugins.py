@@ -91,6 +91,17 @@ class Forgetful(G):
         return super().mapping(z, cond) + self.mean
 
 
+class StuckFade(G):
+    share = 1.0
+
+    def fade_in(self, share: float) -> bool:
+        self.share = min(share, self.share)
+        return True
+
+    def synthesis(self, ws: Tensor, cond: Cond = None, *, noise_mode: str = "random") -> Tensor:
+        return super().synthesis(ws) * self.share
+
+
 class Deaf(G):
     def mapping(self, z: Tensor, cond: Cond = None, **_: Any) -> Tensor:
         c = embedding_of(cond)
@@ -202,6 +213,12 @@ class WrongSign(Loss):
 class Scalar(Loss):
     def d_loss(self, real: list[Tensor], fake: list[Tensor]) -> Tensor:
         return super().d_loss(real, fake).mean()
+
+
+class NoReason(Loss):
+    @classmethod
+    def unfit(cls, options, composition):
+        return "conditioner none"
 
 
 class FirstOnly(Loss):

@@ -14,6 +14,8 @@ TARGETS = {
     "source": "kinds.things:KindSource",
     "weights": "kinds.things:KindWeights",
     "importer": "kinds.things:KindImporter",
+    "exporter": "kinds.things:KindExporter",
+    "engine": "kinds.things:KindEngine",
     "metric": "kinds.things:KindMetric",
     "tracker": "kinds.things:KindTracker",
     "recipe": "kinds:pages/recipe.yaml",
@@ -264,6 +266,47 @@ class KindImporter(contracts.Importer):
             (pixels // side**2, side, side),
             {name.replace("layer", "out"): tensor for name, tensor in network.tensors.items()},
         )
+
+
+class KindExporter(contracts.Exporter):
+    """The program in a zip file of torch, under another name.
+
+    Args:
+        note: a line beside it.
+    """
+
+    suffix = ".kind"
+
+    def __init__(self, *, note: str = "") -> None:
+        self.note = note
+
+    def write(self, program, path):
+        torch.export.save(program, path.with_suffix(".pt2"))
+        path.write_text(self.note)
+
+    def open(self, path):
+        module = torch.export.load(path.with_suffix(".pt2")).module()
+        return lambda inputs: module(**{k: torch.from_numpy(v) for k, v in inputs.items()}).numpy()
+
+
+class KindEngine(contracts.Engine):
+    """Counts what it draws.
+
+    Args:
+        step: of the count.
+    """
+
+    drawn = 0
+
+    def __init__(self, *, step: int = 1) -> None:
+        self.step = step
+
+    def prepare(self, module, inputs):
+        def draw(inputs):
+            KindEngine.drawn += self.step * len(inputs["ws"])
+            return module(**inputs)
+
+        return draw
 
 
 class KindMetric(contracts.Metric):

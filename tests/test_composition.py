@@ -108,7 +108,7 @@ def trains_or_is_refused(row: tuple[str, ...], clip: dict[str, Any]) -> str | No
                 raise
             return str(error)
     with seeded():
-        stepper = Stepper(parts, recipe.train, torch.device("cpu"), distributed.World(), bf16=False)
+        stepper = Stepper(parts, recipe, torch.device("cpu"), distributed.World(), bf16=False)
         images = torch.rand(4, *SHAPE) * 2 - 1
         before = {name: weights(network) for name, network in (("G", parts.G), ("D", parts.D))}
         for _ in range(2):
@@ -267,7 +267,10 @@ def test_recipes_need_no_advice(name):
     assert composition.advice(recipes.read(name)) is None
 
 
-def test_advice_names_the_nearest_recipe():
+def test_advice_names_the_nearest_recipe(monkeypatch):
+    known = registry().names
+    few = ["stylegan2", "projected-stylegan2", "anime-tags"]
+    monkeypatch.setattr(registry(), "names", lambda kind: few if kind == "recipe" else known(kind))
     recipe = recipes.read("projected-stylegan2", {"generator": "stylegan-t", "guidance": {"clip": {}}})
     text = composition.advice(recipe)
     assert text is not None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from conditioning_utils import make_bert
 from runs import Result, assert_same, tensors_of, tiny_set
 
 from gankit.core import distributed
@@ -55,6 +57,33 @@ def test_two_processes_equal_one_and_continue_each_other(
     assert gankit_cli(*common, "--out", two, "--images", 40).code == 0
     assert gankit_cli(*common, "--out", one, "--images", 40).code == 0
     assert_same(one / "checkpoints" / "000000040", two / "checkpoints" / "000000040", 2e-5)
+
+
+@pytest.mark.slow
+def test_two_processes_go_through_stages_as_one(
+    images: Path, tmp_path: Path, gankit_cli: Callable[..., Result]
+) -> None:
+    """With a text encoder that is trained in the second stage while D judges by the pretrained one."""
+    text = {"name": "text", "model": str(make_bert(tmp_path)), "noise": 0.3, "dropout": 0.3}
+    tuning = {"judge_condition": "pretrained", "lr_conditioner": 0.1, "freeze": ["generator.mapping"]}
+    stages = [
+        {"until": 16},
+        {"data": {"size": 32}, "conditioner": {"trainable": True}, "train": {**tuning, "batch": 4}},
+    ]
+    schedules = {
+        "train": {"lr_g": {"warmup": 16}},
+        "regularizers": {"r1": {"gamma": {"end": 0.1, "over": 24}}},
+    }
+    more = {"conditioner": text, "stages": stages, "schedules": schedules, "train.posthoc_ema": [0.1]}
+    more |= {"train.blur_sigma": 2, "train.blur_kimg": 0.02, "train.d_steps": 2}
+    common = ["train", "stylegan2", "--data", images, *OPTIONS, "--images", 32]
+    common += [part for key, value in more.items() for part in ("--set", f"{key}={json.dumps(value)}")]
+    one, two = tmp_path / "one", tmp_path / "two"
+    assert gankit_cli(*common, "--out", one).code == 0
+    result = torchrun(*common, "--out", two, "--device", "cpu")
+    assert result.returncode == 0, result.stderr
+    assert_same(one / "checkpoints" / "000000016", two / "checkpoints" / "000000016", 1e-5)
+    assert_same(one / "checkpoints" / "000000032", two / "checkpoints" / "000000032", 1e-4)
 
 
 @pytest.mark.slow

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from runs import TINY, Result
 from torch import nn
 
@@ -19,9 +20,10 @@ from gankit.core.footprint import META, Tally, footprint
 from gankit.core.labels import Label
 from gankit.core.plugins import registry
 from gankit.core.step import Stepper
-from gankit.core.summary import _build, assumed_vocabulary, summarize
+from gankit.core.summary import _build, assumed_vocabulary, describe_training, summarize
 
 NAMES = sorted(registry().names("recipe"))
+PARTS = ("weights", "gradients", "Adam", "activations")
 UNITS = {"": 1, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
 
 
@@ -41,15 +43,32 @@ def test_every_recipe_at_full_size_without_weights(
 
     if not registry().get("recipe", name).package.startswith("gankit-"):  # whose text encoder is installed
         monkeypatch.setattr("gankit.core.weights._sources", refuse)
-    result = gankit_cli("train", name, "--dry-run")
+    recipe = recipes.read(name)
+    if recipe.stages:  # the first and the last of them, as they take their time
+        texts = [describe_training(recipe.at_stage(stage)) for stage in (0, -1)]
+    else:
+        result = gankit_cli("train", name, "--dry-run")
+        assert (result.code, result.err) == (0, "")
+        texts = [result.out]
+    for text in texts:
+        assert "cannot be estimated" not in text
+        assert "no installed recipe combines" not in text
+        total = number(text, "estimated:")
+        parts = [number(text, f"= {part}" if part == "weights" else part) for part in PARTS]
+        assert sum(parts) == pytest.approx(total, rel=0.01)
+        assert all(parts)
+        assert number(text, "training") > number(text, "multiply-add: G") + number(text, ", D")
+
+
+def test_every_stage_is_described(gankit_cli: Callable[..., Result]) -> None:
+    result = gankit_cli("train", "stylegan-xl-small", "--tiny", "--dry-run")
     assert (result.code, result.err) == (0, "")
-    assert "cannot be estimated" not in result.out
-    total = number(result.out, "estimated:")
-    parts = [number(result.out, f"{part}") for part in ("weights", "gradients", "Adam", "activations")]
-    assert sum(parts) == pytest.approx(total, rel=0.01)
-    assert all(parts)
-    training = number(result.out, "training")
-    assert training > 2 * (number(result.out, "multiply-add: G") + number(result.out, ", D"))
+    page, first, second = re.split(r"^--- stage \d of 2$", result.out, flags=re.MULTILINE)
+    assert yaml.safe_load(page)["name"] == "stylegan-xl-small-tiny"
+    assert "images: [3, 16, 16]" in first
+    assert "images: [3, 32, 32]" in second
+    assert "not trained" in second
+    assert "not trained" not in first
 
 
 def test_flops_of_layers() -> None:

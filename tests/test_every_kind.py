@@ -103,6 +103,20 @@ def test_used_by_evaluation(
     assert page["feature"]["name"] == "kinds/stem"
 
 
+def test_used_by_sampling(run: Path, tmp_path: Path, gankit_cli: Callable[..., object]) -> None:
+    engine = registry().load("engine", "kind-engine")
+    before = engine.drawn
+    done = gankit_cli("sample", run, "--seeds", "0-4", "--engine", "kind-engine", "--out", tmp_path / "drawn")
+    assert done.code == 0, done.err
+    assert engine.drawn == before + 5
+    wish = ("--format", "kind-exporter", "--set", "note=hello")
+    done = gankit_cli("export", run, tmp_path / "file", *wish)
+    assert (done.code, done.err) == (0, "")
+    assert (tmp_path / "file.kind").read_text() == "hello"
+    page = json.loads((tmp_path / "file.kind.json").read_text())
+    assert page["inputs"].keys() == {"z", "psi", "c"}
+
+
 def test_weights_are_found(package: Path) -> None:
     assert torch.equal(find_state_dict("kinds/stem")["stem.bias"], torch.zeros(4))
 

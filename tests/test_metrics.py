@@ -184,7 +184,7 @@ def test_options_out_of_range(spec: dict[str, object]) -> None:
 # ------------------------------------------------------------------------------------------------ torch-fidelity
 
 
-@pytest.mark.parametrize("name", ["fd", "kid", "pr"])
+@pytest.mark.parametrize("name", ["fd", "kid", "pr", "is"])
 def test_the_numbers_of_torch_fidelity(name: str) -> None:
     """What torch-fidelity 0.4.0 printed for the same features, drawn as in the first lines here."""
     golden = json.loads((Path(__file__).parent / "golden" / "metrics.json").read_text(encoding="utf-8"))
@@ -193,8 +193,9 @@ def test_the_numbers_of_torch_fidelity(name: str) -> None:
     fake = (rng.randn(150, 24) @ mix * 0.7 + 0.2).astype(np.float32)
     real = (rng.randn(170, 24) @ mix).astype(np.float32)
     metric = options.build("metric", {"name": name, **golden.get(name, {})})
+    fake = fake / 3 if name == "is" else fake  # as logits
     found = measure(name, metric, FeatureSet.of(real), FeatureSet.of(fake))
     compared = found.keys() & golden["values"].keys()
-    assert len(compared) == {"fd": 1, "kid": 2, "pr": 2}[name]
+    assert len(compared) == {"fd": 1, "kid": 2, "pr": 2, "is": 2}[name]
     for key in compared:
         close(found[key], golden["values"][key])

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from gankit import GankitError
 from gankit.bench import Bench
 from gankit.core import options
-from gankit.core.interfaces import FeatureNetwork, Tap
+from gankit.core.interfaces import CondSpec, FeatureNetwork, Tap
 from gankit.core.labels import Label
 from gankit.core.random import rand, randn
 from gankit.plugins.metrics import equivariance as eq
@@ -351,3 +351,20 @@ def test_clip_score_is_the_mean_cosine(tmp_path: Path) -> None:
     assert values["clip_score"] == pytest.approx(cosines.mean(), rel=1e-5)
     assert values["clip_score_se"] == pytest.approx(cosines.std(ddof=1) / math.sqrt(3), rel=1e-4)
     assert metric.facts()["feature"]["sha256"]
+
+
+@pytest.mark.slow
+def test_equivariance_of_stylegan3() -> None:
+    """Untrained: configuration R turns, T does not, both move (sizes as a check of padding and filters)."""
+    found = {}
+    for name, extra in (("t", {}), ("r", {"conv_kernel": 1, "use_radial_filters": True})):
+        bench = toy_bench(4)
+        spec = {"name": "stylegan3", "channel_base": 4096, "channel_max": 64, **extra}
+        with seeded(0):
+            G = options.build("generator", spec, (3, 64, 64), CondSpec())
+        bench.pipe.generator = G.eval().requires_grad_(False)
+        metrics = (eq.Translation(), eq.FractionalTranslation(), eq.Rotation())
+        found[name] = [value for metric in metrics for value in metric.probe(bench).values()]
+    assert min(found["r"]) > 60
+    assert min(found["t"][:2]) > 60
+    assert found["t"][2] < 50

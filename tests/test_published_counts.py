@@ -7,7 +7,10 @@ from typing import Any
 import pytest
 from torch import nn
 
+from gankit.core import options
 from gankit.core.footprint import META
+from gankit.core.freezing import freeze
+from gankit.core.interfaces import CondSpec
 from gankit.core.labels import Vocabulary
 from gankit.core.recipe import read
 from gankit.core.summary import _build
@@ -21,6 +24,12 @@ PUBLISHED: list[tuple[str, dict[str, Any], int, int | float | None, int | float 
     ("stylegan2-ext-danbooru", {}, 0, 116.84, 29.00, "with the code of StyleGAN2-ADA; 1 GB with G's average"),
     ("stylegan-t-64", {}, 0, 975.5, 7.754, "official code; synthesis network and heads"),
     ("stylegan-t-512", {}, 0, 1020.5, None, "the paper's 1.02 billion"),
+    ("stylegan3-t", {}, 0, 28_472_133, None, "official code"),
+    ("stylegan3-t", {"data.size": 512}, 0, 24_873_519, 28_982_849, "official code"),
+    ("stylegan3-t", {"data.size": 1024}, 0, 22_313_167, 29_012_513, "official code"),
+    ("stylegan3-r", {}, 0, 18_816_387, None, "official code"),
+    ("stylegan3-r", {"data.size": 512}, 0, 16_665_594, None, "official code"),
+    ("stylegan3-r", {"data.size": 1024}, 0, 15_093_151, None, "official code"),
     ("projected-fastgan", {}, 0, 105.68, 10_331_328, "official code"),
     ("projected-fastgan", {"data.size": 512}, 0, 105.87, 10_331_328, "official code"),
     ("projected-fastgan-lite", {}, 0, 79.35, 10_331_328, "official code"),
@@ -40,7 +49,10 @@ PUBLISHED: list[tuple[str, dict[str, Any], int, int | float | None, int | float 
 )
 def test_parameters(name: str, changes: dict[str, Any], classes: int, g: Any, d: Any, source: str) -> None:
     counts = {str(i): 1300 for i in range(classes)}
-    parts, _ = _build(read(name, changes), Vocabulary(counts, captioned=1, total=1), META)
+    recipe = read(name, changes)
+    if recipe.stages:
+        recipe = recipe.at_stage(-1)
+    parts, _ = _build(recipe, Vocabulary(counts, captioned=1, total=1), META)
     network = parts.G.synthesis if name.startswith("stylegan-t-") else parts.G
     assert isinstance(network, nn.Module)
     for expected, module in ((g, network), (d, parts.D)):
@@ -52,3 +64,52 @@ def test_parameters(name: str, changes: dict[str, Any], classes: int, g: Any, d:
         else:
             decimals = len(str(expected).partition(".")[2])
             assert abs(count / 1e6 - expected) <= 0.51 * 10**-decimals, (count, source)
+
+
+# StyleGAN-XL's specification counted the official networks: millions in all, in the head that a stage trains.
+XL = [
+    (101.88, None),
+    (151.70, 70.27),
+    (201.52, 70.27),
+    (225.85, 44.79),
+    (233.38, 13.53),
+    (235.47, 3.81),
+    (235.80, 0.86),
+]
+
+
+@pytest.mark.parametrize("stage", range(len(XL)))
+def test_stages_of_stylegan_xl(stage: int) -> None:
+    recipe = read("stylegan-xl")
+    assert len(recipe.stages) == len(XL)
+    G = _staged("stylegan-xl", stage)
+    count, head = XL[stage]
+    assert sum(p.numel() for p in G.parameters()) / 1e6 == pytest.approx(count, abs=0.0051)
+    if head is not None:
+        assert sum(p.numel() for p in G.parameters() if p.requires_grad) / 1e6 == pytest.approx(
+            head, abs=0.0051
+        )
+
+
+@pytest.mark.parametrize("name", ["stylegan-xl", "stylegan-xl-small"])
+def test_stages_train_their_own_head(name: str) -> None:
+    """All layers of the stage before stand still, but for the critically sampled ones, which are gone."""
+    before: list[str] = []
+    for stage in range(len(read(name).stages)):
+        G = _staged(name, stage)
+        trained = {n.split(".")[1] for n, p in G.named_parameters() if p.requires_grad}
+        names = list(G.synthesis.layer_names)
+        if before:
+            assert names[: len(before) - 3] == before[:-3]
+            assert trained == set(names[len(before) - 3 :])
+        before = names
+
+
+def _staged(name: str, stage: int) -> Any:
+    """G at full size with what is frozen in a stage."""
+    recipe = read(name).at_stage(stage)
+    spec = CondSpec(1000 if recipe.conditioner["name"] == "class" else 0)
+    with META:
+        G = options.build("generator", recipe.generator, recipe.image_shape, spec)
+    freeze({"generator": G}, [pattern for pattern in recipe.train.freeze if pattern.startswith("generator")])
+    return G

@@ -19,7 +19,7 @@ from gankit.core import recipe as recipes
 from gankit.core.cuda import downsample2d, setup_filter, upsample2d
 from gankit.core.freezing import freeze
 from gankit.core.interfaces import CondSpec
-from gankit.core.schedules import Schedule
+from gankit.core.schedules import Schedule, Schedules
 from gankit.core.step import Stepper
 from gankit.core.transfer import transfer
 from gankit.errors import GankitError
@@ -129,6 +129,16 @@ def test_mistakes_in_schedules_are_named(schedules: Any, message: str) -> None:
     assert "\n" not in str(error.value)
 
 
+def test_images_are_counted_from_the_stage_or_the_run() -> None:
+    page = {"end": 0, "over": 100}
+    schedules = {"train": {"lr_g": page, "lr_d": {**page, "since": "run"}}}
+    recipe = recipes.parse({"train": {"lr_g": 1, "lr_d": 1}, "schedules": schedules}, "page")
+    train = recipe.train.model_copy()
+    values = Schedules(recipe, train, object()).apply(80, 60)
+    assert values == {"train.lr_g": pytest.approx(0.8), "train.lr_d": pytest.approx(0.2)}
+    assert (train.lr_g, recipe.train.lr_g) == (values["train.lr_g"], 1)
+
+
 def test_an_option_that_a_plugin_does_not_keep_cannot_move(images: Path, tmp_path: Path) -> None:
     schedules = {
         "augmentation": {"p": {"end": 1, "over": 8}},
@@ -136,7 +146,6 @@ def test_an_option_that_a_plugin_does_not_keep_cannot_move(images: Path, tmp_pat
     }
     options = {"augmentation": {"name": "ada", "target": None}, "schedules": schedules}
     recipe = recipes.read("stylegan2", {**TINY, **options})
-    from gankit.core.schedules import Schedules
 
     class Parts:
         augmentation = nn.Identity()
@@ -378,3 +387,34 @@ def test_a_larger_discriminator_begins_with_what_the_smaller_saw() -> None:
     assert not torch.allclose(large(images)[0], old, atol=1e-2)
     resnet = options.build("discriminator", {**spec, "architecture": "resnet"}, (3, 16, 16), CondSpec())
     assert not resnet.fade_in(0)
+
+
+# ------------------------------------------------------------------------------------------------ spectral norm
+
+
+def test_spectral_norm_of_equalised_layers() -> None:
+    spec = {"name": "stylegan2", "channel_base": 128, "spectral_norm": True}
+    D = options.build("discriminator", spec, (3, 16, 16), CondSpec(4)).train()
+    images, cond = torch.randn(4, 3, 16, 16), torch.randn(4, 4)
+    with torch.no_grad():
+        for _ in range(100):
+            D(images, cond)
+        D.eval()
+        for layer in (D.b16.fromrgb, D.b16.conv0, D.b16.skip, D.b8.conv1, D.b4.conv, D.b4.fc, D.b4.out):
+            effective = (layer.weight * layer.weight_gain).flatten(1)
+            assert torch.linalg.matrix_norm(effective, 2).item() == pytest.approx(1, abs=0.02)
+    assert not hasattr(D.mapping.fc0, "parametrizations")
+    D.train()
+    images.requires_grad_()
+    (gradient,) = torch.autograd.grad(D(images, cond)[0].sum(), images, create_graph=True)
+    gradient.square().sum().backward()
+    assert D.b8.conv0.parametrizations.weight.original.grad.isfinite().all()
+
+
+def test_spectral_norm_continues_to_the_bit(images: Path, tmp_path: Path) -> None:
+    options = {"discriminator.spectral_norm": True, "regularizers": {"r1": {"interval": 2}}}
+    whole = train(tmp_path / "whole", images, **options, **{"train.images": 24})
+    for length in (16, 24):
+        parts = train(tmp_path / "parts", images, **options, **{"train.images": length})
+    assert_same(whole, parts)
+    assert any(name.endswith("b8.conv0.parametrizations.weight.0.u") for name in tensors_of(whole))

@@ -130,8 +130,11 @@ def test_a_stage_is_the_page_with_its_changes() -> None:
             [{"until": 5}, {"data": {"sise": 3}}],
             r"page: stages.1: unknown key 'data.sise'; did you mean 'data.size'",
         ),
-        ([{"until": 5}, {"generator": "stylgan2"}], r"page: unknown generator 'stylgan2'; did you mean"),
-        ([{"until": 5}, {"train": {"batch": 0}}], r"page: stages.1: train.batch = 0"),
+        (
+            [{"until": 5}, {"generator": "stylgan2"}],
+            r"page: stages.1: unknown generator 'stylgan2'; did you mean",
+        ),
+        ([{"until": 5}, {"train": {"batch": 0}}], r"page: stages.1: train.batch = 0: "),
         ([{"until": 5}, {"stages": []}], r"stages.1: unknown key 'stages'"),
         ([{"until": 5}, {"patience": 2}], r"page: stages.1: the last stage ends .* leave patience away"),
         ([{"until": 5, "patience": 0}, {}], r"page: stages.0.patience = 0 must be a number of evaluations"),

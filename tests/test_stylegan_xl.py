@@ -114,6 +114,21 @@ def test_published_stages(side, heads, num_ws, millions, head_millions, last_nam
     )
 
 
+def test_a_layer_of_the_same_name_keeps_its_own_filters():
+    """The first layer of a head may be called as the critically sampled one that it replaces."""
+    torch.manual_seed(0)
+    options = {"channel_base": 1024, "channel_max": 16, "z_dim": 8, "w_dim": 16, "embed_dim": 8}
+    before = StyleGANXL((3, 32, 32), CondSpec(c_dim=2), head_layers=(7,), **options)
+    after = StyleGANXL((3, 64, 64), CondSpec(c_dim=2), head_layers=(7, 7), **options)
+    name = "synthesis.L14_52_16"
+    old, own = (net.get_submodule(name).down_filter.clone() for net in (before, after))
+    assert not torch.allclose(old, own, atol=1e-3)
+    done = transfer(after, before.state_dict())
+    assert torch.equal(after.get_submodule(name).down_filter, own)
+    assert torch.equal(after.get_submodule(name).weight, before.get_submodule(name).weight)
+    assert f"{name}.down_filter [12]" in done.fresh
+
+
 def test_a_stage_goes_on_from_its_stem():
     """All but the critically sampled layers is taken over, and the mapping network draws the same w."""
     torch.manual_seed(0)

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from gankit.core import recipe as recipes
+from gankit.core import stages
 from gankit.core.interfaces import Composition, Conditioner
 from gankit.core.plugins import registry
 from gankit.core.recipe import PLUGIN_MAPS, PLUGIN_SECTIONS, Recipe
@@ -14,11 +15,16 @@ from gankit.errors import GankitError
 COMPARED = ("generator", "discriminator", "conditioner", "loss", "guidance")
 
 
+def compose(recipe: Recipe, conditioner: Conditioner) -> Composition:
+    """What a recipe's parts are asked with."""
+    parts = {section: getattr(recipe, section) for section in (*PLUGIN_SECTIONS, *PLUGIN_MAPS)}
+    return Composition(recipe.image_shape, conditioner.spec, conditioner.accepts, parts)
+
+
 def check(recipe: Recipe, conditioner: Conditioner) -> None:
     """Refuse parts that cannot work together, by what their plugins say. The GankitError names both and the reason."""
-    parts = {section: getattr(recipe, section) for section in (*PLUGIN_SECTIONS, *PLUGIN_MAPS)}
-    composition = Composition(recipe.image_shape, conditioner.spec, conditioner.accepts, parts)
-    for kind, spec in _specs(parts):
+    composition = compose(recipe, conditioner)
+    for kind, spec in _specs(composition.parts):
         unfit = getattr(registry().load(kind, spec["name"]), "unfit", None)  # a plugin may be a mere function
         found = None if unfit is None else unfit(spec, composition)
         if found is not None:
@@ -41,14 +47,16 @@ def advice(recipe: Recipe) -> str | None:
     nearest: tuple[str, dict[str, str]] | None = None
     for name in registry().names("recipe"):
         try:
-            theirs = _names(recipes.read_page(name)[0])
+            page = recipes.read_page(name)[0]
         except GankitError:  # a broken page is told when it is used
             continue
-        differences = {key: theirs[key] for key in COMPARED if theirs[key] != mine[key]}
-        if not differences:
-            return None
-        if nearest is None or len(differences) < len(nearest[1]):
-            nearest = (name, differences)
+        for stage in page.get("stages") or [{}]:
+            theirs = _names(stages.merge(page, stage))
+            differences = {key: theirs[key] for key in COMPARED if theirs[key] != mine[key]}
+            if not differences:
+                return None
+            if nearest is None or len(differences) < len(nearest[1]):
+                nearest = (name, differences)
     if nearest is None:
         return None
     name, differences = nearest

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -33,6 +34,8 @@ __all__ = [
     "Condition",
     "Conditioner",
     "Discriminator",
+    "Engine",
+    "Exporter",
     "FeatureNetwork",
     "Generator",
     "Guidance",
@@ -645,3 +648,54 @@ class Importer(ABC):
         """The network as a plugin with options; gankit then checks names and shapes of all tensors.
 
         Raises GankitError naming what is missing or not supported."""
+
+
+# ------------------------------------------------------------------------------------------------- running fast
+
+
+class Engine(ABC):
+    """`__init__(self, *, options)`; makes a generator's synthesis fast on a device, for sampling."""
+
+    fixed_batch: ClassVar[bool] = (
+        False  # another batch size costs the set-up anew; short batches are filled up
+    )
+    draws_noise: ClassVar[bool] = (
+        False  # its graphs may draw random numbers; else random noise is one of the inputs
+    )
+
+    def obstacle(self, device: torch.device) -> str | None:
+        """What keeps this engine from running on a device, with the way out ('openvino is not installed; ...')."""
+        return None
+
+    @abstractmethod
+    def prepare(
+        self, module: nn.Module, inputs: Mapping[str, Tensor]
+    ) -> Callable[[Mapping[str, Tensor]], Tensor]:
+        """A fast `lambda inputs: module(**inputs)`, without gradients.
+
+        Args:
+            module: a function of tensors without graph breaks; returns images [B, C, H, W].
+            inputs: an example; axis 0 is the batch in all of them. What is returned takes other batch sizes too.
+
+        May raise anything: gankit then draws with torch alone, after a warning."""
+
+    def forget(self) -> None:
+        """Drop what this process has prepared, so that the next set-up takes as long as a new process's."""
+
+
+class Exporter(ABC):
+    """`__init__(self, *, options)`; writes generators to files of one format, and opens these to check them."""
+
+    suffix: ClassVar[str]  # of the file, such as '.onnx'; companions have the same stem
+
+    def obstacle(self) -> str | None:
+        """What keeps it from working here, with the way out ('onnx is not installed; ...')."""
+        return None
+
+    @abstractmethod
+    def write(self, program: torch.export.ExportedProgram, path: Path) -> None:
+        """Write a program of keyword inputs, whose one output are the images; axis 0 of its inputs is dynamic."""
+
+    @abstractmethod
+    def open(self, path: Path) -> Callable[[Mapping[str, np.ndarray]], np.ndarray]:
+        """The written file as a user runs it: inputs by name -> images."""

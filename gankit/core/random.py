@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import math
 from collections.abc import Iterator
 from contextvars import ContextVar
 
@@ -30,7 +31,39 @@ class _BatchRandom:
         return self.generators[device]
 
 
-_current: ContextVar[_BatchRandom | None] = ContextVar("gankit_batch_random", default=None)
+class Supply:
+    """Normal numbers that come from outside, see `supplied`.
+
+    Attributes:
+        numbers: [B, N]; None draws them from torch.
+        used: numbers of each row that were taken so far.
+    """
+
+    def __init__(self, numbers: Tensor | None = None) -> None:
+        self.numbers, self.used = numbers, 0
+
+    def take(self, fn, shape: tuple[int, ...], device: torch.device, **kwargs) -> Tensor:
+        if fn is not torch.randn:
+            raise ValueError(
+                "only normal numbers can be supplied from outside, and this network draws others"
+            )
+        start, self.used = self.used, self.used + math.prod(shape[1:])
+        if self.numbers is None:
+            return fn(shape, device=device, **kwargs)
+        return self.numbers[:, start : self.used].unflatten(1, shape[1:])
+
+
+_current: ContextVar[_BatchRandom | Supply | None] = ContextVar("gankit_batch_random", default=None)
+
+
+@contextlib.contextmanager
+def supplied(supply: Supply) -> Iterator[None]:
+    """Draws of `randn` inside take numbers of `supply` in turn, so that noise can be an input of an exported network."""
+    token = _current.set(supply)
+    try:
+        yield
+    finally:
+        _current.reset(token)
 
 
 @contextlib.contextmanager
@@ -53,6 +86,8 @@ def _draw(fn, shape: tuple[int, ...], device: torch.device | str | None, **kwarg
     state = _current.get()
     if state is None:
         return fn(shape, device=device, **kwargs)
+    if isinstance(state, Supply):
+        return state.take(fn, shape, device, **kwargs)
     generator = state.generator(device)
     if shape[0] > state.count:
         raise ValueError(
@@ -80,6 +115,6 @@ def randint(low: int, high: int, shape: tuple[int, ...], device: torch.device | 
 def shared_rand(*shape: int, device: torch.device | str | None = None) -> Tensor:
     """U[0, 1) that is the same for every row and every process: one coin for the whole batch."""
     state = _current.get()
-    if state is None:
+    if not isinstance(state, _BatchRandom):
         return torch.rand(shape, device=device)
     return torch.rand(shape, generator=state.generator(torch.device("cpu"))).to(device or "cpu")

@@ -248,7 +248,8 @@ def parse(data: Any, origin: str) -> Recipe:
         try:
             recipe.at_stage(index)
         except GankitError as error:
-            raise GankitError(f"{origin}: {error}") from None
+            where = f"stages.{index}: "
+            raise GankitError(f"{origin}: {where}{str(error).removeprefix(where)}") from None
     _check_evaluation(recipe)
     return recipe
 

@@ -189,9 +189,9 @@ class Schedules:
         options = recipe.scheduled_options()
         self.targets: list[_Target] = []
         for path, page in _leaves(recipe.schedules, options, "recipe"):
-            owner: Any = {"train": train, "augmentation": parts.augmentation}.get(path[0])
-            if owner is None:
-                owner = getattr(parts, path[0])[path[1]]
+            owner: Any = train if path[0] == "train" else getattr(parts, path[0])
+            if len(path) == 3:
+                owner = owner[path[1]]
             if not hasattr(owner, path[-1]):
                 raise GankitError(
                     f"schedules.{'.'.join(path)}: {type(owner).__name__} does not keep {path[-1]!r} as an attribute, "

@@ -11,6 +11,7 @@ from typing import cast
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import register_parametrization
 
 from gankit.core.precision import without_autocast
 
@@ -121,3 +122,38 @@ def settle(network: nn.Module, iterations: int = 10) -> None:
         if isinstance(layer, _SpectralNorm) and not layer.weight_orig.is_meta:
             for _ in range(iterations):
                 layer.sigma()
+
+
+class SpectralScale(nn.Module):
+    """A parametrisation of layers with equalised learning rates: their weight, times its gain, has spectral norm 1.
+
+    Args:
+        weight: [O, I, ...], where it starts.
+        gain: factor that the layer puts on its weight, > 0.
+    """
+
+    u: Tensor
+
+    def __init__(self, weight: Tensor, gain: float) -> None:
+        super().__init__()
+        self.gain = gain
+        self.register_buffer("u", F.normalize(torch.randn(len(weight)), dim=0, eps=EPS))
+
+    def forward(self, weight: Tensor) -> Tensor:
+        with without_autocast(weight):
+            matrix = weight.flatten(1)
+            with torch.no_grad():
+                v = F.normalize(matrix.t() @ self.u, dim=0, eps=EPS)
+                u = self.u
+                if self.training:
+                    u = F.normalize(matrix @ v, dim=0, eps=EPS)
+                    self.u.copy_(u)
+            return weight / (torch.dot(u, matrix @ v) * self.gain)
+
+
+def normalise_layers(module: nn.Module) -> None:
+    """Give every layer with a `weight` and a `weight_gain` inside a module spectral norm 1."""
+    for layer in module.modules():
+        weight, gain = getattr(layer, "weight", None), getattr(layer, "weight_gain", None)
+        if isinstance(weight, nn.Parameter) and isinstance(gain, float):
+            register_parametrization(layer, "weight", SpectralScale(weight, gain), unsafe=True)

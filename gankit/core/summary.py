@@ -27,6 +27,21 @@ ASSUMED = 1000  # classes and tags, where no data says how many there are
 
 
 def summarize(recipe: Recipe) -> str:
+    """The page and what it makes, of a run with stages in each of them."""
+    return "\n\n".join(sections(recipe))
+
+
+def sections(recipe: Recipe) -> Iterator[str]:
+    """The parts of `summarize` as they become known."""
+    yield recipe.to_yaml().rstrip()
+    count = len(recipe.stages)
+    for index in range(count or 1):
+        if count:
+            yield f"--- stage {index + 1} of {count}"
+        yield describe_training(recipe.at_stage(index))
+
+
+def describe_training(recipe: Recipe) -> str:
     """Build the networks at full size without memory or weights, run a batch through them, and describe all of it."""
     notes = []
     if recipe.data.path is not None:
@@ -48,7 +63,7 @@ def summarize(recipe: Recipe) -> str:
     if recipe.data.path is None and view.conditioner.accepts & {"cls", "tags"}:
         notes.insert(0, f"no data is given: {ASSUMED:,} classes and tags are assumed")
     conditioner, parts = view.conditioner, view.parts
-    lines = [recipe.to_yaml().rstrip(), "", *_table(view.rows), ""]
+    lines = [*_table(view.rows), ""]
     lines += [
         f"condition: {conditioner.spec.c_dim} numbers"
         + (f" and tokens of {conditioner.spec.token_dim}" if conditioner.spec.token_dim else ""),

@@ -16,8 +16,11 @@ from torch import Tensor, nn
 
 from gankit.core import checkpoint
 from gankit.core.interfaces import CondSpec, Generator
+from gankit.core.weights import filled_later
 
 Column = tuple[str, str]  # kind and name, see Conditioner.columns
+# Fixed, as they follow from the size and the options of the new network; layers of another may bear the same name.
+FILTERS = ("up_filter", "down_filter", "resample_filter", "Kernel")
 NAMED = ("cls", "tags")  # kinds of columns whose names mean the same
 
 
@@ -73,7 +76,7 @@ def condition_axes(make: Callable[[CondSpec], nn.Module], spec: CondSpec) -> dic
     Found by building the network on the meta device with one number more. On that axis, the condition comes last."""
     if not spec.c_dim:
         return {}
-    with torch.device("meta"):
+    with torch.device("meta"), filled_later():
         one, more = (
             checkpoint.stored_state(make(CondSpec(spec.c_dim + extra, spec.token_dim))) for extra in (0, 1)
         )
@@ -135,6 +138,9 @@ def transfer(
             if source is None or source.dim() != target.dim():
                 done.fresh.append(f"{name} {list(target.shape)}")
                 continue
+            if name.rpartition(".")[2] in FILTERS and not _alike(source, target):
+                done.fresh.append(f"{name} {list(target.shape)}")
+                continue
             axis = None if axes is None or columns is None else axes.get(name)
             if source.shape == target.shape and (axis is None or columns is None or columns.identical):
                 target.copy_(source)
@@ -150,6 +156,10 @@ def transfer(
             done.resized.append(f"{name} {list(source.shape)} -> {list(target.shape)}{note}")
     done.unused = [f"{name} {list(t.shape)}" for name, t in tensors.items() if name not in state]
     return done
+
+
+def _alike(source: Tensor, target: Tensor) -> bool:
+    return source.shape == target.shape and torch.allclose(source.to(target), target, atol=1e-5)
 
 
 def _gain(owner: nn.Module | None, name: str, source: Tensor, target: Tensor) -> float:

@@ -140,4 +140,6 @@ def filled_later() -> Iterator[None]:
 
 def start_table(where: str | None, rows: int, columns: int, option: str) -> Tensor | None:
     """`find_table`; None if there is none to be found, or the network will be filled anyway."""
-    return None if where is None or _stored.get() else find_table(where, rows, columns, option)
+    if where is None or _stored.get() or shapes_only():
+        return None
+    return find_table(where, rows, columns, option)

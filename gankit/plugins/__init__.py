@@ -74,6 +74,16 @@ BUILTIN = {
         "fastgan": "importers.fastgan:FastGANImporter",
         "rosinality": "importers.rosinality:RosinalityImporter",
     },
+    "exporter": {
+        "onnx": "exporters.onnx_file:ONNXExporter",
+        "openvino": "exporters.openvino_file:OpenVINOExporter",
+        "torch-export": "exporters.torch_program:TorchExporter",
+    },
+    "engine": {
+        "eager": "engines.eager:Eager",
+        "compile": "engines.compiled:Compiled",
+        "openvino": "engines.openvino_cpu:OpenVINO",
+    },
     "metric": {
         "fd": "metrics.frechet:FrechetDistance",
         "kid": "metrics.kernel:KernelDistance",
@@ -107,6 +117,7 @@ RECIPES = (
     "stylegan2-ada-cifar",
     *("projected-fastgan", "projected-fastgan-lite", "projected-stylegan2"),
     *("stylegan-t", "stylegan-t-64", "stylegan-t-512"),
+    *("stylegan3-t", "stylegan3-r", "stylegan-xl", "stylegan-xl-small"),
     *("r3gan-cifar10", "r3gan-ffhq64", "r3gan-ffhq256", "r3gan-imagenet32", "r3gan-imagenet64"),
 )
 

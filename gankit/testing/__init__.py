@@ -22,7 +22,7 @@ from unittest import mock
 
 from gankit.core.plugins import registry
 from gankit.errors import GankitError
-from gankit.testing import common, data, foreign, metrics, networks, packaged, training
+from gankit.testing import common, data, engines, foreign, metrics, networks, packaged, training
 from gankit.testing.common import Subject
 
 __all__ = ["ConformanceSuite", "Subject", "checks_of"]
@@ -33,6 +33,7 @@ _CHECKS: dict[str, list[Callable[[Subject], None]]] = {
     **data.CHECKS,
     **foreign.CHECKS,
     **metrics.CHECKS,
+    **engines.CHECKS,
     **packaged.CHECKS,
 }
 

@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gankit.core import checkpoint, interfaces, options
+from gankit.core import checkpoint, composition, interfaces, labels, models, options
+from gankit.core import recipe as recipes
 from gankit.core.interfaces import Condition, CondSpec
 from gankit.core.plugins import registry
 from gankit.core.random import batch_random
@@ -175,4 +176,20 @@ def check_base_class(subject: Subject) -> None:
         assert callable(target), f"{subject}: the target is neither a class nor a function"
 
 
-CHECKS = [check_options, check_unknown_option, check_base_class]
+def check_unfit(subject: Subject) -> None:
+    """Asked what it cannot work with, it names that and a reason, or returns None."""
+    unfit = getattr(subject.target, "unfit", None)
+    if unfit is None:
+        return
+    classes = labels.Vocabulary(classes={"a": 1, "b": 1})
+    for conditioner in ("none", "class"):
+        for channels, height, width in subject.shapes:
+            data = {"size": [height, width], "channels": channels}
+            recipe = recipes.parse({"data": data, "conditioner": conditioner}, "a recipe of defaults")
+            made = composition.compose(recipe, models.build_conditioner(recipe, classes))
+            found = unfit(options.check(subject.kind, subject.spec), made)
+            sound = found is None or (isinstance(found, tuple) and len(found) == 2 and all(found))
+            assert sound, f"{subject}: unfit returns {found!r}, not None or what it cannot work with and why"
+
+
+CHECKS = [check_unfit, check_options, check_unknown_option, check_base_class]

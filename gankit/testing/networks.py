@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import copy
+import math
 import unittest
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from gankit.core import checkpoint
+from gankit.core.graphs import SamplingGraph, export_program, noise_numbers
 from gankit.core.interfaces import CondSpec, Discriminator, FeatureNetwork, Generator
 from gankit.core.random import batch_random
 from gankit.errors import GankitError
@@ -147,6 +149,25 @@ def check_generator_state(subject: Subject) -> None:
             assert_close(again, images, f"{subject}: images before and after {what}", 1e-6)
 
 
+def check_generator_fading(subject: Subject) -> None:
+    """What `fade_in` changes, it puts back; one that says it cannot changes nothing."""
+    _, G = _network(subject)
+    z = _latents(G)
+    with torch.no_grad():
+        _check_fading(subject, G, lambda: G.eval()(z, noise_mode="const"))
+
+
+def _check_fading(subject: Subject, network: Any, compute: Callable[[], Tensor]) -> None:
+    full = compute()
+    fades = network.fade_in(0.5)
+    assert isinstance(fades, bool), f"{subject}: fade_in returns {fades!r}, not whether it can"
+    assert torch.equal(compute(), full) is not fades, (
+        f"{subject}: fade_in(0.5) returns {fades}, which is not so"
+    )
+    network.fade_in(1.0)
+    assert torch.equal(compute(), full), f"{subject}: fade_in(1) does not give the network back"
+
+
 def check_generator_condition(subject: Subject) -> None:
     """A condition changes the image; it may be given as a tensor."""
     _, G = _network(subject, CLASSES)
@@ -167,6 +188,51 @@ def check_generator_tokens(subject: Subject) -> None:
     _, G = _network(subject, TOKENS)
     with torch.no_grad():
         assert_finite(G(_latents(G), condition(TOKENS)), f"{subject}: images conditioned on tokens")
+
+
+def check_generator_graph(subject: Subject) -> None:
+    """torch.compile and torch.export make one graph of it, of torch's operators only, for a batch of any size."""
+    spec = CLASSES if _takes(subject, CLASSES) else PLAIN
+    _, G = min(_networks(subject, spec), key=lambda network: math.prod(network[0]))
+    G.eval().requires_grad_(False)
+    cond = condition(spec)
+    inputs = {"z": _latents(G), "psi": torch.tensor(0.7)}
+    if cond.embedding is not None:
+        inputs["c"] = cond.embedding
+    with torch.no_grad():
+        graph = SamplingGraph(G).eval()
+        try:
+            images = torch.compile(graph, fullgraph=True, backend="eager")(**inputs)
+        finally:
+            torch.compiler.reset()
+        assert_close(images, graph(**inputs), f"{subject}: images of the compiled network")
+        numbers = noise_numbers(G, G.mapping(inputs["z"], cond), cond)
+        if numbers:
+            with seeded(7):
+                inputs["noise"] = torch.randn(BATCH, numbers)
+        graph = SamplingGraph(G, "input" if numbers else "const").eval()
+        program = export_program(graph, inputs)
+        given = {name: inputs[name] for name in program.graph_signature.user_inputs}
+        for node in program.graph.nodes:
+            known = not isinstance(node.target, torch._ops.OpOverload) or node.target.namespace in (
+                "aten",
+                "prim",
+            )
+            assert known, f"{subject}: its exported graph needs the operator {node.target}"
+        for rows in (slice(0, 1), slice(0, BATCH - 1)):
+            some = {name: tensor[rows] if tensor.ndim else tensor for name, tensor in given.items()}
+            every = {name: tensor[rows] if tensor.ndim else tensor for name, tensor in inputs.items()}
+            assert_close(
+                program.module()(**some), graph(**every), f"{subject}: images of the exported network"
+            )
+
+
+def _takes(subject: Subject, cond: CondSpec) -> bool:
+    try:
+        _network(subject, cond)
+    except unittest.SkipTest:
+        return False
+    return True
 
 
 # -------------------------------------------------------------------------------------------- discriminator
@@ -237,6 +303,19 @@ def check_discriminator_random(subject: Subject) -> None:
                 lambda rows: torch.cat(D(images[rows]), 1),
                 f"{subject}, which names no batch_statistics: logits",
             )
+
+
+def check_discriminator_fading(subject: Subject) -> None:
+    """As for generators."""
+    shape, D = _network(subject)
+    images = _images(shape)
+
+    def compute() -> Tensor:
+        with batch_random("logits", total=BATCH):
+            return torch.cat(D.eval()(images), 1)
+
+    with torch.no_grad():
+        _check_fading(subject, D, compute)
 
 
 def check_discriminator_state(subject: Subject) -> None:
@@ -323,8 +402,10 @@ CHECKS: dict[str, list[Any]] = {
         check_generator_deterministic,
         check_generator_random,
         check_generator_state,
+        check_generator_fading,
         check_generator_condition,
         check_generator_tokens,
+        check_generator_graph,
     ],
     "discriminator": [
         check_discriminator_logits,
@@ -332,6 +413,7 @@ CHECKS: dict[str, list[Any]] = {
         check_discriminator_condition,
         check_discriminator_random,
         check_discriminator_state,
+        check_discriminator_fading,
     ],
     "feature": [check_feature_frozen, check_feature_taps, check_feature_outputs, check_feature_identity],
 }

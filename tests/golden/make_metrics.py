@@ -1,4 +1,4 @@
-"""How `inception.safetensors` and `avatar_features.safetensors` were made, by torch-fidelity 0.4.0.
+"""How `metrics.json`, `inception.safetensors` and `avatar_features.safetensors` were made, by torch-fidelity 0.4.0.
 
 `pip install torch-fidelity gankit-avatars`, then `python tests/golden/make_metrics.py`. The tests read the files only.
 """
@@ -37,12 +37,47 @@ def inception() -> None:
     save_file(found, HERE / "inception.safetensors", {"made_by": "torch-fidelity 0.4.0, make_metrics.py"})
 
 
-def avatars() -> None:
+def measured(real: torch.Tensor, fake: torch.Tensor, logits: torch.Tensor) -> dict[str, float]:
+    """The numbers of torch-fidelity for float32 rows."""
     from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
     from torch_fidelity.metric_isc import isc_features_to_metric
     from torch_fidelity.metric_kid import kid_features_to_metric
     from torch_fidelity.metric_prc import prc_features_to_metric
 
+    quiet = {"verbose": False}
+    statistics = [fid_features_to_statistics(x) for x in (fake, real)]
+    kid = kid_features_to_metric(fake, real, kid_subsets=20, kid_subset_size=50, rng_seed=2020, **quiet)
+    pr = prc_features_to_metric(fake.double(), real.double(), prc_neighborhood=3, prc_batch_size=64, **quiet)
+    score = isc_features_to_metric(logits, splits=5, shuffle=True, rng_seed=2020)
+    values = {
+        "fd": fid_statistics_to_metric(*statistics, False)["frechet_inception_distance"],
+        "kid": kid["kernel_inception_distance_mean"],
+        "kid_std": kid["kernel_inception_distance_std"],
+        "is": score["inception_score_mean"],
+        "is_std": score["inception_score_std"],
+        "precision": pr["precision"],
+        "recall": pr["recall"],
+    }
+    return {key: float(value) for key, value in values.items()}
+
+
+def made_up() -> None:
+    rng = np.random.RandomState(20)
+    mix = rng.randn(24, 24)
+    fake = torch.from_numpy((rng.randn(150, 24) @ mix * 0.7 + 0.2).astype(np.float32))
+    real = torch.from_numpy((rng.randn(170, 24) @ mix).astype(np.float32))
+    page = {
+        "made_by": "torch-fidelity 0.4.0",
+        "command": "python tests/golden/make_metrics.py",
+        "rng": 2020,
+        "kid": {"subsets": 20, "subset_size": 50},
+        "is": {"splits": 5},
+        "values": measured(real, fake, fake / 3),
+    }
+    (HERE / "metrics.json").write_text(json.dumps(page, indent=1) + "\n", encoding="utf-8")
+
+
+def avatars() -> None:
     from gankit.core import options
     from gankit.core.extraction import Backbone
 
@@ -55,29 +90,16 @@ def avatars() -> None:
         sets[f"{name}_pooled"] = found["pooled"][:, ::16].half().contiguous()
         sets[f"{name}_logits"] = found["logits"][:, ::32].half().contiguous()
     real, fake = sets["real_pooled"].float(), sets["fake_pooled"].float()
-    quiet = {"verbose": False}
-    statistics = [fid_features_to_statistics(x) for x in (fake, real)]
-    kid = kid_features_to_metric(fake, real, kid_subsets=20, kid_subset_size=50, rng_seed=2020, **quiet)
-    pr = prc_features_to_metric(fake.double(), real.double(), prc_neighborhood=3, prc_batch_size=64, **quiet)
-    score = isc_features_to_metric(sets["fake_logits"].float(), splits=5, shuffle=True, rng_seed=2020)
-    values = {
-        "fd": fid_statistics_to_metric(*statistics, False)["frechet_inception_distance"],
-        "kid": kid["kernel_inception_distance_mean"],
-        "kid_std": kid["kernel_inception_distance_std"],
-        "precision": pr["precision"],
-        "recall": pr["recall"],
-        "is": score["inception_score_mean"],
-        "is_std": score["inception_score_std"],
-    }
+    values = measured(real, fake, sets["fake_logits"].float())
     note = {
         "made_by": "torch-fidelity 0.4.0, make_metrics.py",
         "network": json.dumps(network.identity()),
-        "values": json.dumps({key: float(value) for key, value in values.items()}),
+        "values": json.dumps(values),
     }
     save_file(sets, HERE / "avatar_features.safetensors", note)
-    print(json.dumps(json.loads(note["values"]), indent=1), np.__version__)
 
 
 if __name__ == "__main__":
+    made_up()
     inception()
     avatars()

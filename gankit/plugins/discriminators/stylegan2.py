@@ -17,6 +17,7 @@ from gankit.core.interfaces import Cond, CondSpec, Discriminator, ImageShape
 from gankit.core.layers import Conv2dLayer, FullyConnected, MappingNetwork, minibatch_std
 from gankit.core.precision import at_least_float32, without_autocast
 from gankit.core.sizes import channels, levels, nominal
+from gankit.core.spectral import normalise_layers
 
 Architecture = Literal["skip", "resnet", "orig"]
 
@@ -36,6 +37,8 @@ class StyleGAN2Discriminator(Discriminator):
         cmap_dim: width of the projected condition; None is the number of feature maps at 4x4.
         mapping_layers: depth of the network that maps the condition.
         mapping_lr_multiplier: learning rate of that network relative to the rest.
+        spectral_norm: divide the weights of all layers, but those that map the condition, by their spectral norm
+            (Miyato et al. 2018); an alternative to gradient penalties.
     """
 
     batch_statistics = "minibatch stddev"
@@ -57,6 +60,7 @@ class StyleGAN2Discriminator(Discriminator):
         cmap_dim: int | None = None,
         mapping_layers: int = 8,
         mapping_lr_multiplier: float = 0.01,
+        spectral_norm: bool = False,
     ) -> None:
         super().__init__()
         if mbstd_channels == 0 or mbstd_group_size == 1:
@@ -97,6 +101,10 @@ class StyleGAN2Discriminator(Discriminator):
             mbstd_channels=mbstd_channels,
             conv_clamp=conv_clamp,
         )
+
+        if spectral_norm:
+            for name in (*self.blocks, "b4"):
+                normalise_layers(self.get_submodule(name))
 
     def fade_in(self, share: float) -> bool:
         """With architecture 'skip', weight what the first block finds."""

@@ -21,7 +21,7 @@ from gankit.core.interfaces import (
 )
 from gankit.core.options import Nested
 from gankit.core.rgb import entry_size, to_rgb
-from gankit.core.weights import find_table
+from gankit.core.weights import start_table
 from gankit.errors import GankitError
 from gankit.plugins.discriminators.heads import Head, Norm
 from gankit.plugins.discriminators.projected import ProjectedFeatures, make_heads, resized
@@ -50,7 +50,8 @@ class StyleGANXLDiscriminator(Discriminator):
         cmap_dim: length of the code that a condition is compared by.
         embed_dim: length of the vector that a class has in each head; 320 as the class means of EfficientNet-Lite0.
         class_table: where these vectors start: a .safetensors file, or the id of weights, with one tensor
-            [classes, embed_dim]; random ones when omitted. They are trained in any case.
+            [classes, embed_dim], such as `gankit class-table` writes; random ones when omitted. They are trained in any
+            case.
     """
 
     batch_statistics: ClassVar[str] = "batch norm"
@@ -103,9 +104,12 @@ class StyleGANXLDiscriminator(Discriminator):
                 norm=norm,
                 equalised=True,
             )
-        on_meta = next(self.discriminators.parameters()).is_meta  # built for its shapes only
-        if class_table is not None and cond.c_dim and not on_meta:
-            table = find_table(class_table, cond.c_dim, embed_dim, "discriminator.class_table")
+        table = (
+            start_table(class_table, cond.c_dim, embed_dim, "discriminator.class_table")
+            if cond.c_dim
+            else None
+        )
+        if table is not None:
             with torch.no_grad():
                 for head in self.heads():
                     head.embed.weight.copy_(table.T)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from gankit.core import random
 from gankit.core.cuda import normalize_2nd_moment
 from gankit.core.interfaces import Composition, Cond, CondSpec, Generator, ImageShape, required_embedding
-from gankit.core.precision import at_least_float32
+from gankit.core.precision import at_least_float32, without_autocast
 from gankit.core.sizes import levels, nominal
 from gankit.core.spectral import SNConv2d, SNConvTranspose2d, SNLinear, settle
 from gankit.errors import GankitError, unknown
@@ -154,7 +154,8 @@ class ClassTable(nn.Module):
         self.weight = nn.Parameter(torch.randn(c_dim, dim))
 
     def forward(self, c: Tensor) -> Tensor:
-        return at_least_float32(c) @ self.weight
+        with without_autocast(c):
+            return at_least_float32(c) @ self.weight
 
 
 class Start(nn.Module):

@@ -296,7 +296,7 @@ class FourierInput(nn.Module):
             bottom = torch.stack([sin, cos, -sin * x - cos * y], dim=1)
             m = torch.stack([top, bottom], dim=1) @ self.transform  # [B, 2, 3]: rotation, then translation
             freqs = self.freqs @ m[:, :, :2]  # [B, channels, 2]
-            phases = self.phases + (m[:, None, :, 2] * self.freqs).sum(2)
+            phases = self.phases + m[:, :, 2] @ self.freqs.t()
             excess = (freqs.norm(dim=2) - BANDWIDTH) / (self.rate / 2 - BANDWIDTH)
             amplitudes = (1 - excess).clamp(0, 1)  # fades what `transform` scales out of the band
 
@@ -350,7 +350,7 @@ class SynthesisLayer(nn.Module):
     def forward(self, x: Tensor, w: Tensor, noise_mode: str, gain: float = 1) -> Tensor:
         noise = None
         if self.use_noise and noise_mode == "random":
-            noise = random.randn(len(x), 1, *self.size, device=x.device) * self.noise_strength
+            noise = random.randn(x.shape[0], 1, *self.size, device=x.device) * self.noise_strength
         elif self.use_noise and noise_mode == "const":
             noise = self.noise_const * self.noise_strength
         return modulated_conv2d(

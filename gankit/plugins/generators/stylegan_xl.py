@@ -36,7 +36,8 @@ class StyleGANXL(Generator):
         mapping_lr_multiplier: learning rate of the mapping network relative to the rest.
         embed_dim: length of the vector that a class has; 320 as the class means of EfficientNet-Lite0.
         class_table: where these vectors start: a .safetensors file, or the id of weights, with one tensor
-            [classes, embed_dim]; random ones when omitted. They are trained in any case.
+            [classes, embed_dim], such as `gankit class-table` writes; random ones when omitted. They are trained in any
+            case.
         channel_base: a layer of cutoff f, in cycles for the image, has min(channel_base / 2f, channel_max) maps.
         channel_max: most feature maps of any layer.
         conv_kernel: side of the convolutions.

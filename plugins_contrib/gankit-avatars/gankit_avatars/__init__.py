@@ -12,6 +12,7 @@ from gankit import hookimpl
 def gankit_register(register: Callable[[str, str, str], None]) -> None:
     register("source", "avatars", "gankit_avatars.source:AvatarSource")
     register("weights", "avatars", "gankit_avatars.weights:PackagedWeights")
+    register("feature", "avatar-judge", "gankit_avatars.judge:AvatarJudge")
     register("command", "demo", "gankit_avatars.demo:demo")
     if (Path(__file__).parent / "model").is_dir():  # a checkout may come without the trained weights
         register("model", "avatars", "gankit_avatars:model")

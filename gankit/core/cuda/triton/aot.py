@@ -87,20 +87,20 @@ def main() -> int:
     parser.add_argument("--capability", type=int, action="append", choices=sorted(SHARED_LIMIT))
     options = parser.parse_args()
     dtypes = (torch.float16, torch.bfloat16, torch.float32) if options.all else (torch.float16,)
-    bad = total = 0
+    bad, total = [], 0
     for variant in variants(dtypes):
         if not re.search(options.match, variant.name):
             continue
         for capability in options.capability or sorted(SHARED_LIMIT):
             report = compile_ahead(variant, capability)
             total += 1
-            bad += not report.fits
-            print(
+            line = (
                 f"{'ok ' if report.fits else 'BAD'} sm_{capability} {report.registers:3d} registers "
-                f"{report.shared:6d} B shared {report.spills} spills {report.stack} B stack  {report.name}",
-                flush=True,
+                f"{report.shared:6d} B shared {report.spills} spills {report.stack} B stack  {report.name}"
             )
-    print(f"{total} compiled, {bad} beyond the limits")
+            print(line, flush=True)
+            bad += [] if report.fits else [line]
+    print(f"{total} compiled, {len(bad)} beyond the limits", *bad, sep="\n")
     return 1 if bad or not total else 0
 
 

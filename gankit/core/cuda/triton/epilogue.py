@@ -76,6 +76,8 @@ def epilogue_backward_kernel(
     c = (program // splits % tiles_c * BLOCK_C + tl.arange(0, BLOCK_C))[None, :]
     n = (program // splits // tiles_c).to(tl.int64)
     start = n * channels * pixels
+    if SCALE:
+        s = tl.load(s_ptr + n * channels + c, mask=c < channels, other=0.0).to(COMPUTE)
     s_sum = tl.zeros([BLOCK_P, BLOCK_C], dtype=COMPUTE)
     g_sum = tl.zeros([BLOCK_P, BLOCK_C], dtype=COMPUTE)
     for step in range(STEPS):
@@ -94,7 +96,7 @@ def epilogue_backward_kernel(
         g_sum += g
         if SCALE:
             s_sum += g * tl.load(x_ptr + start + i, mask=inside, other=0.0).to(COMPUTE)
-            g *= tl.load(s_ptr + n * channels + c, mask=c < channels, other=0.0).to(COMPUTE)
+            g *= s
         tl.store(dx_ptr + start + i, g.to(dx_ptr.dtype.element_ty), mask=inside)
     at = (n * splits + split) * channels + c
     tl.store(g_sum_ptr + at, tl.sum(g_sum, axis=0, keep_dims=True), mask=c < channels)

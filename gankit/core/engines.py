@@ -1,0 +1,234 @@
+"""Sampling with engines: set-up for each batch size, falling back to torch, and choosing the fastest.
+
+`auto` measures every engine that can run, once for each kind of network, batch size and machine, and remembers the
+times in the cache folder `engines`. Each wish then goes to the engine that has it done first, set-up included.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+import time
+import warnings
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import gankit
+from gankit.core import checkpoint, options
+from gankit.core.graphs import SynthesisGraph, noise_numbers
+from gankit.core.interfaces import Condition, Engine, Generator
+from gankit.core.paths import cache_dir
+from gankit.core.plugins import registry
+from gankit.errors import GankitError
+
+EAGER, AUTO = "eager", "auto"
+TOLERANCE = 1 / 127.5  # one grey level, for images in [-1, 1]
+REPEATS = 3  # of a measurement, of which the fastest counts
+Draw = Callable[[Mapping[str, Tensor]], Tensor]
+
+
+class EngineRunner:
+    """A generator's synthesis, done by an engine.
+
+    Args:
+        generator: in eval mode, on `device`.
+        device: where it is.
+        spec: an engine as a recipe would write it, 'name' or {'name': ..., option: value}; or 'auto'.
+        identity: what tells networks of different speed apart; with it, `auto` remembers what it has measured.
+
+    Raises GankitError for an unknown engine, and for one that cannot run here.
+
+    Attributes:
+        used: names of the engines that have drawn since it was last emptied.
+        say: gets a sentence before something that takes long.
+    """
+
+    def __init__(
+        self, generator: Generator, device: torch.device, spec: Any = EAGER, identity: Any = None
+    ) -> None:
+        self.generator, self.device, self.identity = generator, device, identity
+        self.used: set[str] = set()
+        self.say: Callable[[str], None] = lambda text: None
+        self._prepared: dict[tuple[str, int, str], Draw] = {}
+        self._failed: set[str] = set()
+        self._times: dict[tuple[int, str], dict[str, dict[str, float]]] = {}
+        self._numbers: int | None = None
+        self._engines: dict[str, Engine] = {}
+        if spec == AUTO:
+            self.name = AUTO
+            for name in sorted(registry().names("engine"), key=lambda n: n != EAGER):
+                engine: Engine = options.build("engine", name)
+                if engine.obstacle(device) is None:
+                    self._engines[name] = engine
+            return
+        self.name, _ = options.split_spec("engine", spec, "engine")
+        engine = options.build("engine", spec)
+        if reason := engine.obstacle(device):
+            raise GankitError(f"engine {self.name!r} cannot run here: {reason}")
+        self._engines[self.name] = engine
+
+    def __call__(
+        self, ws: Tensor, cond: Condition, noise_mode: str, *, batch: int | None = None, images: int = 1
+    ) -> Tensor:
+        """Images [B, C, H, W]. `batch` is the usual B, at least this one; `images` are still to come, these included."""
+        batch = batch or len(ws)
+        name = self._choose(ws, cond, noise_mode, batch, images) if self.name == AUTO else self.name
+        if name != EAGER and name not in self._failed and len(ws):
+            try:
+                drawn = self._draw(name, ws, cond, noise_mode, batch)
+            except Exception as error:  # of compilers and runtimes: anything may come out of them
+                self._give_up(name, error)
+            else:
+                self.used.add(name)
+                return drawn
+        self.used.add(EAGER)
+        return self.generator.synthesis(ws, cond, noise_mode=noise_mode)
+
+    # ------------------------------------------------------------------------------------------- one engine
+
+    def _draw(self, name: str, ws: Tensor, cond: Condition, noise_mode: str, batch: int) -> Tensor:
+        engine, count = self._engines[name], len(ws)
+        if engine.fixed_batch and count < batch:
+            ws, cond = _fill(ws, batch), cond.map(lambda t: _fill(t, batch))
+        inputs = self._inputs(engine, ws, cond, noise_mode)
+        key = (name, batch if engine.fixed_batch else 0, noise_mode)
+        if key not in self._prepared:
+            noise = "input" if "noise" in inputs else noise_mode
+            graph = SynthesisGraph(self.generator, noise).eval()  # type: ignore[arg-type]
+            self._prepared[key] = engine.prepare(graph, inputs)
+        return self._prepared[key](inputs)[:count]
+
+    def _inputs(self, engine: Engine, ws: Tensor, cond: Condition, noise_mode: str) -> dict[str, Tensor]:
+        given = {"ws": ws, "c": cond.embedding, "tokens": cond.tokens, "mask": cond.mask}
+        if noise_mode == "random" and not engine.draws_noise:
+            if self._numbers is None:
+                self._numbers = noise_numbers(self.generator, ws, cond)
+            if self._numbers:
+                given["noise"] = torch.randn(len(ws), self._numbers, device=ws.device)
+        return {key: tensor for key, tensor in given.items() if tensor is not None}
+
+    def _give_up(self, name: str, error: Exception) -> None:
+        self._failed.add(name)
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        warnings.warn(
+            f"engine {name!r} failed ({reason}); torch draws without it, slower but the same images",
+            RuntimeWarning,
+            stacklevel=4,
+        )
+
+    # ------------------------------------------------------------------------------------------------- auto
+
+    def _choose(self, ws: Tensor, cond: Condition, noise_mode: str, batch: int, images: int) -> str:
+        times = self._times.get((batch, noise_mode))
+        if times is None and not len(ws):
+            return EAGER
+        if times is None:
+            times = self._remembered(batch, noise_mode)
+            if times is None:
+                times = self._measure(_fill(ws, batch), cond.map(lambda t: _fill(t, batch)), noise_mode)
+                self._remember(batch, noise_mode, times)
+            self._times[batch, noise_mode] = times
+        ready = {key[0] for key in self._prepared if key[1] in (0, batch) and key[2] == noise_mode}
+
+        def seconds(name: str) -> float:
+            setup = 0.0 if name in ready else times[name]["setup"]
+            return setup + -(-images // batch) * times[name]["batch"]
+
+        return min(
+            (name for name in times if name in self._engines and name not in self._failed), key=seconds
+        )
+
+    def _measure(self, ws: Tensor, cond: Condition, noise_mode: str) -> dict[str, dict[str, float]]:
+        """Seconds of 'setup', as a new process has it, and of a 'batch', by engine."""
+        others = [name for name in self._engines if name != EAGER]
+        if others:
+            self.say(
+                f"measuring the engines {', '.join(self._engines)} for this model at batch size {len(ws)}; this may "
+                "take minutes, and is done once"
+            )
+        times = {}
+        compared = "const" if noise_mode == "random" else noise_mode
+        expected = self.generator.synthesis(ws, cond, noise_mode=compared).clamp(-1, 1)
+        for name in [EAGER, *others]:
+            if name == EAGER:
+                times[name] = {"setup": 0.0, "batch": _fastest(
+                    lambda: self.generator.synthesis(ws, cond, noise_mode=noise_mode), self.device
+                )}  # fmt: skip
+                continue
+            try:
+                drawn = self._draw(name, ws, cond, compared, len(ws)).clamp(-1, 1)
+                error = (drawn - expected).abs().max().item()
+                if not error <= TOLERANCE:
+                    raise ValueError(f"its images are off by {error * 127.5:.3g} grey levels")
+                self._engines[
+                    name
+                ].forget()  # files that the first set-up has left are there in later processes
+                self._prepared = {key: draw for key, draw in self._prepared.items() if key[0] != name}
+                setup = _seconds(lambda: self._draw(name, ws, cond, noise_mode, len(ws)), self.device)
+                one = _fastest(lambda: self._draw(name, ws, cond, noise_mode, len(ws)), self.device)
+            except Exception as failure:
+                self._give_up(name, failure)
+                continue
+            times[name] = {"setup": max(setup - one, 0.0), "batch": one}
+        return times
+
+    def _page(self, batch: int, noise_mode: str) -> dict[str, Any] | None:
+        """All that the times depend on."""
+        if self.identity is None:
+            return None
+        device = (
+            torch.cuda.get_device_name(self.device)
+            if self.device.type == "cuda"
+            else f"{self.device.type} {platform.machine()} {platform.node()} {torch.get_num_threads()} threads"
+        )
+        engines = {name: registry().get("engine", name).version for name in self._engines}
+        versions = {"gankit": gankit.__version__, "torch": torch.__version__, **engines}
+        return {
+            "network": self.identity, "batch": batch, "noise": noise_mode, "device": device, "versions": versions,
+        }  # fmt: skip
+
+    def _remembered(self, batch: int, noise_mode: str) -> dict[str, dict[str, float]] | None:
+        page = self._page(batch, noise_mode)
+        if page is None:
+            return None
+        try:
+            times = json.loads((cache_dir("engines") / _file(page)).read_text(encoding="utf-8"))["seconds"]
+            return {name: {key: float(times[name][key]) for key in ("setup", "batch")} for name in times}
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            return None
+
+    def _remember(self, batch: int, noise_mode: str, times: dict[str, dict[str, float]]) -> None:
+        page = self._page(batch, noise_mode)
+        if page is None:
+            return
+        try:
+            folder = cache_dir("engines")
+            folder.mkdir(parents=True, exist_ok=True)
+            checkpoint.write_text(folder / _file(page), json.dumps({**page, "seconds": times}, indent=1))
+        except (OSError, GankitError) as error:
+            warnings.warn(f"what was measured cannot be kept: {error}", stacklevel=2)
+
+
+def _file(page: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(page, sort_keys=True).encode()).hexdigest()[:24] + ".json"
+
+
+def _fill(t: Tensor, count: int) -> Tensor:
+    """The last row repeated."""
+    return t if len(t) >= count else torch.cat([t, t[-1:].expand(count - len(t), *t.shape[1:])])
+
+
+def _seconds(run: Callable[[], Any], device: torch.device) -> float:
+    start = time.perf_counter()
+    run()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - start
+
+
+def _fastest(run: Callable[[], Any], device: torch.device) -> float:
+    return min(_seconds(run, device) for _ in range(REPEATS))

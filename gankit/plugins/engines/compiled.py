@@ -1,0 +1,49 @@
+"""Drawing with torch.compile."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from gankit.core.interfaces import Engine
+from gankit.core.paths import cache_dir
+
+
+class Compiled(Engine):
+    """torch.compile for each batch size. The set-up takes a minute or more; what it compiles is kept in gankit's cache
+    folder (unless TORCHINDUCTOR_CACHE_DIR names another), so that the next process needs a part of that.
+
+    Args:
+        backend: of torch.compile.
+        mode: of torch.compile, such as 'max-autotune'; None is its default.
+    """
+
+    conformance = {"backend": "aot_eager"}  # the graph without a compiler, which takes a minute
+    fixed_batch = True
+    draws_noise = True
+
+    def __init__(self, *, backend: str = "inductor", mode: str | None = None) -> None:
+        self.backend, self.mode = backend, mode
+
+    def obstacle(self, device: torch.device) -> str | None:
+        if self.backend == "inductor" and device.type == "cpu":
+            compilers = [os.environ.get("CXX", ""), "g++", "clang++", "c++", "cl"]
+            if not any(name and shutil.which(name) for name in compilers):
+                return (
+                    "torch.compile needs a C++ compiler on a CPU, and there is none; install g++ or clang++"
+                )
+        return None
+
+    def prepare(
+        self, module: nn.Module, inputs: Mapping[str, Tensor]
+    ) -> Callable[[Mapping[str, Tensor]], Tensor]:
+        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_dir("inductor")))
+        compiled = torch.compile(module, fullgraph=True, dynamic=False, backend=self.backend, mode=self.mode)
+        return lambda inputs: compiled(**inputs)
+
+    def forget(self) -> None:
+        torch.compiler.reset()

@@ -1,0 +1,20 @@
+"""Drawing with torch as it is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from torch import Tensor, nn
+
+from gankit.core.interfaces import Engine
+
+
+class Eager(Engine):
+    """Plain torch: no set-up, works everywhere."""
+
+    draws_noise = True
+
+    def prepare(
+        self, module: nn.Module, inputs: Mapping[str, Tensor]
+    ) -> Callable[[Mapping[str, Tensor]], Tensor]:
+        return lambda inputs: module(**inputs)

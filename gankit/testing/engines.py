@@ -1,0 +1,85 @@
+"""Checks of engines and exporters, on a small network that asks for every input."""
+
+from __future__ import annotations
+
+import tempfile
+import unittest
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from gankit.core.graphs import export_program
+from gankit.core.interfaces import Engine, Exporter
+from gankit.testing.common import Subject, assert_close, seeded
+
+
+class Painter(nn.Module):
+    """A batch of vectors and their noise -> images."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        with seeded():
+            self.start, self.paint = nn.Linear(6, 4 * 16), nn.Conv2d(4, 3, 3, padding=1)
+
+    def forward(self, ws: Tensor, c: Tensor, noise: Tensor) -> Tensor:
+        x = self.start(ws[:, 0] * c).unflatten(1, (4, 4, 4)) + noise.unflatten(1, (1, 4, 4))
+        return self.paint(nn.functional.interpolate(nn.functional.leaky_relu(x, 0.2), scale_factor=2.0))
+
+
+def _painting(count: int) -> tuple[nn.Module, dict[str, Tensor]]:
+    with seeded(count):
+        ws = torch.randn(count, 1, 6).expand(-1, 5, -1)  # as mapping networks repeat it
+        inputs = {"ws": ws, "c": torch.randn(count, 6), "noise": torch.randn(count, 16)}
+    return Painter().eval().requires_grad_(False), inputs
+
+
+def check_engine_images(subject: Subject) -> None:
+    """The images of a module are its own, for the batch size of the set-up and for another; also after `forget`."""
+    engine: Engine = subject.build()
+    assert isinstance(engine, Engine), f"{subject}: {type(engine).__name__} is no Engine"
+    if reason := engine.obstacle(torch.device("cpu")):
+        raise unittest.SkipTest(f"{subject}: {reason}")
+    painter, inputs = _painting(2)
+    for _ in range(2):
+        with torch.no_grad():
+            draw = engine.prepare(painter, inputs)
+            for count in (2, 3):
+                _, given = _painting(count)
+                before = {name: tensor.clone() for name, tensor in given.items()}
+                images = draw(given)
+                assert_close(images, painter(**given), f"{subject}: images at batch size {count}")
+                kept = images.clone()
+                draw({name: tensor + 1 for name, tensor in given.items()})
+                assert torch.equal(images, kept), (
+                    f"{subject}: a later call overwrites the images of an earlier one"
+                )
+                for name, tensor in given.items():
+                    assert torch.equal(tensor, before[name]), f"{subject}: changes its input {name!r}"
+        engine.forget()
+
+
+def check_exporter_images(subject: Subject) -> None:
+    """A file draws what the network draws, for several batch sizes."""
+    exporter: Exporter = subject.build()
+    assert isinstance(exporter, Exporter), f"{subject}: {type(exporter).__name__} is no Exporter"
+    if reason := exporter.obstacle():
+        raise unittest.SkipTest(f"{subject}: {reason}")
+    assert exporter.suffix.startswith("."), (
+        f"{subject}: its suffix {exporter.suffix!r} does not begin with a dot"
+    )
+    painter, inputs = _painting(2)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / f"painter{exporter.suffix}"
+        exporter.write(export_program(painter, inputs), path)
+        assert path.is_file(), f"{subject}: wrote no {path.name}"
+        draw = exporter.open(path)
+        for count in (1, 3):
+            _, given = _painting(count)
+            images = draw({name: tensor.contiguous().numpy() for name, tensor in given.items()})
+            assert_close(
+                torch.as_tensor(images), painter(**given), f"{subject}: images at batch size {count}"
+            )
+
+
+CHECKS = {"engine": [check_engine_images], "exporter": [check_exporter_images]}
