@@ -209,7 +209,7 @@ def filtered_by_definition(x, fu, fd, b, up, down, padding, gain, slope, clamp, 
 
 
 FILTERED = [  # size (h, w), up, down, padding, taps of fu and fd, clamp, flip
-    ((9, 7), 2, 2, (5, -1, 6, 4), (12,), (12,), 0.8, False),
+    ((9, 7), 2, 2, (13, -1, 12, 4), (12,), (12,), 0.8, False),
     ((33, 20), 4, 2, 11, (24,), (12, 12), None, True),  # more than one tile, filter of full rank
     ((8, 8), 1, 4, (3, 2, -1, 3), (1,), (3, 2), 0.5, False),
 ]

@@ -125,7 +125,8 @@ def _insert_zeros_and_filter(
     h, w = (h - 1) * sy + 1, (w - 1) * sx + 1
     y = x.new_zeros(n, h + output_padding[0], w + output_padding[1], c).permute(0, 3, 1, 2)
     y[:, :, :h:sy, :w:sx] = x
-    y, around = symmetric(y, (*[kw - 1 - padding[1]] * 2, *[kh - 1 - padding[0]] * 2))
+    pad_x, pad_y = kw - 1 - padding[1], kh - 1 - padding[0]
+    y, around = symmetric(y, (pad_x, pad_x, pad_y, pad_y))
     return F.conv2d(y, weight.flip([2, 3]), None, 1, around, groups=c)
 
 

@@ -71,7 +71,8 @@ def filtered_lrelu_kernel(
         a = tl.load(fux_ptr + r * UX + kx, mask=(kx >= 0) & (kx < UX), other=0.0).to(COMPUTE)
         u = tl.dot(rows, a, acc=u, input_precision=PRECISION, out_dtype=COMPUTE)
 
-    bits = mask_ptr + plane.to(tl.int64) * high_h * mask_w
+    if READ or WRITE:
+        bits = mask_ptr + plane.to(tl.int64) * high_h * mask_w
     if READ:
         wy = v0y + offset_y + v[:, None]
         wx = v0x + offset_x + v[None, :]
