@@ -104,5 +104,5 @@ def test_unknown_implementation(operator):
 
 @pytest.mark.parametrize("operator", cuda.__all__)
 def test_every_operator_is_in_the_table(operator):
-    if operator != "normalize_2nd_moment":
+    if operator not in ("normalize_2nd_moment", "ConstantWeights"):
         assert any(operator == row[0] for row in BAD)

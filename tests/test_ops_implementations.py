@@ -174,7 +174,7 @@ def test_conv2d_resample(size, kernel, up, down, f, padding, groups, flip_weight
        noise=st.sampled_from(["none", "image", "batch"]), demodulate=st.booleans(), normalize=st.booleans(),
        input_gain=st.sampled_from(["none", "number", "channels", "samples"]), bias=st.booleans(),
        act=st.sampled_from(["linear", "relu", "lrelu", "swish"]), clamp=st.sampled_from([None, 0.8]),
-       separable=st.booleans(), block=st.sampled_from([1, 2**10, 2**20]),
+       separable=st.booleans(), block=st.sampled_from([1, 2**10, 2**21]),
        fold=st.sampled_from([0, 2, 99]), flip_weight=st.booleans(), layout=layouts)  # fmt: skip
 def test_modulated_conv2d(
     size,

@@ -24,7 +24,7 @@ from gankit.core.cuda.activations import ACTIVATIONS
 from gankit.core.cuda.arguments import filter_size
 from gankit.core.cuda.upfirdn2d import upfirdn2d
 
-BLOCK_BYTES = 2**20  # samples go together as long as their maps are below this
+BLOCK_BYTES = 2**21  # samples go together as long as their maps are below this
 FOLD = 2  # factors go into a weight where maps are so many times as large
 ONE, NONE = [1, 1], [0, 0]
 
