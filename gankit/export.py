@@ -154,13 +154,13 @@ def _compare(
                 f"--format {format_}: the written file does not run ({type(error).__name__}: "
                 f"{' '.join(str(error).split())[:300]}); try another format"
             ) from error
-        error = np.inf if drawn.shape != expected.shape else np.abs(drawn - expected).max(initial=0.0)
-        if not error <= TOLERANCE * max(1.0, np.abs(expected).max(initial=0.0)):
+        off = np.inf if drawn.shape != expected.shape else np.abs(drawn - expected).max(initial=0.0)
+        if not off <= TOLERANCE * max(1.0, np.abs(expected).max(initial=0.0)):
             raise GankitError(
-                f"--format {format_}: the written file draws other images than the model (off by {error:.3g} at batch "
+                f"--format {format_}: the written file draws other images than the model (off by {off:.3g} at batch "
                 f"{count}, psi {psi}), so it is not kept; try another format, and please report this"
             )
-        worst = max(worst, float(error))
+        worst = max(worst, float(off))
     return worst
 
 
