@@ -21,7 +21,7 @@ from torch import Tensor
 import gankit
 from gankit.core import checkpoint, options
 from gankit.core.graphs import SamplingGraph, export_program, noise_numbers
-from gankit.core.interfaces import Condition, Exporter, Label
+from gankit.core.interfaces import Exporter, Label
 from gankit.errors import GankitError, unknown
 from gankit.pipeline import Pipeline, load
 
@@ -68,8 +68,6 @@ def export_file(
     for path in (out, sidecar):
         if path.exists():
             raise GankitError(f"{path} exists already; choose another name, or remove it first")
-    if not out.parent.is_dir():
-        raise GankitError(f"cannot write {out}: there is no folder {out.parent}")
 
     pipe = load(model, device="cpu")
     graph, inputs = sampling_graph(pipe, noise, center)
@@ -125,7 +123,7 @@ def sampling_graph(pipe: Pipeline, noise: str, center: str) -> tuple[SamplingGra
                     raise GankitError("--noise input: this generator takes no noise; leave the option away")
                 inputs["noise"] = torch.randn(count, numbers)
             parts: dict[str, Tensor] = {}
-            if center == "condition" and cond == Condition():
+            if center == "condition" and all(t is None for t in (cond.embedding, cond.tokens)):
                 parts["center"] = pipe.center(cond)
             elif center == "condition":
                 parts["latents"] = pipe.center_latents()
@@ -156,13 +154,13 @@ def _compare(
                 f"--format {format_}: the written file does not run ({type(error).__name__}: "
                 f"{' '.join(str(error).split())[:300]}); try another format"
             ) from error
-        error = np.inf if drawn.shape != expected.shape else np.abs(drawn - expected).max(initial=0.0)
-        if not error <= TOLERANCE * max(1.0, np.abs(expected).max(initial=0.0)):
+        off = np.inf if drawn.shape != expected.shape else np.abs(drawn - expected).max(initial=0.0)
+        if not off <= TOLERANCE * max(1.0, np.abs(expected).max(initial=0.0)):
             raise GankitError(
-                f"--format {format_}: the written file draws other images than the model (off by {error:.3g} at batch "
+                f"--format {format_}: the written file draws other images than the model (off by {off:.3g} at batch "
                 f"{count}, psi {psi}), so it is not kept; try another format, and please report this"
             )
-        worst = max(worst, float(error))
+        worst = max(worst, float(off))
     return worst
 
 

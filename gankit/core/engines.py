@@ -6,6 +6,7 @@ times in the cache folder `engines`. Each wish then goes to the engine that has 
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import platform
@@ -74,7 +75,7 @@ class EngineRunner:
     def __call__(
         self, ws: Tensor, cond: Condition, noise_mode: str, *, batch: int | None = None, images: int = 1
     ) -> Tensor:
-        """Images [B, C, H, W]. `batch` is the usual B, at least this one; `images` are still to come, these included."""
+        """Images [B, C, H, W]. `batch` is the usual B, this one or more; `images` are still to come, with these."""
         batch = batch or len(ws)
         name = self._choose(ws, cond, noise_mode, batch, images) if self.name == AUTO else self.name
         if name != EAGER and name not in self._failed and len(ws):
@@ -150,15 +151,11 @@ class EngineRunner:
                 f"measuring the engines {', '.join(self._engines)} for this model at batch size {len(ws)}; this may "
                 "take minutes, and is done once"
             )
-        times = {}
         compared = "const" if noise_mode == "random" else noise_mode
         expected = self.generator.synthesis(ws, cond, noise_mode=compared).clamp(-1, 1)
-        for name in [EAGER, *others]:
-            if name == EAGER:
-                times[name] = {"setup": 0.0, "batch": _fastest(
-                    lambda: self.generator.synthesis(ws, cond, noise_mode=noise_mode), self.device
-                )}  # fmt: skip
-                continue
+        plain = _fastest(lambda: self.generator.synthesis(ws, cond, noise_mode=noise_mode), self.device)
+        times = {EAGER: {"setup": 0.0, "batch": plain}}
+        for name in others:
             try:
                 drawn = self._draw(name, ws, cond, compared, len(ws)).clamp(-1, 1)
                 error = (drawn - expected).abs().max().item()
@@ -168,8 +165,9 @@ class EngineRunner:
                     name
                 ].forget()  # files that the first set-up has left are there in later processes
                 self._prepared = {key: draw for key, draw in self._prepared.items() if key[0] != name}
-                setup = _seconds(lambda: self._draw(name, ws, cond, noise_mode, len(ws)), self.device)
-                one = _fastest(lambda: self._draw(name, ws, cond, noise_mode, len(ws)), self.device)
+                draw = functools.partial(self._draw, name, ws, cond, noise_mode, len(ws))
+                setup = _seconds(draw, self.device)
+                one = _fastest(draw, self.device)
             except Exception as failure:
                 self._give_up(name, failure)
                 continue

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -116,7 +116,7 @@ def _one_w(generator: Generator) -> Callable[..., Tensor]:
     mapping = generator.mapping
     if not (isinstance(mapping, nn.Module) and isinstance(getattr(mapping, "num_ws", None), int)):
         return mapping
-    narrow = copy.copy(mapping)  # shares parameters and sub-modules
+    narrow: Any = copy.copy(mapping)  # shares parameters and sub-modules
     narrow.num_ws = 1
     return narrow
 

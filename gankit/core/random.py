@@ -58,7 +58,7 @@ _current: ContextVar[_BatchRandom | Supply | None] = ContextVar("gankit_batch_ra
 
 @contextlib.contextmanager
 def supplied(supply: Supply) -> Iterator[None]:
-    """Draws of `randn` inside take numbers of `supply` in turn, so that noise can be an input of an exported network."""
+    """Draws of `randn` inside take numbers of `supply` in turn: noise as an input of an exported network."""
     token = _current.set(supply)
     try:
         yield
