@@ -11,6 +11,7 @@ from gankit.report.reading import Evaluation, Run, finite
 
 EXAMPLES = 8  # pictures of an attribute
 EXAMPLE_SIDE = 128
+WEAKEST = 3  # answers that are named
 
 
 @dataclass
@@ -20,6 +21,7 @@ class Attribute:
     name: str
     accuracy: float
     ceiling: float | None = None
+    note: str = ""
     examples: list[tuple[pictures.Picture, bool]] = field(default_factory=list)  # with whether it is right
 
     @property
@@ -37,8 +39,11 @@ class Conditioning:
 
 
 def conditioning_of(run: Run) -> Conditioning | None:
-    """The newest table of accuracies by attribute, or None. See docs/report.md for the file that it comes from."""
+    """The newest table of accuracies by attribute, or None. See docs/report.md for the files that it comes from."""
     for evaluation in reversed(run.evaluations):
+        measured = _of_metric(evaluation)
+        if measured is not None:
+            return measured
         page = evaluation.page.get("conditioning")
         given = page.get("attributes") if isinstance(page, dict) else None
         if not isinstance(page, dict) or not isinstance(given, dict):
@@ -51,10 +56,34 @@ def conditioning_of(run: Run) -> Conditioning | None:
                 shown = _examples(
                     evaluation, run.folder, examples.get(name) if isinstance(examples, dict) else None
                 )
-                rows.append(Attribute(str(name), accuracy, ceiling, shown))
+                rows.append(Attribute(str(name), accuracy, ceiling, examples=shown))
         if rows:
             return Conditioning(_about(page, evaluation), rows)
     return None
+
+
+def _of_metric(evaluation: Evaluation) -> Conditioning | None:
+    """The table that the metric 'accuracy' gives: a row for each question, with the answers that are missed most."""
+    metrics = evaluation.page.get("metrics")
+    found = metrics.get("accuracy") if isinstance(metrics, dict) else None
+    details = found.get("details") if isinstance(found, dict) else None
+    values = found.get("values") if isinstance(found, dict) else None
+    if not isinstance(details, dict) or not isinstance(values, dict):
+        return None
+    rows = []
+    for question, answers in details.items():
+        accuracy = _share(values, f"accuracy_{question}" if f"accuracy_{question}" in values else "accuracy")
+        if accuracy is None or not isinstance(answers, dict):
+            continue
+        shares = [
+            (share, str(name)) for name, n in answers.items() if (share := _share(n, "accuracy")) is not None
+        ]
+        weakest = ", ".join(f"{name} {share:.2f}" for share, name in sorted(shares)[:WEAKEST] if share < 1)
+        rows.append(Attribute(str(question), accuracy, note=f"weakest: {weakest}" if weakest else ""))
+    generated = evaluation.page.get("generated")
+    images = generated.get("images") if isinstance(generated, dict) else None
+    about = _about({"images": images, "judge": "the classifier of metric 'accuracy'"}, evaluation)
+    return Conditioning(about, rows) if rows else None
 
 
 def _share(numbers: Any, key: str) -> float | None:
@@ -76,13 +105,12 @@ def _about(page: dict[str, Any], evaluation: Evaluation) -> str:
 
 def _examples(evaluation: Evaluation, folder: Path, given: Any) -> list[tuple[pictures.Picture, bool]]:
     """Pictures beside the JSON file; nothing outside of the run's folder is opened."""
-    root = folder.resolve()
     found: list[tuple[pictures.Picture, bool]] = []
     for entry in given if isinstance(given, list) else []:
-        if not isinstance(entry, dict) or not isinstance(entry.get("image"), str):
+        if not isinstance(entry, dict):
             continue
-        path = (evaluation.path.parent / entry["image"]).resolve()
-        image = pictures.open_rgb(path) if path.is_relative_to(root) and path.is_file() else None
+        path = evaluation.file(entry.get("image"), folder)
+        image = pictures.open_rgb(path) if path is not None else None
         if image is not None and len(found) < EXAMPLES:
             asked, seen = str(entry.get("asked", "")), str(entry.get("seen", ""))
             caption = asked if asked == seen else f"{asked}, got {seen}"

@@ -27,6 +27,7 @@ from gankit.report.health import Check, checks
 from gankit.report.reading import Evaluation, Run, Series
 
 MAX_BYTES = 16 << 20  # of pictures and film in a page
+MAX_SHOWN = 6  # pictures of metrics
 MAX_RUNS = 8  # side by side: as many as there are colours
 
 # Numbers that belong together, as title and names; a name that ends in / takes all of that group.
@@ -127,6 +128,7 @@ def _report(run: Run) -> dict[str, Any]:
         "health": _health(run),
         "charts": _charts([run]),
         "metrics": _metric_rows(run),
+        "shown": _metric_pictures(run),
         "conditioning": conditioning_of(run),
         "recipe": yaml.safe_dump(run.recipe, sort_keys=False, allow_unicode=True, width=100),
         "hardware": _hardware(run),
@@ -200,6 +202,24 @@ def _metric_rows(run: Run) -> list[tuple[str, str, str, str, str]]:
             shown = name if name == metric else f"{metric}: {name}"
             rows.append((when, shown, f"{value:.5g}", better, _setting(evaluation)))
     return rows
+
+
+def _metric_pictures(run: Run) -> list[pictures.Picture]:
+    """What metrics show beside their numbers, such as generated images and the training images nearest to them: that of
+    the newest evaluation which has any."""
+    for evaluation in reversed(run.evaluations):
+        found = []
+        metrics = evaluation.page.get("metrics")
+        for name, result in metrics.items() if isinstance(metrics, dict) else ():
+            files = result.get("pictures") if isinstance(result, dict) else None
+            for file in files if isinstance(files, list) else []:
+                path = evaluation.file(file, run.folder)
+                image = pictures.open_rgb(path) if path is not None else None
+                if path is not None and image is not None:
+                    found.append(pictures.picture(image, f"{name}: {path.stem}"))
+        if found:
+            return found[:MAX_SHOWN]
+    return []
 
 
 def _setting(evaluation: Evaluation) -> str:

@@ -73,6 +73,13 @@ class Evaluation:
                 if finite(value) is not None:
                     yield str(metric), str(name), float(value), str(better.get(name, ""))
 
+    def file(self, name: Any, folder: Path) -> Path | None:
+        """A file beside the page, if it is there and within `folder`."""
+        if not isinstance(name, str):
+            return None
+        path = (self.path.parent / name).resolve()
+        return path if path.is_relative_to(folder.resolve()) and path.is_file() else None
+
 
 class Run:
     """What is in a run's folder.
