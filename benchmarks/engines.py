@@ -3,8 +3,8 @@
     python -m benchmarks.engines --generators stylegan2 stylegan-t --batches 1 8 --repeats 7
 
 Networks are those of the issue's table (StyleGAN2: channel_base 16384; StyleGAN-T: channel_base 32768, three residual
-blocks), 256 px, random weights, constant noise, fp32. 'set-up' is the time before the first picture: of a process that has
-never seen the network, and of a later one, which finds the compiler's files.
+blocks), 256 px, random weights, constant noise, fp32. 'set-up' is the time before the first picture: of a process that
+has never seen the network and, with --warm, of a later one, which finds the compiler's files.
 """
 
 from __future__ import annotations
