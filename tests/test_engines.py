@@ -1,0 +1,235 @@
+"""Engines: the same images, set-up for each batch size, falling back, choosing and remembering."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from runs import Result
+from tiny_models import write_model
+
+import gankit
+from gankit import GankitError
+from gankit.core import options
+from gankit.core.engines import EngineRunner
+from gankit.core.interfaces import Condition, Engine
+from gankit.core.plugins import registry
+
+
+class Recorder(Engine):
+    """Draws what it shall, and writes down what it was asked for."""
+
+    fixed_batch = True
+    log: ClassVar[list[Any]] = []
+    fails: ClassVar[str] = ""
+    shift: ClassVar[float] = 0.0
+
+    def prepare(self, module: Any, inputs: Any) -> Any:
+        self.log.append(("prepare", len(inputs["ws"]), sorted(inputs)))
+        if self.fails == "prepare":
+            raise RuntimeError("no such header\nat all")
+
+        def draw(inputs: Any) -> torch.Tensor:
+            if self.fails == "draw":
+                raise RuntimeError("out of luck")
+            self.log.append(("draw", len(inputs["ws"])))
+            return module(**inputs) + self.shift
+
+        return draw
+
+
+@pytest.fixture(autouse=True)
+def recorder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[type[Recorder]]:
+    monkeypatch.setenv("GANKIT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(Recorder, "log", [])
+    registry().register("engine", "recorder", "test_engines:Recorder", package="recorder", version="1.0")
+    yield Recorder
+    del registry().plugins["engine", "recorder"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_model(tmp_path_factory.mktemp("models") / "model")
+
+
+def pixels(images: list[Image.Image]) -> np.ndarray:
+    return np.stack([np.asarray(image) for image in images]).astype(int)
+
+
+def same_images(folder: Path, engine: Any) -> None:
+    plain, fast = (gankit.load(folder, device="cpu", engine=name) for name in ("eager", engine))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", RuntimeWarning)  # of an engine that was given up
+        for wish in ({"seeds": range(3), "batch_size": 2}, {"seeds": 7, "psi": 0.5}):
+            expected = pixels(plain(cls="round", noise_mode="const", **wish))
+            assert abs(pixels(fast(cls="round", noise_mode="const", **wish)) - expected).max() <= 1
+        ws = plain.mapping(plain.latents(range(3)), plain.conditioner.encode([plain.label(cls="square")]))
+        cond = plain.conditioner.encode([plain.label(cls="square")] * 3)
+        with torch.no_grad():
+            expected = plain.engine(ws, cond, "const")
+            drawn = fast.engine(ws, cond, "const")
+            error = (drawn - expected).abs().max().item()
+            assert error < 1e-4 * expected.abs().max().item()
+            noisy = [fast.engine(ws, cond, "random") for _ in range(2)]
+        assert (noisy[0] - noisy[1]).abs().max() > 1e-3
+        assert noisy[0].isfinite().all()
+    assert "eager" not in fast.engine.used
+
+
+def test_compiled_images_without_a_compiler(folder: Path) -> None:
+    same_images(folder, {"name": "compile", "backend": "aot_eager"})
+
+
+def test_openvino_images(folder: Path) -> None:
+    if reason := options.build("engine", "openvino").obstacle(torch.device("cpu")):
+        pytest.skip(reason)
+    same_images(folder, "openvino")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("generator", ["stylegan2", "stylegan-t"])
+def test_compiled_images(generator: str, tmp_path: Path) -> None:
+    if reason := options.build("engine", "compile").obstacle(torch.device("cpu")):
+        pytest.skip(reason)
+    same_images(write_model(tmp_path / "model", generator), "compile")
+
+
+def test_short_batches_are_filled_up(folder: Path, recorder: type[Recorder]) -> None:
+    pipe, plain = gankit.load(folder, device="cpu", engine="recorder"), gankit.load(folder, device="cpu")
+    images = pixels(pipe(cls="round", seeds=range(5), batch_size=3))
+    assert abs(images - pixels(plain(cls="round", seeds=range(5)))).max() <= 1
+    assert recorder.log == [("prepare", 3, ["c", "ws"]), ("draw", 3), ("draw", 3)]
+    pipe(cls="square", seeds=[1, 2, 3], batch_size=8)
+    assert recorder.log[3:] == [("draw", 3)]
+    pipe(cls="square", seeds=[1], batch_size=8)
+    assert recorder.log[4:] == [("prepare", 1, ["c", "ws"]), ("draw", 1)]
+
+
+def test_noise_is_given_to_engines_that_cannot_draw_it(folder: Path, recorder: type[Recorder]) -> None:
+    pipe = gankit.load(folder, device="cpu", engine="recorder")
+    first, second = (pixels(pipe(cls="round", seeds=[1], noise_mode="random")) for _ in range(2))
+    assert recorder.log[0] == ("prepare", 1, ["c", "noise", "ws"])
+    assert (first != second).any()
+
+
+@pytest.mark.parametrize(("fails", "reason"), [("prepare", "no such header at all"), ("draw", "out of luck")])
+def test_a_failing_engine_is_replaced_with_one_warning(
+    fails: str, reason: str, folder: Path, recorder: type[Recorder], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recorder, "fails", fails)
+    pipe = gankit.load(folder, device="cpu", engine="recorder")
+    with pytest.warns(RuntimeWarning, match=reason) as caught:
+        images = pixels(pipe(cls="round", seeds=range(4), batch_size=2))
+    assert len(caught) == 1
+    assert (
+        images == pixels(gankit.load(folder, device="cpu")(cls="round", seeds=range(4), batch_size=2))
+    ).all()
+    assert len([entry for entry in recorder.log if entry[0] == "prepare"]) == 1  # it is not tried again
+
+
+def test_engines_that_cannot_run_are_errors(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(GankitError, match="unknown engine 'opnvino'; did you mean 'openvino'"):
+        gankit.load(folder, device="cpu", engine="opnvino")
+    target = registry().load("engine", "openvino")
+    monkeypatch.setattr(
+        "gankit.plugins.engines.openvino_cpu.missing", lambda *a: "openvino is not installed; run X"
+    )
+    with pytest.raises(
+        GankitError, match="engine 'openvino' cannot run here: openvino is not installed; run X"
+    ):
+        gankit.load(folder, device="cpu", engine="openvino")
+    assert "add --device cpu" in (target().obstacle(torch.device("cuda")) or "")
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.delenv("CXX", raising=False)
+    with pytest.raises(GankitError, match="needs a C\\+\\+ compiler"):
+        gankit.load(folder, device="cpu", engine="compile")
+
+
+# -------------------------------------------------------------------------------------------------------- auto
+
+
+@pytest.fixture
+def only_recorder(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`auto` has eager and the recorder to choose from; the others take long."""
+    for name in ("openvino", "compile"):
+        monkeypatch.setattr(registry().load("engine", name), "obstacle", lambda self, device: "left out")
+
+
+def test_auto_measures_once_and_remembers(
+    only_recorder: None, folder: Path, tmp_path: Path, recorder: type[Recorder]
+) -> None:
+    said: list[str] = []
+    pipe = gankit.load(folder, device="cpu", engine="auto")
+    pipe.engine.say = said.append
+    pipe(cls="round", seeds=range(3), batch_size=3)
+    assert "measuring the engines eager, recorder" in said[0]
+    prepared = [entry for entry in recorder.log if entry[0] == "prepare"]
+    assert [entry[1] for entry in prepared] == [3, 3]  # new, and as a later process finds it
+    pipe(cls="round", seeds=range(3), batch_size=3)
+    (file,) = (tmp_path / "cache" / "engines").iterdir()
+    page = json.loads(file.read_text())
+    assert page["seconds"].keys() == {"eager", "recorder"}
+    assert all(times["batch"] > 0 for times in page["seconds"].values())
+    again = gankit.load(folder, device="cpu", engine="auto")
+    again.engine.say = said.append
+    again(cls="square", seeds=range(3), batch_size=3)
+    assert len(said) == 1
+    again(cls="square", seeds=range(2), batch_size=2)  # another batch size
+    assert len(said) == 2
+    file.write_text("{")
+    third = gankit.load(folder, device="cpu", engine="auto")
+    third.engine.say = said.append
+    third(cls="square", seeds=range(3), batch_size=3)
+    assert len(said) == 3
+
+
+def test_auto_takes_the_engine_that_is_done_first(
+    only_recorder: None, folder: Path, recorder: type[Recorder], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    times = {"eager": {"setup": 0.0, "batch": 1.0}, "recorder": {"setup": 10.0, "batch": 0.1}}
+    monkeypatch.setattr(EngineRunner, "_measure", lambda *arguments: times)
+    pipe = gankit.load(folder, device="cpu", engine="auto")
+    for images, expected in (
+        (3, "eager"),
+        (20, "recorder"),
+        (3, "recorder"),
+    ):  # set up already, the last time
+        pipe.engine.used.clear()
+        ws = torch.zeros(1, pipe.generator.num_ws, pipe.generator.w_dim)
+        with torch.no_grad():
+            pipe.engine(ws, Condition(torch.zeros(1, 2)), "const", batch=1, images=images)
+        assert pipe.engine.used == {expected}
+
+
+@pytest.mark.parametrize(("shift", "fails"), [(0.1, ""), (float("nan"), ""), (0.0, "draw")])
+def test_auto_leaves_out_what_draws_other_images(
+    shift: float, fails: str, only_recorder: None, folder: Path, tmp_path: Path, recorder: type[Recorder],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(recorder, "shift", shift)
+    monkeypatch.setattr(recorder, "fails", fails)
+    pipe = gankit.load(folder, device="cpu", engine="auto")
+    with pytest.warns(RuntimeWarning, match="out of luck" if fails else "grey levels"):
+        images = pixels(pipe(cls="round", seeds=range(2)))
+    assert (images == pixels(gankit.load(folder, device="cpu")(cls="round", seeds=range(2)))).all()
+    (file,) = (tmp_path / "cache" / "engines").iterdir()
+    assert json.loads(file.read_text())["seconds"].keys() == {"eager"}
+
+
+def test_the_command_line(folder: Path, tmp_path: Path, gankit_cli: Callable[..., Result]) -> None:
+    wish = ("sample", folder, "--class", "round", "--seeds", "0-1", "--out", tmp_path / "out")
+    assert gankit_cli(*wish, "--engine", "recorder").code == 0
+    facts = json.loads(Image.open(tmp_path / "out" / "seed0001.png").text["gankit"])  # type: ignore[attr-defined]
+    assert facts["engine"] == "recorder"
+    assert gankit_cli(*wish).code == 0
+    assert "engine" not in json.loads(Image.open(tmp_path / "out" / "seed0001.png").text["gankit"])  # type: ignore[attr-defined]
+    done = gankit_cli(*wish, "--engine", "fast")
+    assert done.code == 2
+    assert "unknown engine 'fast'" in done.message
