@@ -71,8 +71,10 @@ def test_mistakes_of_a_programmer_are_named() -> None:
     for rows, unbiased in ((0, False), (1, True)):
         with pytest.raises(ValueError, match=f"more than {rows} rows"):
             stream(ROWS[:rows]).covariance(unbiased=unbiased)
-    with pytest.raises(ValueError, match="5 rows came, not 6"):
-        FeatureSet.collect([np.zeros((5, 2))], 6, 2, None)
+    with pytest.raises(ValueError, match=r"shape \[5, 3\], not \[B, 2\]"):
+        FeatureSet.collect([np.zeros((5, 2)), np.zeros((5, 3))])
+    with pytest.raises(ValueError, match="no rows came"):
+        FeatureSet.collect([])
 
 
 # ---------------------------------------------------------------------------------------------- sets on disk
@@ -80,7 +82,7 @@ def test_mistakes_of_a_programmer_are_named() -> None:
 
 def test_a_set_is_stored_and_read(tmp_path: Path) -> None:
     rows = ROWS.astype(np.float32)
-    written = FeatureSet.collect(np.array_split(rows, 5), 257, 9, tmp_path / "rows.npy")
+    written = FeatureSet.collect(np.array_split(rows, 5), tmp_path / "rows.npy")
     written.save(tmp_path)
     read = FeatureSet.load(tmp_path, rows=True)
     assert read is not None
@@ -95,7 +97,7 @@ def test_a_set_is_stored_and_read(tmp_path: Path) -> None:
 
 def test_a_damaged_set_counts_as_absent(tmp_path: Path) -> None:
     assert FeatureSet.load(tmp_path, rows=False) is None
-    FeatureSet.collect([ROWS], 257, 9, None).save(tmp_path)
+    FeatureSet.collect([ROWS]).save(tmp_path)
     assert FeatureSet.load(tmp_path, rows=False) is not None
     assert FeatureSet.load(tmp_path, rows=True) is None
     np.save(tmp_path / "rows.npy", ROWS[:100].astype(np.float32))

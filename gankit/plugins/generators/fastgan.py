@@ -209,7 +209,7 @@ class Noise(_Told):
             return x
         plane = self.plane
         if noise_mode == "random":
-            plane = random.randn(len(x), 1, *self.size, device=x.device)
+            plane = random.randn(x.shape[0], 1, *self.size, device=x.device)
         return x + (self.weight * plane).to(x.dtype)
 
 
