@@ -87,6 +87,13 @@ def test_compiled_images_without_a_compiler(folder: Path) -> None:
     same_images(folder, {"name": "compile", "backend": "aot_eager"})
 
 
+def test_many_batch_sizes_are_compiled(folder: Path) -> None:
+    pipe = gankit.load(folder, device="cpu", engine={"name": "compile", "backend": "eager"})
+    for count in range(1, 12):  # more than the graphs that torch allows by default
+        pipe(cls="round", seeds=range(count), batch_size=count)
+    assert pipe.engine.used == {"compile"}
+
+
 def test_openvino_images(folder: Path) -> None:
     if reason := options.build("engine", "openvino").obstacle(torch.device("cpu")):
         pytest.skip(reason)

@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from gankit.core.interfaces import Engine
 from gankit.core.paths import cache_dir
 
+GRAPHS = 256  # of all models, batch sizes and kinds of noise in a process
+
 
 class Compiled(Engine):
     """torch.compile for each batch size. The set-up takes a minute or more; what it compiles is kept in gankit's cache
@@ -43,7 +45,13 @@ class Compiled(Engine):
     ) -> Callable[[Mapping[str, Tensor]], Tensor]:
         os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_dir("inductor")))
         compiled = torch.compile(module, fullgraph=True, dynamic=False, backend=self.backend, mode=self.mode)
-        return lambda inputs: compiled(**inputs)
+
+        def draw(inputs: Mapping[str, Tensor]) -> Tensor:
+            # torch counts all modules of a class together, and allows them eight graphs
+            with torch._dynamo.config.patch(recompile_limit=GRAPHS):
+                return compiled(**inputs)  # type: ignore[no-any-return]
+
+        return draw
 
     def forget(self) -> None:
         torch.compiler.reset()
