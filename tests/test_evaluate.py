@@ -315,6 +315,8 @@ def test_two_processes_measure_what_one_does(
         *TINY_NETWORK,
     )
     wish = (*wish, "--metrics", names, "--device", "cpu", "--set", "diversity.images=4")
+    # over the default step of 1e-4 the rounding of the images is near 1e-3 of the result
+    wish = (*wish, "--set", "ppl-w-end.epsilon=0.01")
     pages = []
     for count, launch in ((1, start_gankit), (2, torchrun)):
         out = tmp_path / f"page{count}.json"
@@ -329,7 +331,7 @@ def test_two_processes_measure_what_one_does(
     for name in names.split(","):
         one, two = (page["metrics"][name]["values"] for page in pages)
         for key, value in one.items():
-            assert two[key] == pytest.approx(value, rel=1e-3, abs=1e-6), (name, key)
+            assert two[key] == pytest.approx(value, rel=1e-4, abs=1e-6), (name, key)
 
 
 @pytest.mark.parametrize(
