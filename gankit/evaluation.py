@@ -222,9 +222,10 @@ class Session:
     def real(self) -> dict[Job, FeatureSet]:
         """Features of the real images, taken once."""
         if self._real is None:
-            self._real = {}
-            if self.features.real:
-                self._real, self.cached = real_features(self.bench, self.features)
+            found, self.cached = (
+                real_features(self.bench, self.features) if self.features.real else ({}, False)
+            )
+            self._real = found
         return self._real
 
     def measure(self, pictures: Path | None = None) -> dict[str, dict[str, Any]]:
@@ -356,7 +357,7 @@ def evaluate(
         results[name]["better"] = dict(plugins[name].values)
         checked = options.check("metric", specs[name])
         results[name]["options"] = {k: v for k, v in checked.items() if k not in ("name", "feature", "side")}
-    return _page(
+    return page_of(
         bench, {name: results[name] for name in plugins}, str(model), where, session.cached, captions, start
     )
 
@@ -430,7 +431,7 @@ def _keep(image: Any, start: Path, name: str) -> str:
     return path.name
 
 
-def _page(
+def page_of(
     bench: Bench,
     results: dict[str, dict[str, Any]],
     model: str,

@@ -6,7 +6,6 @@ is up before all images are drawn, the log says so.
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 import math
 import time
@@ -17,9 +16,8 @@ from typing import Any
 
 import torch
 
-import gankit
 from gankit import evaluation
-from gankit.bench import DATA_SEED, DEFAULT_SIDE, Bench, Progress
+from gankit.bench import DEFAULT_SIDE, Bench, Progress
 from gankit.core import checkpoint, options
 from gankit.core.interfaces import Conditioner, FeatureNetwork, Generator, Measure, Source
 from gankit.core.keep import Keep
@@ -150,7 +148,9 @@ class Monitor:
         for name in results:
             results[name] |= {"better": dict(self.metrics[name].values), "options": self.wish.metrics[name]}
         seconds = time.monotonic() - start
-        checkpoint.write_text(self._page(nimg), json.dumps(self._facts(results, seconds), indent=1))
+        where, cached = self.recipe.data.path, self.session.cached
+        facts = evaluation.page_of(self.bench, results, str(self.out), where, cached, None, start)
+        checkpoint.write_text(self._page(nimg), json.dumps(facts, indent=1, ensure_ascii=False))
         numbers = {key: value for result in results.values() for key, value in result["values"].items()}
         for key, value in numbers.items():
             self.stepper.meter.add(f"eval/{key}", value)
@@ -222,42 +222,3 @@ class Monitor:
 
     def _rank(self, key: str, nimg: int) -> str:
         return " (best so far)" if key in self.better and self._ranked(key)[:1] == [nimg] else ""
-
-    def _facts(self, results: dict[str, dict[str, Any]], seconds: float) -> dict[str, Any]:
-        """What `gankit.evaluation.evaluate` writes, of this moment of the run."""
-        recipe, wish = self.recipe, self.wish
-        shared = [
-            r["feature"] for r in results.values() if r.get("feature", {}).get("plugin") == wish.feature
-        ]
-        return {
-            "format": evaluation.FORMAT,
-            "metrics": results,
-            "generated": {
-                "model": str(self.out),
-                "recipe": recipe.name,
-                "trained_images": self.stepper.nimg,
-                "images": wish.num,
-                "seed": wish.seed,
-                "psi": PSI,
-                "noise": "random",
-                "batch": wish.batch,
-                "labels": "of the data set" if self.bench.pipe.conditioner.accepts else "none",
-            },
-            "real": {
-                "data": recipe.data.path,
-                "images": self.bench.num_real,
-                "of": len(self.source),
-                "seed": DATA_SEED,
-                "size": list(recipe.data.size),
-                "resize": f"lanczos, antialiased, {recipe.data.fit}",
-            },
-            **({"feature": shared[0]} if shared else {}),
-            "versions": {
-                "gankit": gankit.__version__,
-                "torch": torch.__version__,
-                "timm": importlib.metadata.version("timm"),
-            },
-            "device": str(self.stepper.device),
-            "seconds": round(seconds, 1),
-            "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        }

@@ -9,6 +9,7 @@ deviation in units of t.
 from __future__ import annotations
 
 import copy
+import functools
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 MAX_LENGTH = 0.28  # that of a constant profile, which is gamma = 0, is 1 / sqrt(12)
 
 
+@functools.cache
 def gamma_of(length: float) -> float:
     """The exponent gamma >= 0 of a length in (0, MAX_LENGTH], the inverse of `length_of`."""
     if not 0 < length <= MAX_LENGTH:
