@@ -365,7 +365,9 @@ def evaluate(
 def run(model: str, **wishes: Any) -> dict[str, Any]:
     """`evaluate` as the only thing that this process does; takes leave of the others at the end."""
     try:
-        return evaluate(model, **wishes)
+        page = evaluate(model, **wishes)
+        distributed.barrier()  # while the first writes the page, the others stay, as they do in training
+        return page
     finally:
         distributed.stop()
 
