@@ -2,6 +2,7 @@
 
     python benchmarks/quality.py RECIPE --minutes 40 [--every 10k] [--set key=value] [--name NAME] [--results results]
     python benchmarks/quality.py RECIPE --images 100k ...
+    python benchmarks/quality.py --model avatars [--name NAME] ...
     python benchmarks/quality.py --table results/*.json [--svg curves.svg]
 
 RECIPE is one of RECIPES below, an installed recipe on avatars, or a YAML file. The result goes to RESULTS/NAME.json,
@@ -12,6 +13,7 @@ that no discriminator has seen (`attribute_classifier.py`), on avatars that were
 - accuracy by attribute, as a fraction of what the judge reads off real pictures with the same attributes;
 - Frechet distance, precision and recall on the judge's features, between pictures that were asked for and real ones.
 
+`--model` measures a finished model (a package's, a folder, a repository) in the same way, to compare with.
 `gankit report RESULTS/NAME` shows all of it with curves and examples.
 """
 
@@ -161,14 +163,13 @@ class Judge:
             found.update(measure(name, metric, self.real, fake))
         return {name: found[name] for name in NUMBERS}
 
-    def look(self, run: Path, folder: Path) -> dict[str, Any]:
-        """Measure a checkpoint; its page for `gankit report` goes to the run's folder."""
+    def look(self, model: str | Path, page: Path) -> dict[str, Any]:
+        """Measure a model; a page for `gankit report` is written beside the numbers that are returned."""
         start = time.monotonic()
-        pipe = gankit.load(folder)
+        pipe = gankit.load(model)
         drawn = prompt_following.draw(pipe, self.source, self.by, 1.0)
         values = self.numbers(FeatureSet.of(attribute_classifier.features(drawn)))
-        page = run / "evaluations" / f"{folder.name}.json"
-        page.parent.mkdir(exist_ok=True)
+        page.parent.mkdir(exist_ok=True, parents=True)
         told = prompt_following.conditioning(page, drawn, self.wanted, self.ceiling, self.by)
         accuracy = {n: row["accuracy"] / row["ceiling"] for n, row in told["attributes"].items()}
         values["accuracy"] = sum(accuracy.values()) / len(accuracy)
@@ -220,11 +221,22 @@ def bench(arguments: argparse.Namespace) -> Path:
     known = {point["nimg"]: point for point in page["points"]}
     for folder in checkpoint.checkpoints(run):
         if int(folder.name) not in known:
-            point = judge.look(run, folder)
+            point = judge.look(folder, run / "evaluations" / f"{folder.name}.json")
             known[point["nimg"]] = point
             print(line(point), flush=True)
         page["points"] = _dated(known, minutes_at(run))
         checkpoint.write_text(out, json.dumps(page, indent=1))
+    return out
+
+
+def finished(arguments: argparse.Namespace) -> Path:
+    """Measure a model that someone trained before; returns the path of the result, which has one point."""
+    name = arguments.name or Path(arguments.model).stem
+    out = arguments.results / f"{name}.json"
+    judge = Judge(arguments.count, arguments.by)
+    point = judge.look(arguments.model, arguments.results / name / "evaluations" / "model.json")
+    page = {"format": FORMAT, "name": name, "judge": judge.facts(), "points": [{**point, "minutes": None}]}
+    checkpoint.write_text(out, json.dumps(page, indent=1))
     return out
 
 
@@ -271,8 +283,11 @@ def table(pages: Sequence[dict[str, Any]]) -> str:
     head = ["recipe", "images", "minutes", "images/s", *columns]
     rows = [head, ["---", *["---:"] * (len(head) - 1)]]
     for page, point in zip(pages, last):
-        speed = point["nimg"] / (60 * point["minutes"]) if point["minutes"] else 0.0
-        cells = [f"`{page['name']}`", f"{point['nimg']:,}", f"{point['minutes']:.1f}", f"{speed:.1f}"]
+        cells = [f"`{page['name']}`", f"{point['nimg']:,}"]
+        if point["minutes"]:
+            cells += [f"{point['minutes']:.1f}", f"{point['nimg'] / (60 * point['minutes']):.1f}"]
+        else:  # a finished model does not tell
+            cells += ["", ""]
         for column in columns:
             text = f"{point[column]:.2f}" if column == "fd" else f"{point[column]:.3f}"
             cells.append(f"**{text}**" if point[column] == best[column] and len(pages) > 1 else text)
@@ -297,6 +312,7 @@ def curves(pages: Sequence[dict[str, Any]]) -> str:
                     page["name"], [(point[x], point[y]) for point in page["points"]], i % charts.COLOURS
                 )
                 for i, page in enumerate(pages)
+                if len(page["points"]) > 1
             ]
             made = charts.chart(f"{title} over {what}", lines, dots=True)
             if made is not None:
@@ -341,6 +357,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--results", type=Path, default=Path("results"))
     parser.add_argument("--device", default="auto")
     parser.add_argument("--quiet", action="store_true")
+    parser.add_argument("--model", help="measure this model instead of training one")
     parser.add_argument("--table", nargs="+", type=Path, metavar="JSON", help="compare results")
     parser.add_argument("--svg", type=Path, help="with --table: write curves to this file")
     arguments = parser.parse_args(argv)
@@ -351,9 +368,12 @@ def main(argv: Sequence[str] | None = None) -> None:
             if arguments.svg:
                 checkpoint.write_text(arguments.svg, curves(pages))
             return
-        if arguments.recipe is None or (arguments.minutes is None) == (arguments.images is None):
-            parser.error("name a recipe and either --minutes or --images; or --table RESULT.json ...")
-        out = bench(arguments)
+        budget = (arguments.minutes is None) != (arguments.images is None)
+        if (arguments.recipe is None) == (arguments.model is None) or (arguments.recipe and not budget):
+            parser.error(
+                "name a recipe and either --minutes or --images; or --model MODEL; or --table RESULT.json ..."
+            )
+        out = finished(arguments) if arguments.model else bench(arguments)
         print(table([json.loads(out.read_text(encoding="utf-8"))]))
         print(f"wrote {out}")
     except (GankitError, ValueError) as error:

@@ -68,6 +68,20 @@ def test_a_budget_of_images(quality: Any, tmp_path: Path, capsys: pytest.Capture
     with pytest.raises(SystemExit, match="was measured otherwise"):
         quality.main(command(tmp_path, "--images", 48, "--count", 31))
 
+    # a finished model is measured alike, without any training
+    last = str(tmp_path / "avatars-tags" / "checkpoints" / "000000048")
+    wish = ["--model", last, "--by", "tags", "--count", "30", "--name", "done", "--results", str(tmp_path)]
+    quality.main(wish)
+    assert "| `done` | 48 |  |  |" in capsys.readouterr().out
+    done = json.loads((tmp_path / "done.json").read_text())["points"]
+    assert [p["fd"] for p in done] == pytest.approx([again["points"][-1]["fd"]])
+    quality.main(["--table", str(tmp_path / "done.json"), str(tmp_path / "avatars-tags.json"),
+                  "--svg", str(tmp_path / "both.svg")])  # fmt: skip
+    assert (tmp_path / "both.svg").is_file()
+    with pytest.raises(SystemExit):
+        quality.main(["avatars-tags", *wish])
+    assert "or --model MODEL" in capsys.readouterr().err
+
     # the report shows the table with examples
     shown = Page(write_report(tmp_path / "avatars-tags", tmp_path / "r.html").read_text(encoding="utf-8"))
     assert len(shown.all("meter")) == len(page["judge"]["ceiling"])
