@@ -173,7 +173,18 @@ def test_networks_are_refused_where_a_call_stands_for_a_part(tmp_path: Path) -> 
     assert "'w' is no tensor but <call of <evil.make>>, which is never executed" in found.skipped["G_ema"]
 
 
+def copies(module: str, name: str, value: bytes, more: bytes = b"") -> bytes:
+    """A program that has one value and hands it to a function two thousand times."""
+    made = value + b"q\x00" + f"c{module}\n{name}\n".encode() + b"q\x01"
+    return b"\x80\x04" + made + b"(" + (b"h\x01(h\x00" + more + b"tR") * 2000 + b"t."
+
+
+NUMBERS = b"".join(b"J" + struct.pack("<i", i) for i in range(10_000))
+
 BOMBS = {
+    "copies of a dictionary": copies("collections", "OrderedDict", b"}(" + NUMBERS + b"u"),
+    "copies of a list as sets": copies("builtins", "set", b"](" + NUMBERS + b"e"),
+    "copies of a text": copies("_codecs", "encode", text("x" * 100_000), text("latin1")),
     "memo index": b"\x80\x04Nr\xff\xff\xff\xff.",
     "memo index as text": b"\x80\x04Np" + b"9" * 30 + b"\n.",
     "bytes that are not there": b"\x80\x04\x8e" + struct.pack("<Q", 2**40) + b"x.",

@@ -363,7 +363,8 @@ class _Finder:
 
     def __init__(self, path: Path, size: int, ledger: Ledger, storages: dict[str, Storage]) -> None:
         self.path, self.size, self.ledger, self.storages = path, size, ledger, storages
-        self.embedded: dict[int, tuple[Call, Storage]] = {}  # by id of the node, which is kept alive
+        # by id of the bytes, which are kept alive: many nodes may name the same ones
+        self.embedded: dict[int, tuple[bytes, Storage | None]] = {}
 
     def find(self, found: Any, kind: str) -> ForeignFile:
         networks: dict[str, ForeignNetwork] = {}
@@ -496,19 +497,16 @@ class _Finder:
             return self.storages.get(_storage_key(node)[1])
         if not isinstance(node, Call) or not node.calls("torch.storage", "_load_from_bytes"):
             return None
-        if id(node) not in self.embedded:
-            match node.args:
-                case (bytes(data),):
-                    found, storages = _read_legacy(io.BytesIO(data), len(data), self.ledger, data)
-                case _:
-                    return None
-            if not isinstance(found, Persistent):
+        match node.args:
+            case (bytes(data),):
+                pass
+            case _:
                 return None
-            storage = storages.get(_storage_key(found)[1])
-            if storage is None:
-                return None
-            self.embedded[id(node)] = (node, storage)
-        return self.embedded[id(node)][1]
+        if id(data) not in self.embedded:
+            found, storages = _read_legacy(io.BytesIO(data), len(data), self.ledger, data)
+            storage = storages.get(_storage_key(found)[1]) if isinstance(found, Persistent) else None
+            self.embedded[id(data)] = (data, storage)
+        return self.embedded[id(data)][1]
 
 
 _ROLES = {"g_ema": "G_ema", "g": "G", "d": "D", "discriminator": "D", "generator": "G", "GAN": "G_ema"}

@@ -26,6 +26,9 @@ from gankit.errors import GankitError
 MAX_INSTRUCTIONS = (
     3_000_000  # the largest published snapshots have some 200,000; each makes at most one small object
 )
+COPIED_ITEM = (
+    8  # instructions that an item of a copied container costs: it takes memory, but no byte of the file
+)
 MAX_MEMO = 2**32
 MAX_INTEGER = 2**80  # torch marks its files with a number of 77 bits
 MAX_PATH = 200  # characters of a name that a message shows
@@ -99,8 +102,8 @@ class Ledger:
         self.called: set[str] = set()
         self.persistent: list[Persistent] = []
 
-    def spend(self) -> None:
-        self.left -= 1
+    def spend(self, count: int = 1) -> None:
+        self.left -= count
         if self.left < 0:
             raise DamagedPickle("it has more instructions than any network needs")
 
@@ -120,7 +123,7 @@ def read_pickle(file: BinaryIO, size: int, ledger: Ledger) -> Any:
         ledger: shared by all pickles of a file.
 
     Raises DamagedPickle."""
-    return _Machine(ledger).run(_Clamped(file, size))
+    return _Machine(ledger, size).run(_Clamped(file, size))
 
 
 class _Clamped:
@@ -148,8 +151,9 @@ def _key(value: Any) -> Any:
 
 
 class _Machine:
-    def __init__(self, ledger: Ledger) -> None:
+    def __init__(self, ledger: Ledger, size: int) -> None:
         self.ledger = ledger
+        self.letters = size  # of text that may be converted: honest files do so once with each
         self.stack: list[Any] = []
         self.marks: list[int] = []
         self.memo: dict[int, Any] = {}
@@ -273,9 +277,20 @@ class _Machine:
             self.ledger.called.add(target.path)
             builder = _BUILDERS.get((target.module, target.name))
             if builder is not None and not kwargs:
+                self.copying(args)
                 self.push(builder(args))
                 return
         self.push(Call(target, args, kwargs))
+
+    def copying(self, args: Any) -> None:
+        """Pay for what a builder copies: an object that is in the file once may be named again with two bytes."""
+        given = args[0] if isinstance(args, tuple) and args else None
+        if isinstance(given, str):
+            self.letters -= len(given)
+            if self.letters < 0:
+                raise DamagedPickle("it converts the same text again and again")
+        elif isinstance(given, (dict, list, tuple, set)):
+            self.ledger.spend(COPIED_ITEM * len(given))
 
     def reduce(self, _: Any) -> None:
         args = self.pop()
@@ -326,8 +341,11 @@ def _members(args: Any) -> set[Any]:
 def _latin(args: Any) -> Any:
     """Python 2 wrote bytes as text in latin-1, and the call that turns it back."""
     match args:
-        case (str(text), "latin1" | "latin-1") if all(ord(c) < 256 for c in text):
-            return text.encode("latin-1")
+        case (str(text), "latin1" | "latin-1"):
+            try:
+                return text.encode("latin-1")
+            except UnicodeEncodeError:
+                return b""
     return b""
 
 
