@@ -142,6 +142,9 @@ def test_a_stage_is_the_page_with_its_changes() -> None:
             [{"until": 5, "patience": 2}, {}],
             r"page: stages.0.patience needs evaluations; set evaluation.every",
         ),
+        ([{"until": 5}, {"restart": ["discriminater"]}], r"stages.1.restart: unknown part .*'discriminator'"),
+        ([{"until": 5}, {"restart": "generator"}], r"stages.1.restart = 'generator' must be a list of gen"),
+        ([{"until": 5, "restart": ["generator"]}, {}], r"stages.0: the first stage starts everything"),
         ([{"until": 5}, 3], r"page: stages.1 = 3"),
         ({"until": 5}, r"page: stages = "),
     ],
@@ -249,6 +252,26 @@ def test_what_a_new_stage_starts_from(images: Path, tmp_path: Path, monkeypatch:
     assert all_of_it.opt_d.state[first]["step"] == 5 + 1
     assert grown.posthoc.start == 16
     assert all_of_it.posthoc.start == 16
+
+
+def test_networks_that_begin_anew(images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Weights and moments of D are those of a fresh one; all else goes on."""
+    kept: list[Stepper] = []
+    original = Stepper.run
+    monkeypatch.setattr(Stepper, "run", lambda self, *a, **k: (kept.append(self), original(self, *a, **k))[1])
+    still = {
+        "train": {"batch": 4, "lr_g": 1e-12, "lr_d": 1e-12},
+        "schedules": {},
+        "restart": ["discriminator"],
+    }
+    train(tmp_path, images, 20, stages=[{"until": 16, "train": {"batch": 4}}, still])
+    old, new = tensors_of(at(tmp_path, 16)), tensors_of(at(tmp_path, 20))
+    changed = {n: not torch.allclose(t, new[n], atol=1e-6) for n, t in old.items() if n.endswith(".weight")}
+    assert all(value for name, value in changed.items() if name.startswith("training/discriminator"))
+    assert not any(value for name, value in changed.items() if name.startswith("training/generator"))
+    last = list(dict.fromkeys(kept))[-1]
+    assert last.opt_d.state[last.parts.D.b16.conv0.weight]["step"] <= 2  # type: ignore[union-attr, attr-defined, index]
+    assert last.opt_g.state[last.parts.G.synthesis.b16.conv1.weight]["step"] > 2  # type: ignore[union-attr, attr-defined, index]
 
 
 def test_a_stage_that_changes_nothing_changes_nothing(images: Path, tmp_path: Path) -> None:

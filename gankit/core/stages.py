@@ -5,7 +5,7 @@ A stage is the recipe's page with changes of its own; the weights of the stage b
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from gankit.core.counts import parse_count
@@ -21,7 +21,9 @@ SECTIONS = (
     *("data", "conditioner", "generator", "discriminator", "loss", "regularizers"),
     *("guidance", "augmentation", "schedules", "train"),
 )
-OWN = ("until", "patience")
+OWN = ("until", "patience", "restart")
+ENDS = ("until", "patience")
+RESTARTS = ("generator", "discriminator", "conditioner")
 # of the run as a whole
 FIXED = {"data": ("path", "options", "channels"), "train": ("images", "seed")}
 
@@ -42,8 +44,16 @@ def check(stages: list[dict[str, Any]], evaluated: bool, origin: str) -> list[di
                     raise GankitError(
                         f"{where}: {section}.{key} is the same in all stages; move it out of the stage"
                     )
+        restart = stage.get("restart", [])
+        if not isinstance(restart, list) or not all(isinstance(name, str) for name in restart):
+            raise GankitError(f"{where}.restart = {restart!r} must be a list of {', '.join(RESTARTS)}")
+        for name in restart:
+            if name not in RESTARTS:
+                raise GankitError(f"{where}.restart: {unknown('part', name, RESTARTS)}")
+        if restart and index == 0:
+            raise GankitError(f"{where}: the first stage starts everything; leave restart away")
         last = index == len(stages) - 1
-        if last and (ends := [key for key in OWN if key in stage]):
+        if last and (ends := [key for key in ENDS if key in stage]):
             raise GankitError(f"{where}: the last stage ends at train.images; leave {ends[0]} away")
         patience = stage.get("patience", 1)
         if not isinstance(patience, int) or isinstance(patience, bool) or patience < 1:
@@ -80,7 +90,9 @@ def merge(page: Any, changes: Any) -> Any:
 # ------------------------------------------------------------------------------------------- between two stages
 
 
-def carry(old: Stepper, new: Stepper, before: Recipe, after: Recipe) -> list[str]:
+def carry(
+    old: Stepper, new: Stepper, before: Recipe, after: Recipe, restart: Sequence[str] = ()
+) -> list[str]:
     """Continue with the networks of a new stage where those of the old one ended; returns what was done, for the user.
 
     Everything goes by name, as with `--init`. Where G changes or parts of it are frozen, it starts from its average, as
@@ -92,13 +104,16 @@ def carry(old: Stepper, new: Stepper, before: Recipe, after: Recipe) -> list[str
         new: as built for its own stage; changed in place.
         before: the recipe of the old stage.
         after: that of the new one.
+        restart: networks that begin anew instead, of RESTARTS.
     """
     from gankit.core import models
 
     new.nimg = new.stage_start = old.nimg
     new.step, new.bad_total, new.signs = old.step, old.bad_total, old.signs
     same = {
-        name: name in old.parts.trainable() and _alike(old.parts.trainable()[name], module)
+        name: name not in restart
+        and name in old.parts.trainable()
+        and _alike(old.parts.trainable()[name], module)
         for name, module in new.parts.trainable().items()
     }
     goes_on = same["generator"] and _frozen(old, "generator") == _frozen(new, "generator")
@@ -112,21 +127,24 @@ def carry(old: Stepper, new: Stepper, before: Recipe, after: Recipe) -> list[str
     ]
     if new.conditioner_ema is not new.parts.conditioner:
         pairs.append(("conditioner", old.conditioner_ema, new.conditioner_ema))
-    lines = []
+    lines = [f"{kind}: begins anew" for kind in restart]
     for kind, source, target in pairs:
+        if kind in restart:
+            continue
         done = models.copy_weights(
             kind, source, target, after, old.parts.conditioner.columns(), new.parts.conditioner
         )
         if done is not None and target is not new.G_ema and target is not new.conditioner_ema:
             lines.append(f"{kind}: {str(done).splitlines()[0]}")
-    if _shapes(old.parts.conditioner) and not _shapes(new.parts.conditioner):
+    if "conditioner" not in restart and _shapes(old.parts.conditioner) and not _shapes(new.parts.conditioner):
         lines.append(
             "conditioner: what it has learned is left behind; keep it trainable, with conditioner in train.freeze, "
             "to go on with it"
         )
     _carry_state(old, new, before, after)
     _carry_moments(old, new, same)
-    if _tensors_alike(old.posthoc.modules(), new.posthoc.modules()):
+    averaged = old.posthoc.modules()
+    if not {"generator", "conditioner"} & set(restart) and _tensors_alike(averaged, new.posthoc.modules()):
         new.posthoc.start = old.posthoc.start
         for name, module in new.posthoc.modules().items():
             _load(module, old.posthoc.modules()[name])

@@ -263,7 +263,8 @@ class Trainer:
         self.recipe = self.whole.at_stage(self.stage)
         self.progress.say(f"stage {self.stage + 1} of {len(self.whole.stages)} at {old.nimg / 1000:g} kimg")
         self.stepper = self._build()
-        for line in stages.carry(old, self.stepper, before, self.recipe):
+        restart = self.whole.stages[self.stage].get("restart", [])
+        for line in stages.carry(old, self.stepper, before, self.recipe, restart):
             self.progress.say(f"  {line}")
         self.ties = run.ties(self.ties["data"], self.stepper)
         self._open_data()

@@ -23,8 +23,9 @@ class ClassifierGuidance(Guidance):
 
     Args:
         feature: feature network with a classifier.
-        weight: factor of the loss. The paper's 8 stands beside an adversarial loss that is summed over the images of a
-            GPU and its reals and fakes; beside a plain mean, as here, it corresponds to 4 divided by their number.
+        weight: factor of the loss. StyleGAN-XL's 8 stands beside an adversarial loss that is summed over feature
+            networks and over the N images of a GPU; losses here sum over networks and take the mean over images,
+            beside which it corresponds to 8 / N.
         classes: class of the data -> index of the classifier's output, e.g. {tabby: 281}; null takes the names of the
             classes as indices.
         temperature: the classifier's logits are divided by it.
