@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from gankit.core import yaml_pages
 from gankit.core.foreign import ForeignNetwork, open_foreign
 from gankit.core.pickles import attacks, printable
 from gankit.core.plugins import registry
@@ -102,12 +103,10 @@ def _folder(folder: Path, tensors: bool) -> list[str]:
 
 
 def _recipe(folder: Path) -> list[str]:
-    import yaml
-
     path = folder / "recipe.yaml"
     try:
-        page = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
+        page = yaml_pages.load(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
         raise GankitError(f"cannot read {path}: {' '.join(str(error).split())}") from None
     if not isinstance(page, dict):
         raise GankitError(f"{path} is not a recipe")

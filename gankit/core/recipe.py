@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
 
-from gankit.core import options, schedules
+from gankit.core import options, schedules, yaml_pages
 from gankit.core import stages as stages_
 from gankit.core.counts import Count
 from gankit.core.counts import parse_count as parse_count
@@ -343,8 +343,8 @@ def read_page(name_or_path: str) -> tuple[dict[str, Any], str]:
                 f"{origin} of package {plugin.package!r} cannot be read ({error}); reinstall or remove that package"
             ) from None
     try:
-        data = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+        data = yaml_pages.load(text)
+    except ValueError as error:
         raise GankitError(f"{origin} is not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(data, dict):
         raise GankitError(
@@ -390,8 +390,8 @@ def parse_set(items: list[str]) -> dict[str, Any]:
                 f"--set {item!r} must look like key=value, for example generator.channel_base=4096"
             )
         try:
-            overrides[key.strip()] = yaml.safe_load(value)
-        except yaml.YAMLError:
+            overrides[key.strip()] = yaml_pages.load(value)
+        except ValueError:
             overrides[key.strip()] = value
         if isinstance(overrides[key.strip()], str) and re.fullmatch(
             r"[+-]?\d+(\.\d*)?[eE][+-]?\d+", value.strip()

@@ -17,8 +17,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-import yaml
-
+from gankit.core import yaml_pages
 from gankit.core.recipe import flatten, parse_count
 from gankit.errors import GankitError
 
@@ -107,8 +106,8 @@ class Run:
         if (self.folder / "generator.safetensors").is_file() and not (self.folder / "log.jsonl").is_file():
             raise GankitError(f"{self.folder} is a model or a checkpoint, not a run; name the run's folder")
         try:
-            recipe = yaml.safe_load(page.read_text(encoding="utf-8"))
-        except (OSError, ValueError, yaml.YAMLError) as error:
+            recipe = yaml_pages.load(page.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
             raise GankitError(f"cannot read {page}: {' '.join(str(error).split())}") from None
         if not isinstance(recipe, dict):
             raise GankitError(
