@@ -194,7 +194,7 @@ def test_the_picture_shows_the_images_that_were_measured(run: Path, images: Path
     """Rows of the picture are looked up again by number: their features must be those of the rows."""
     from gankit.bench import Album, Bench
     from gankit.core.data import open_source
-    from gankit.evaluation import Features, generated_features, real_features
+    from gankit.feature_pass import Features, generated_features, real_features
 
     bench = Bench(gankit.load(str(run), device="cpu"), open_source(str(images)), num=20, num_real=24, batch=8)
     spec = options.check("feature", {"name": "timm-cnn", **{k[8:]: v for k, v in NETWORK.items()}})
