@@ -110,6 +110,7 @@ class Bench:
     world: World = field(default_factory=World)
     progress: Progress = field(default_factory=lambda: Progress(False))
     _backbones: dict[str, Backbone] = field(default_factory=dict)
+    _networks: dict[str, FeatureNetwork] = field(default_factory=dict)
 
     def backbone_of(self, metric: Metric | ModelMetric) -> Backbone:
         """The network of a metric: its own, or the shared one."""
@@ -123,11 +124,18 @@ class Bench:
         """The network of a checked spec, the same one for the same spec."""
         key = repr((spec, side))
         if key not in self._backbones:
-            network: FeatureNetwork = options.build("feature", dict(spec))
-            network = network.to(self.pipe.device)
+            network = self.network(spec)
             entry = entry_side(network, side)
             self._backbones[key] = Backbone(network, entry, self.pipe.device, self.half, dict(spec))
         return self._backbones[key]
+
+    def network(self, spec: Mapping[str, Any]) -> FeatureNetwork:
+        """That of a checked spec on the model's device, loaded once whatever sides images enter it at."""
+        key = repr(spec)
+        if key not in self._networks:
+            network: FeatureNetwork = options.build("feature", dict(spec))
+            self._networks[key] = network.to(self.pipe.device)
+        return self._networks[key]
 
     # ------------------------------------------------------------------------------------------------ drawing
 

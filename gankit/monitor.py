@@ -112,8 +112,7 @@ class Monitor:
             if int(page.stem) > stepper.nimg:
                 page.unlink()
         with self._undisturbed():
-            network: FeatureNetwork = options.build("feature", dict(self.wish.feature))
-            self.bench.side = self._side(network)
+            self.bench.side = self._side(self.bench.network(self.wish.feature))
             evaluation.check_before_drawing(self.bench, self.metrics)
             self.session = evaluation.Session(self.bench, self.metrics)
             start = time.monotonic()
