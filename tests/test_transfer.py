@@ -18,8 +18,9 @@ from gankit.core import recipe as recipes
 from gankit.core.importing import convert
 from gankit.core.interfaces import Condition, CondSpec, Discriminator, Generator
 from gankit.core.labels import Label, Vocabulary
+from gankit.core.layers import Conv2dLayer
 from gankit.core.models import Model
-from gankit.core.transfer import condition_axes, match
+from gankit.core.transfer import condition_axes, match, transfer
 from gankit.plugins.conditioning.classes import ClassConditioner
 from gankit.plugins.conditioning.combined import CombinedConditioner
 from gankit.plugins.conditioning.tags import TagConditioner
@@ -227,3 +228,17 @@ def test_training_starts_from_a_snapshot(
     assert "0 of 3 columns of the condition found by name; new: " in result.out
     assert "76 tensors copied, 1 resized, 2 fresh" in result.out
     assert "discriminator from" in result.out
+
+
+@pytest.mark.parametrize(("before", "after"), [(1, 3), (3, 5)])
+def test_a_larger_kernel_does_what_the_smaller_one_did(before: int, after: int) -> None:
+    small, large = (Conv2dLayer(2, 3, kernel, activation="linear") for kernel in (before, after))
+    transfer(large, small.state_dict())
+    x = torch.randn(1, 2, 7, 7)
+    assert_same(large(x), small(x))
+
+
+def test_a_smaller_kernel_takes_the_middle() -> None:
+    small, large = Conv2dLayer(2, 3, 1, activation="linear"), Conv2dLayer(2, 3, 3, activation="linear")
+    transfer(small, large.state_dict())
+    assert_same(small.weight / small.weight.norm(), (w := large.weight[:, :, 1:2, 1:2]) / w.norm())

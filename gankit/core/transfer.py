@@ -170,15 +170,26 @@ def _gain(owner: nn.Module | None, name: str, source: Tensor, target: Tensor) ->
 
 
 def _copy_common(owner: nn.Module | None, name: str, source: Tensor, target: Tensor) -> None:
-    common = tuple(slice(0, min(a, b)) for a, b in zip(source.shape, target.shape))
+    kernel = source.dim() == 4 and name.endswith("weight")
+    pairs = [_overlap(a, b, kernel and i > 1) for i, (a, b) in enumerate(zip(source.shape, target.shape))]
+    theirs, ours = tuple(a for a, _ in pairs), tuple(b for _, b in pairs)
     # layers of the StyleGAN family, plain or modulated, and R3GAN's: weight [out, in, ...]
     if (
         name.endswith("weight")
         and source.dim() > 1
         and (hasattr(owner, "weight_gain") or hasattr(owner, "affine") or isinstance(owner, nn.Linear))
     ):
-        target[common[0], source.shape[1] :] = 0
-    target[common] = source[common]
+        target[ours[0], source.shape[1] :] = 0
+        if kernel:  # a larger kernel does what the smaller one did
+            target[ours[:2]] = 0
+    target[ours] = source[theirs]
+
+
+def _overlap(a: int, b: int, centred: bool) -> tuple[slice, slice]:
+    """Where axes of a and of b numbers lie over each other: at their beginnings, or at their centres, as kernels do."""
+    size = min(a, b)
+    starts = ((a - size) // 2, (b - size) // 2) if centred else (0, 0)
+    return slice(starts[0], starts[0] + size), slice(starts[1], starts[1] + size)
 
 
 def _copy_columns(axis: int, columns: Columns, source: Tensor, target: Tensor) -> None:
