@@ -23,6 +23,7 @@ from gankit.core.plugins import registry
 from gankit.errors import GankitError, unknown
 
 GENERATORS = ("G_ema", "G")  # roles, the preferred one first
+AUGMENTATION = "augment_pipe"  # the role of what stood before D
 
 
 def convert(
@@ -34,6 +35,8 @@ def convert(
     classes: Sequence[str] | None = None,
 ) -> list[str]:
     """Write the networks of a pickle or torch file as a model folder; nothing in the file is executed.
+
+    An augmentation pipeline beside them goes into the recipe, with its probability, for a training to start from.
 
     Args:
         path: the file.
@@ -71,6 +74,11 @@ def convert(
     }
     if critic is not None:
         page["discriminator"] = critic.spec
+    if AUGMENTATION in file.networks:
+        try:
+            page["augmentation"] = import_network(file.networks[AUGMENTATION]).spec
+        except GankitError as error:
+            notes.append(f"{AUGMENTATION} is left out: {error}")
     recipe = recipes.parse(page, str(path))
     conditioner = models.build_conditioner(recipe, generator.vocabulary)
     if generator.conditioner_tensors:

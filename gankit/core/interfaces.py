@@ -609,9 +609,9 @@ class Imported:
     """A network of another code base in gankit's terms.
 
     Args:
-        kind: 'generator' or 'discriminator'.
+        kind: 'generator' or 'discriminator'; 'augmentation' for the pipeline beside them.
         spec: the plugin, {'name': ..., option: value}.
-        image_shape: (C, H, W).
+        image_shape: (C, H, W); without meaning for an augmentation.
         tensors: its state dict, under the plugin's names; must be complete.
         conditioner: a conditioner as a recipe writes it, whose condition is the one that the network was trained with.
         vocabulary: what that conditioner is given.

@@ -6,28 +6,52 @@ the defaults of the two code bases differ.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 from gankit.core.foreign import ForeignNetwork
 from gankit.core.interfaces import Imported, Importer, Vocabulary
+from gankit.plugins.augment.ada import GROUPS, PIPELINES, RANGES
 
 MAX_CLASSES = 100_000
+# options of the official augmentation pipeline, besides the multipliers, which are called as here
+RANGE_NAMES = {
+    **{
+        "xint": "xint_max",
+        "scale": "scale_std",
+        "rotate": "rotate_max",
+        "aniso": "aniso_std",
+        "xfrac": "xfrac_std",
+    },
+    **{"brightness": "brightness_std", "contrast": "contrast_std", "hue": "hue_max"},
+    **{
+        "saturation": "saturation_std",
+        "imgfilter": "imgfilter_std",
+        "noise": "noise_std",
+        "cutout": "cutout_size",
+    },
+}
 
 
 class StyleGAN2Importer(Importer):
-    """StyleGAN2 generators and discriminators, conditional or not; of bare state dicts generators only."""
+    """StyleGAN2 generators and discriminators, conditional or not, and the augmentation pipeline of the whole family;
+    of bare state dicts generators only."""
 
-    classes = ("Generator", "Discriminator", "state dict with the official names of StyleGAN2")
+    classes = ("Generator", "Discriminator", "AugmentPipe", "state dict with the official names of StyleGAN2")
 
     def recognises(self, network: ForeignNetwork) -> bool:
         if network.class_name == "Generator" or not network.modules:
             return "synthesis.b4.const" in network.tensors
+        if network.class_name == "AugmentPipe":
+            return "p" in network.tensors
         return network.class_name == "Discriminator" and "b4.out.weight" in network.tensors
 
     def convert(self, network: ForeignNetwork) -> Imported:
         if not network.modules:
             return _from_names(network)
+        if network.class_name == "AugmentPipe":
+            return Imported("augmentation", augmentation_spec(network), (0, 0, 0), {})
         c_dim = network.integer("", "c_dim", low=0, high=MAX_CLASSES)
         size = network.integer("", "img_resolution", low=4, high=8192)
         make = generator_spec if network.class_name == "Generator" else discriminator_spec
@@ -125,6 +149,47 @@ def discriminator_spec(network: ForeignNetwork, c_dim: int, size: int) -> dict[s
         spec["mapping_layers"] = count_layers(network)
         spec["mapping_lr_multiplier"] = network.setting("mapping.fc0", "bias_gain")
     return spec
+
+
+def augmentation_spec(network: ForeignNetwork) -> dict[str, Any]:
+    """ADA with the pipeline's multipliers, strengths and probability. What p was steered for, the file does not say."""
+    multipliers = {name: _positive(network, name, 0) for name in RANGES}
+    used = {name for name, value in multipliers.items() if value}
+    members = {name: {a for group in groups for a in GROUPS[group]} for name, groups in PIPELINES.items()}
+    pipeline = next((name for name, enabled in members.items() if enabled == used), "bgc")
+    enabled = members[pipeline]
+    ranges = {name: _positive(network, official, RANGES[name]) for name, official in RANGE_NAMES.items()}
+    bands = network.setting("", "imgfilter_bands", default=None) or [1, 1, 1, 1]
+    if not (isinstance(bands, list) and len(bands) == 4 and all(_is_positive(band) for band in bands)):
+        raise network.odd("imgfilter_bands", None)
+    p = network.tensors["p"].to_tensor() if network.tensors["p"].numel == 1 else None
+    if p is None or not _is_positive(float(p)):
+        raise network.odd("p", None if p is None else float(p))
+    return {
+        "name": "ada",
+        "pipeline": pipeline,
+        "p": float(p),
+        "multipliers": {n: m for n, m in multipliers.items() if m != (n in enabled)},
+        "ranges": {n: value for n, value in ranges.items() if value != RANGES[n]},
+        "filter_bands": bands,
+    }
+
+
+def _positive(network: ForeignNetwork, name: str, default: float) -> float:
+    value = network.setting("", name, default=default)
+    if not _is_positive(value):
+        raise network.odd(name, value)
+    return value
+
+
+def _is_positive(value: Any) -> bool:
+    """A finite number of at least 0."""
+    return (
+        isinstance(value, (int, float))
+        and not isinstance(value, bool)
+        and math.isfinite(value)
+        and value >= 0
+    )
 
 
 def channel_options(widths: Sequence[int], size: int) -> dict[str, int]:
