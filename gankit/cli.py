@@ -438,7 +438,7 @@ def class_table(
 def blend(
     a: Annotated[str, typer.Argument(help="Model for coarse layers: pose, composition.")],
     b: Annotated[str, typer.Argument(help="Model for fine layers: colours, textures.")],
-    out: Annotated[Path, typer.Option(help="New model folder.")],
+    out: Annotated[Path, typer.Option(help="New model folder.")] = Path("blend"),
     at: Annotated[int, typer.Option(help="Resolution of the first block of B.")] = 32,
     width: Annotated[float, typer.Option(help="Octaves of a soft boundary; 0 is a hard one.")] = 0,
     mapping: Annotated[str, typer.Option(help="Take the mapping network of a or b.")] = "a",
@@ -455,7 +455,7 @@ def blend(
 def average(
     a: Annotated[str, typer.Argument(help="Model.")],
     b: Annotated[str, typer.Argument(help="Another of the same architecture.")],
-    out: Annotated[Path, typer.Option(help="New model folder.")],
+    out: Annotated[Path, typer.Option(help="New model folder.")] = Path("average"),
     weight: Annotated[float, typer.Option(help="Share of B.")] = 0.5,
     strict_plugins: Strict = False,
 ) -> None:
@@ -469,8 +469,10 @@ def average(
 @app.command()
 def ema(
     run: Annotated[Path, typer.Argument(help="Folder of a run with train.posthoc_ema.")],
-    out: Annotated[Path, typer.Argument(help="New model folder.")],
     length: Annotated[float, typer.Option(help="Length of the average, relative to the run: 0.01 to 0.25.")],
+    out: Annotated[
+        Path | None, typer.Argument(help="New model folder; ema-LENGTH when omitted, such as ema-0.1.")
+    ] = None,
     at: Annotated[
         str | None, typer.Option(help="Images at which it ends: 2M; by default the newest.")
     ] = None,
@@ -484,6 +486,7 @@ def ema(
         images = None if at is None else parse_count(at)
     except ValueError as error:
         raise GankitError(f"--at: {error}") from None
+    out = out if out is not None else Path(f"ema-{length:g}")
     print(reconstruct(run, out, length=length, at=images))
     print(f"wrote {out}")
 

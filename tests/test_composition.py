@@ -210,6 +210,11 @@ def refuse(**sections: Any) -> str:
             "classes",
         ),
         (
+            {"conditioner": "class", "guidance": {"classifier": {"feature": "clip-image"}}},
+            ("guidance 'classifier'", "feature network 'clip-image'"),
+            "no classifier",
+        ),
+        (
             {"guidance": {"clip": {}}},
             ("guidance 'clip'", "conditioner 'none'"),
             "captions",

@@ -174,6 +174,17 @@ def test_average(pair: tuple[Path, Path], tmp_path: Path, gankit_cli: Cli) -> No
             assert torch.allclose(tensor, (1 - weight) * a[name] + weight * b[name], atol=1e-5), name
 
 
+def test_new_models_have_usual_names(
+    pair: tuple[Path, Path], tmp_path: Path, gankit_cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for command in (("blend", *pair, "--at", 8, "--width", 2), ("average", *pair, "--weight", 0.5)):
+        done = gankit_cli(*command)
+        assert (done.code, done.out) == (0, f"wrote {command[0]}\n")
+        assert (tmp_path / command[0] / "generator.safetensors").is_file()
+        assert "exists already; choose another folder" in gankit_cli(*command).message
+
+
 def test_average_of_text_towers(tmp_path: Path, gankit_cli: Cli) -> None:
     for role in ("G", "G_ema"):
         convert(PICKLES / "sgt.pkl", tmp_path / role, network=role)

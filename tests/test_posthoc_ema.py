@@ -158,6 +158,14 @@ def test_ema_of_a_tracked_length_is_the_snapshot(
         assert_same(tmp_path / "model", run / "posthoc" / "000000080-0.1", 1e-2)
 
 
+def test_the_usual_name_tells_the_length(
+    run: Path, tmp_path: Path, gankit_cli: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert gankit_cli("ema", run, "--length", "0.1").out.endswith("wrote ema-0.1\n")
+    assert gankit.load(tmp_path / "ema-0.1")(seeds=0)[0].size == (16, 16)
+
+
 def test_ema_of_another_length_is_the_sum_of_snapshots(run: Path, tmp_path: Path) -> None:
     text = operations.ema(run, tmp_path / "model", length=0.07)
     assert "at 80 images, length 0.07, from 10 snapshots" in text

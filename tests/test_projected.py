@@ -18,6 +18,7 @@ from gankit.core.spectral import SNConv2d
 from gankit.errors import GankitError
 from gankit.plugins.discriminators.heads import Head, head_plan
 from gankit.plugins.discriminators.projected import ProjectedDiscriminator, ProjectedFeatures
+from gankit.plugins.features.inception import Inception
 
 
 class Pyramid(FeatureNetwork):
@@ -337,3 +338,14 @@ def test_entry_size(height, width, side, multiple):
         assert result % multiple == 0
         assert result >= multiple
         assert abs(result - length * scale) <= max(multiple / 2, multiple - length * scale) + 1e-6
+
+
+def test_inception_has_a_pyramid_of_maps():
+    network = Inception(pretrained=False)
+    images = torch.rand(2, 3, 96, 64) * 2 - 1
+    maps = network(images)
+    assert [tuple(x.shape) for x in maps] == [
+        (2, tap.channels, 96 // tap.stride, 64 // tap.stride) for tap in network.taps
+    ]
+    D = ProjectedDiscriminator((3, 64, 64), CondSpec(), feature=network, side=128, cout=8)
+    assert all(logits.shape[0] == 2 for logits in D(images[:, :, :64]))

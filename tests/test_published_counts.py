@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -64,6 +65,19 @@ def test_parameters(name: str, changes: dict[str, Any], classes: int, g: Any, d:
         else:
             decimals = len(str(expected).partition(".")[2])
             assert abs(count / 1e6 - expected) <= 0.51 * 10**-decimals, (count, source)
+
+
+def test_the_documentation_has_these_counts() -> None:
+    def number(value: Any) -> str:
+        return "" if value is None else f"{value:,}" if isinstance(value, int) else f"{value} M"
+
+    text = (Path(__file__).parent.parent / "docs" / "recipes.md").read_text(encoding="utf-8")
+    for name, changes, classes, g, d, source in PUBLISHED:
+        what = [f"`{name}`", *[f"{side} px" for side in changes.values()]]
+        what += [f"{classes:,} classes"] if classes else []
+        assert f"| {', '.join(what)} | {number(g)} | {number(d)} | {source} |\n" in text
+    together = ", ".join(f"{count:.2f}" for count, _ in XL[:-1]) + f" and {XL[-1][0]:.2f} M parameters"
+    assert together in " ".join(text.split())
 
 
 # StyleGAN-XL's specification counted the official networks: millions in all, in the head that a stage trains.

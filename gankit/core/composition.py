@@ -57,7 +57,13 @@ def _specs(parts: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def advice(recipe: Recipe) -> str | None:
-    """For a combination of parts that no installed recipe has: a sentence naming the nearest one; else None."""
+    """For a combination of parts that no installed recipe has, in one of its stages: a sentence naming the nearest one;
+    else None."""
+    pages = [recipe.at_stage(stage) for stage in range(len(recipe.stages))] or [recipe]
+    return next(filter(None, map(_advice, pages)), None)
+
+
+def _advice(recipe: Recipe) -> str | None:
     mine = _names(recipe.model_dump())
     nearest: tuple[str, dict[str, str]] | None = None
     for name in registry().names("recipe"):

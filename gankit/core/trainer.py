@@ -202,7 +202,7 @@ class Trainer:
         self.vocabulary = models.read_vocabulary(found[-1]) if found else self.source.vocabulary()
         self.stepper = self._build(init=self.init is not None and not found)
         self._hint_unused_labels(self.stepper.parts.conditioner, self.vocabulary)
-        if not found and (advice := composition.advice(recipe)):
+        if not found and (advice := composition.advice(self.whole)):
             self.progress.say(advice)
         self.ties = run.ties(fingerprint, self.stepper)
         if found:

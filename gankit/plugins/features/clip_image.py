@@ -31,6 +31,7 @@ class CLIPImage(FeatureNetwork):
         seed: of the random weights when pretrained is random.
     """
 
+    num_logits = 0
     visual: Any  # open_clip's
     _scale: Tensor
     _shift: Tensor
@@ -55,7 +56,7 @@ class CLIPImage(FeatureNetwork):
         self._grid = list(self.visual.grid_size)
         self.indices = [layers * quarter // 4 - 1 for quarter in (1, 2, 3, 4)]
         self.taps = [Tap(self.visual.conv1.out_channels, self.patch)] * 4
-        self.num_pooled, self.num_logits = self.visual.output_dim, 0
+        self.num_pooled = self.visual.output_dim
         self.input_multiple, self.input_side = self.patch, self.visual.image_size[0]
         scale, shift = clip_normalisation(model, pretrained)
         self.register_buffer("_scale", scale, persistent=False)

@@ -51,7 +51,7 @@ class Inception(FeatureNetwork):
 
     conformance = {"pretrained": False}
 
-    taps = [Tap(64, 4), Tap(192, 8), Tap(288, 8), Tap(768, 16)]
+    taps = [Tap(64, 4), Tap(288, 8), Tap(768, 16)]
     num_pooled, num_logits = 2048, CLASSES
     input_multiple, input_side = 16, SIDE
 
@@ -132,7 +132,7 @@ class Inception(FeatureNetwork):
     def read(self, images: Tensor, outputs: object) -> dict[str, Tensor]:
         wanted = set(outputs)  # type: ignore[call-overload]
         found = {}
-        x = self._stem(self._enter(images))[2]
+        _, x = self._stem(self._enter(images))
         x = self.Mixed_6c(self.Mixed_6b(self.Mixed_6a(x)))
         if "spatial" in wanted:
             found["spatial"] = self.Mixed_6d.branch1x1(x)[:, :SPATIAL_CHANNELS].flatten(1)
@@ -145,9 +145,9 @@ class Inception(FeatureNetwork):
 
     def forward(self, images: Tensor) -> list[Tensor]:
         x = (images * 127.5 - 0.5) / 128
-        quarter, eighth, inner = self._stem(x)
-        sixteenth = self.Mixed_6e(self.Mixed_6d(self.Mixed_6c(self.Mixed_6b(self.Mixed_6a(inner)))))
-        maps = [quarter, eighth, inner, sixteenth]
+        quarter, eighth = self._stem(x)
+        sixteenth = self.Mixed_6e(self.Mixed_6d(self.Mixed_6c(self.Mixed_6b(self.Mixed_6a(eighth)))))
+        maps = [quarter, eighth, sixteenth]
         sizes = [(images.shape[2] // tap.stride, images.shape[3] // tap.stride) for tap in self.taps]
         return [F.interpolate(m, size, mode="bilinear", align_corners=False) for m, size in zip(maps, sizes)]
 
@@ -160,10 +160,10 @@ class Inception(FeatureNetwork):
             levels = small.clamp(-1, 1) * 127.5 + 127.5
         return (levels - 128) / 128
 
-    def _stem(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _stem(self, x: Tensor) -> tuple[Tensor, Tensor]:
         x = F.max_pool2d(self.Conv2d_2b_3x3(self.Conv2d_2a_3x3(self.Conv2d_1a_3x3(x))), 3, 2)
         y = F.max_pool2d(self.Conv2d_4a_3x3(self.Conv2d_3b_1x1(x)), 3, 2)
-        return x, y, self.Mixed_5d(self.Mixed_5c(self.Mixed_5b(y)))
+        return x, self.Mixed_5d(self.Mixed_5c(self.Mixed_5b(y)))
 
     def identity(self) -> dict[str, str]:
         return {"name": self.name, "sha256": self._sha256}

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from gankit.core.interfaces import Composition, Condition, FeatureNetwork, Guidance, Label
 from gankit.core.options import Nested
+from gankit.core.plugins import registry
 from gankit.core.rgb import to_rgb
 from gankit.errors import GankitError, unknown
 from gankit.plugins.guidance.clip import shown_rows
@@ -65,12 +66,15 @@ class ClassifierGuidance(Guidance):
 
     @classmethod
     def unfit(cls, options: Mapping[str, Any], composition: Composition) -> tuple[str, str] | None:
-        if "cls" in composition.accepts:
-            return None
-        return composition.conditioner, (
-            "images are to show their classes, which this conditioner does not read; "
-            "add the conditioner class, or remove the guidance"
-        )
+        if "cls" not in composition.accepts:
+            return composition.conditioner, (
+                "images are to show their classes, which this conditioner does not read; "
+                "add the conditioner class, or remove the guidance"
+            )
+        name = options["feature"]["name"]
+        if getattr(registry().load("feature", name), "num_logits", None) == 0:
+            return f"feature network {name!r}", "it has no classifier; choose another, such as timm-vit"
+        return None
 
     @staticmethod
     def _check(name: str, index: int, feature: FeatureNetwork) -> int:
