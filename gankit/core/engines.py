@@ -72,7 +72,9 @@ class EngineRunner:
         self.name, given = options.split_spec("engine", spec, "engine")
         if self.name == AUTO:
             if given:
-                raise GankitError(f"engine {AUTO!r} has no options, but is given {', '.join(map(str, given))}")
+                raise GankitError(
+                    f"engine {AUTO!r} has no options, but is given {', '.join(map(str, given))}"
+                )
             for name in sorted(registry().names("engine"), key=lambda n: n != EAGER):
                 engine: Engine = options.build("engine", name)
                 engine.dtype = dtype

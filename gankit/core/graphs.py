@@ -19,7 +19,9 @@ from gankit.core.random import Supply, supplied
 Noise = Literal["const", "none", "random", "input"]
 
 
-def synthesize(generator: Generator, ws: Tensor, cond: Condition, noise_mode: str, dtype: str = "fp32") -> Tensor:
+def synthesize(
+    generator: Generator, ws: Tensor, cond: Condition, noise_mode: str, dtype: str = "fp32"
+) -> Tensor:
     """Images [B, C, H, W] in float32 for ws in float32, computed in `dtype`, 'fp32' or 'bf16'.
 
     In bf16, a generator that `follows_ws` gets its ws so; others draw under torch.autocast, as they train.

@@ -666,7 +666,7 @@ class Engine(ABC):
     )
     dtypes: ClassVar[tuple[str, ...]] = ("fp32",)  # precisions that it draws in: 'fp32', 'bf16'
     casts: ClassVar[bool] = False  # it computes in `dtype` by itself; else the module that it prepares does
-    dtype: str = "fp32"  # the one that is wanted, one of `dtypes`; set by gankit before `obstacle` and `prepare`
+    dtype: str = "fp32"  # the one that is wanted; gankit sets it before `obstacle` and `prepare`
 
     def obstacle(self, device: torch.device) -> str | None:
         """What keeps this engine from running on a device, with the way out ('openvino is not installed; ...')."""
