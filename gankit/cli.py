@@ -195,6 +195,9 @@ def sample(
     engine: Annotated[
         str, typer.Option(help="What draws: eager, compile, openvino ...; auto measures once and remembers.")
     ] = "eager",
+    dtype: Annotated[
+        str, typer.Option(help="What the synthesis network computes in: fp32 or bf16.")
+    ] = "fp32",
     strict_plugins: Strict = False,
 ) -> None:
     """Draw pictures: one PNG for each wish and seed, and a contact sheet."""
@@ -213,6 +216,7 @@ def sample(
         batch_size=batch_size,
         device=device,
         engine=engine,
+        dtype=dtype,
     )
     print(f"{len(written) - 1} images and {written[-1]}")
 

@@ -20,13 +20,20 @@ from gankit.core.interfaces import Condition, Generator
 from gankit.core.labels import Label
 from gankit.core.locate import find_model
 from gankit.core.models import Model
+from gankit.core.precision import check_dtype
 from gankit.errors import GankitError, unknown
 
 CENTER_LATENTS = 1024  # latents whose mean is the centre of truncation
 CENTER_CACHE = 256  # conditions whose centre is remembered
 
 
-def load(model: str | Path, *, device: str = "auto", engine: str | Mapping[str, Any] = EAGER) -> Pipeline:
+def load(
+    model: str | Path,
+    *,
+    device: str = "auto",
+    engine: str | Mapping[str, Any] = EAGER,
+    dtype: str = "fp32",
+) -> Pipeline:
     """Open a model for sampling.
 
     Args:
@@ -36,11 +43,14 @@ def load(model: str | Path, *, device: str = "auto", engine: str | Mapping[str, 
         engine: what draws: 'eager' (torch as it is, no set-up), 'compile', 'openvino' or another plugin, also with
             options as {'name': 'compile', 'mode': 'max-autotune'}; 'auto' measures them once for each kind of model
             and batch size, and takes the one that is done first.
+        dtype: what the synthesis network computes in: 'fp32', or 'bf16' for a device that is faster so. Mapping stays
+            in fp32, and so do weights and images.
 
-    Raises GankitError if there is no such model, or it is damaged or of another version; if there is no such engine,
-        or it cannot run here.
+    Raises GankitError if there is no such model, or it is damaged or of another version; if there is no such engine
+        or dtype, or the engine cannot run here or not in this dtype.
     """
-    return Pipeline(models.load_model(find_model(model)), devices.pick_device(device), engine)
+    check_dtype(dtype)  # before a model is looked for, which may take a download
+    return Pipeline(models.load_model(find_model(model)), devices.pick_device(device), engine, dtype)
 
 
 class Pipeline:
@@ -53,7 +63,13 @@ class Pipeline:
         engine: what draws, see `gankit.core.engines.EngineRunner`.
     """
 
-    def __init__(self, model: Model, device: torch.device, engine: str | Mapping[str, Any] = EAGER) -> None:
+    def __init__(
+        self,
+        model: Model,
+        device: torch.device,
+        engine: str | Mapping[str, Any] = EAGER,
+        dtype: str = "fp32",
+    ) -> None:
         self.recipe, self.nimg, self.device = model.recipe, model.nimg, device
         self.conditioner = model.conditioner.to(device).eval().requires_grad_(False)
         self.generator: Generator = models.channels_last(model.generator, device)
@@ -61,7 +77,7 @@ class Pipeline:
         self._weights = ConstantWeights()
         spec = self.conditioner.spec
         identity = [self.recipe.generator, list(self.generator.image_shape), spec.c_dim, spec.token_dim]
-        self.engine = EngineRunner(self.generator, device, engine, identity)
+        self.engine = EngineRunner(self.generator, device, engine, identity, dtype)
         self._centers: dict[bytes, torch.Tensor] = {}
 
     def __call__(

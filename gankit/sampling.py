@@ -62,6 +62,7 @@ def run_sampling(
     batch_size: int,
     device: str,
     engine: str = "eager",
+    dtype: str = "fp32",
 ) -> list[Path]:
     """Write one PNG for each wish and seed, and sheet.png with a row for each wish; returns the paths, sheet last.
 
@@ -76,7 +77,7 @@ def run_sampling(
             raise GankitError(
                 f"{what} is given {len(values)} times and another {count} times; give it once or {count} times"
             )
-    pipe = load(model, device=device, engine=engine)
+    pipe = load(model, device=device, engine=engine, dtype=dtype)
     pipe.engine.say = lambda text: print(f"gankit: {text}", file=sys.stderr)
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -116,6 +117,8 @@ def run_sampling(
             }
             if pipe.engine.used != {"eager"}:
                 facts["engine"] = ", ".join(sorted(pipe.engine.used))
+            if dtype != "fp32":
+                facts["dtype"] = dtype
             facts.update({key: value for key, value in wish.items() if value is not None})
             info.add_itxt("gankit", json.dumps(facts, ensure_ascii=False))
             info.add_itxt("recipe", pipe.recipe.to_yaml())

@@ -72,6 +72,17 @@ class TorchNoise(G):
         return images + 0.1 * torch.randn_like(images) if noise_mode == "random" else images
 
 
+class NotHalf(G):
+    follows_ws = True  # but its weights do not go with ws in bfloat16
+
+
+class ReturnsHalf(G):
+    follows_ws = True
+
+    def synthesis(self, ws: Tensor, cond: Cond = None, *, noise_mode: str = "random") -> Tensor:
+        return super().synthesis(ws.float()).to(ws.dtype)
+
+
 class NotConst(G):
     def synthesis(self, ws: Tensor, cond: Cond = None, *, noise_mode: str = "random") -> Tensor:
         return super().synthesis(ws) + 0.1 * torch.randn(1)

@@ -23,6 +23,8 @@ BAD = [
     ("generator", plugins.WrongWidth, "generator_shapes", "mapping returns"),
     ("generator", plugins.Untrained, "generator_gradients", "no gradient reaches the parameter forgotten"),
     ("generator", plugins.TorchNoise, "generator_random", "draws random numbers from torch"),
+    ("generator", plugins.NotHalf, "generator_half", r"\(follows_ws\) raises RuntimeError"),
+    ("generator", plugins.ReturnsHalf, "generator_half", "bfloat16 are torch.bfloat16, not float32"),
     ("generator", plugins.NotConst, "generator_deterministic", "'const' is not repeatable"),
     ("generator", plugins.CrossTalk, "generator_deterministic", "alone and in a batch"),
     ("generator", plugins.Forgetful, "generator_state", "before and after state dict"),

@@ -159,6 +159,116 @@ def test_engines_that_cannot_run_are_errors(folder: Path, monkeypatch: pytest.Mo
         gankit.load(folder, device="cpu", engine="compile")
 
 
+# ------------------------------------------------------------------------------------------------------- dtype
+
+
+def decibels(images: torch.Tensor, expected: torch.Tensor) -> float:
+    """PSNR, with a peak of twice the spread as images in [-1, 1] have it."""
+    peak = 4 * (expected - expected.mean()).square().mean().sqrt()
+    return 20 * torch.log10(peak / (images - expected).square().mean().sqrt()).item()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("generator", ["stylegan2", "stylegan-t"])
+@pytest.mark.parametrize("engine", ["eager", {"name": "compile", "backend": "aot_eager"}, "openvino"])
+def test_bf16_images(engine: Any, generator: str, tmp_path: Path) -> None:
+    name = engine if isinstance(engine, str) else engine["name"]
+    reason = options.build("engine", name).obstacle(torch.device("cpu"))
+    if reason and name == "openvino":  # the other needs no compiler for this backend
+        pytest.skip(reason)
+    model = write_model(tmp_path / "model", generator)
+    plain = gankit.load(model, device="cpu")
+    pipe = gankit.load(model, device="cpu", engine=engine, dtype="bf16")
+    cond = plain.conditioner.encode([plain.label(cls="round")])
+    ws = pipe.mapping(pipe.latents(range(4)), cond)
+    assert ws.dtype == torch.float32
+    assert torch.equal(ws, plain.mapping(plain.latents(range(4)), cond))  # mapping is left alone
+    rows = cond.map(lambda t: t.expand(4, *t.shape[1:]))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", RuntimeWarning)
+        images, noisy = pipe.engine(ws, rows, "const"), pipe.engine(ws, rows, "random")
+    expected = plain.engine(ws, rows, "const")
+    assert pipe.engine.used == {name}
+    assert images.dtype == noisy.dtype == torch.float32
+    assert not torch.equal(images, expected)  # else it was fp32
+    assert decibels(images, expected) > 35
+    assert (images - noisy).abs().max() > 1e-2
+    assert len(pipe(cls="round", seeds=range(3), batch_size=2)) == 3
+
+
+def test_generators_that_do_not_follow_ws_draw_under_autocast(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pipe = gankit.load(folder, device="cpu", dtype="bf16")
+    seen, network = [], type(pipe.generator.synthesis)
+    forward = network.forward
+
+    def spy(self: Any, ws: torch.Tensor, *a: Any, **k: Any) -> torch.Tensor:
+        seen.append((ws.dtype, torch.is_autocast_enabled("cpu")))
+        return forward(self, ws, *a, **k).bfloat16()
+
+    monkeypatch.setattr(network, "forward", spy)
+    cond = Condition(torch.tensor([[1.0, 0.0]]))
+    for follows in (True, False):
+        monkeypatch.setattr(type(pipe.generator), "follows_ws", follows)
+        ws = pipe.generator.mapping(torch.randn(1, pipe.generator.z_dim), cond)
+        assert pipe.engine(ws, cond, "const").dtype == torch.float32
+    assert seen == [(torch.bfloat16, False), (torch.float32, True)]
+
+
+def test_a_failing_engine_is_replaced_in_its_dtype(
+    folder: Path, recorder: type[Recorder], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recorder, "fails", "draw")
+    monkeypatch.setattr(recorder, "dtypes", ("fp32", "bf16"))
+    pipe = gankit.load(folder, device="cpu", engine="recorder", dtype="bf16")
+    with pytest.warns(RuntimeWarning, match="out of luck"):
+        images = pixels(pipe(cls="round", seeds=range(2)))
+    plain = gankit.load(folder, device="cpu", dtype="bf16")
+    assert (images == pixels(plain(cls="round", seeds=range(2)))).all()
+
+
+def test_what_an_engine_is_told_of_bf16(
+    folder: Path, recorder: type[Recorder], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Any] = []
+    prepare = recorder.prepare
+
+    def spy(self: Recorder, module: Any, inputs: Any) -> Any:
+        seen.append((self.dtype, module.dtype, {t.dtype for t in inputs.values()}))
+        return prepare(self, module, inputs)
+
+    monkeypatch.setattr(recorder, "dtypes", ("fp32", "bf16"))
+    monkeypatch.setattr(recorder, "prepare", spy)
+    for casts in (False, True):
+        monkeypatch.setattr(recorder, "casts", casts)
+        gankit.load(folder, device="cpu", engine="recorder", dtype="bf16")(cls="round", noise_mode="random")
+    assert seen == [("bf16", "bf16", {torch.float32}), ("bf16", "fp32", {torch.float32})]
+
+
+@pytest.mark.parametrize("dtype", ["fp16", "float32", torch.bfloat16, None])
+def test_unknown_dtypes_are_errors(dtype: Any) -> None:
+    with pytest.raises(GankitError, match=f"^dtype '{dtype}' is not known to sampling; choose fp32 or bf16$"):
+        gankit.load("no such model", device="cpu", dtype=dtype)
+
+
+def test_engines_that_cannot_draw_in_a_dtype_are_errors(folder: Path, recorder: type[Recorder]) -> None:
+    message = "engine 'recorder' draws in fp32 only, not in bf16; choose that dtype, or the engine 'eager'"
+    with pytest.raises(GankitError, match=message):
+        gankit.load(folder, device="cpu", engine="recorder", dtype="bf16")
+    assert recorder.log == []
+
+
+def test_auto_is_among_the_engines(folder: Path) -> None:
+    with pytest.raises(GankitError, match="unknown engine 'autp'; did you mean 'auto'"):
+        gankit.load(folder, device="cpu", engine="autp")
+    with pytest.raises(GankitError, match="unknown engine 'x'; valid: auto, compile, eager"):
+        gankit.load(folder, device="cpu", engine="x")
+    with pytest.raises(GankitError, match="engine 'auto' has no options, but is given mode"):
+        gankit.load(folder, device="cpu", engine={"name": "auto", "mode": "fast"})
+    assert gankit.load(folder, device="cpu", engine={"name": "auto"}).engine.name == "auto"
+
+
 # -------------------------------------------------------------------------------------------------------- auto
 
 
@@ -215,6 +325,34 @@ def test_auto_takes_the_engine_that_is_done_first(
         assert pipe.engine.used == {expected}
 
 
+def test_auto_remembers_by_dtype(
+    only_recorder: None,
+    folder: Path,
+    tmp_path: Path,
+    recorder: type[Recorder],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pages = tmp_path / "cache" / "engines"
+
+    def measured(dtype: str) -> list[tuple[str, list[str]]]:
+        gankit.load(folder, device="cpu", engine="auto", dtype=dtype)(cls="round", seeds=range(2))
+        read = [json.loads(file.read_text()) for file in pages.iterdir()]
+        return sorted((page["dtype"], sorted(page["seconds"])) for page in read)
+
+    assert measured("bf16") == [("bf16", ["eager"])]  # the recorder has fp32 only
+    assert measured("fp32") == [("bf16", ["eager"]), ("fp32", ["eager", "recorder"])]
+    assert len(measured("bf16")) == 2
+    for file in pages.iterdir():
+        file.unlink()
+    monkeypatch.setattr(recorder, "dtypes", ("fp32", "bf16"))
+    assert measured("bf16") == [("bf16", ["eager", "recorder"])]
+    for file in pages.iterdir():
+        file.unlink()
+    monkeypatch.setattr(recorder, "shift", 0.5)
+    with pytest.warns(RuntimeWarning, match="its bf16 images are .* dB from fp32, those of torch"):
+        assert measured("bf16") == [("bf16", ["eager"])]
+
+
 @pytest.mark.parametrize(("shift", "fails"), [(0.1, ""), (float("nan"), ""), (0.0, "draw")])
 def test_auto_leaves_out_what_draws_other_images(
     shift: float, fails: str, only_recorder: None, folder: Path, tmp_path: Path, recorder: type[Recorder],
@@ -236,7 +374,17 @@ def test_the_command_line(folder: Path, tmp_path: Path, gankit_cli: Callable[...
     facts = json.loads(Image.open(tmp_path / "out" / "seed0001.png").text["gankit"])  # type: ignore[attr-defined]
     assert facts["engine"] == "recorder"
     assert gankit_cli(*wish).code == 0
-    assert "engine" not in json.loads(Image.open(tmp_path / "out" / "seed0001.png").text["gankit"])  # type: ignore[attr-defined]
+    facts = json.loads(Image.open(tmp_path / "out" / "seed0001.png").text["gankit"])  # type: ignore[attr-defined]
+    assert not {"engine", "dtype"} & set(facts)
+    assert gankit_cli(*wish, "--dtype", "bf16").code == 0
+    facts = json.loads(Image.open(tmp_path / "out" / "seed0001.png").text["gankit"])  # type: ignore[attr-defined]
+    assert facts["dtype"] == "bf16"
+    done = gankit_cli(*wish, "--dtype", "half")
+    assert (done.code, done.message.count("\n")) == (2, 0)
+    assert "dtype 'half' is not known to sampling; choose fp32 or bf16" in done.message
+    done = gankit_cli(*wish, "--dtype", "bf16", "--engine", "recorder")
+    assert done.code == 2
+    assert "engine 'recorder' draws in fp32 only" in done.message
     done = gankit_cli(*wish, "--engine", "fast")
     assert done.code == 2
     assert "unknown engine 'fast'" in done.message

@@ -178,6 +178,8 @@ def test_self_tests_find_wrong_values_and_derivatives(operator):
         lambda *a: right(*a)[:1],
     ):
         assert not selftest.check(operator, wrong, CPU).passed
+    with pytest.raises(ValueError, match="no self-test of an operator 'bias_acts'"):
+        selftest.check("bias_acts", lambda *a: 1, CPU)
     assert "raised ZeroDivisionError" in selftest.check(operator, lambda *a: 1 // 0, CPU).failure
 
 

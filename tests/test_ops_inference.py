@@ -117,6 +117,74 @@ def test_without_torchs_private_operators(monkeypatch, up, fold, dtype):
     torch.testing.assert_close(convolve(x, w, s, up), expected)
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("up", [1, 2])
+@pytest.mark.parametrize("fold", [0, 1e9])
+@pytest.mark.parametrize("stage", ["reorder", "convolve"])
+def test_private_operators_that_fail_are_replaced_with_one_warning(monkeypatch, up, fold, stage):
+    monkeypatch.setattr(inference, "FOLD", fold)
+    monkeypatch.setattr(inference, "_failures", [])
+    x, w, s = tensors()
+    if not inference._packs(x.dtype):
+        pytest.skip("this torch has no interface to oneDNN")
+    expected, weights, calls = convolve(x, w, s, up, impl="reference"), ConstantWeights(), []
+    with weights.kept():
+        convolve(x, w, s, up)  # leaves a weight in oneDNN's order behind
+        if stage == "reorder":
+            weights.known.clear()
+
+        def changed(*arguments):
+            calls.append(1)
+            raise RuntimeError("no such\noverload")
+
+        middle = "" if up == 1 else "_transpose"
+        name = (
+            f"_reorder_convolution{middle}_weight"
+            if stage == "reorder"
+            else f"_convolution{middle}_pointwise"
+        )
+        monkeypatch.setattr(torch.ops.mkldnn, name, changed)
+        message = r"oneDNN failed \(RuntimeError: no such overload\).*report"
+        with pytest.warns(RuntimeWarning, match=message) as seen:
+            results = [convolve(x, w, s, up) for _ in range(3)]
+    for result in results:
+        torch.testing.assert_close(result, expected, rtol=1e-4, atol=1e-4)
+    assert (len(seen), len(calls)) == (1, 1)
+
+
+@torch.no_grad()
+def test_what_is_remembered_is_bounded(monkeypatch):
+    monkeypatch.setattr(inference, "FOLD", 1e9)
+    monkeypatch.setattr(inference, "WEIGHTS", 3)
+    weights, (_, w, s) = ConstantWeights(), tensors()
+    with weights.kept():
+        for side in range(4, 12):
+            convolve(torch.randn(3, 16, side, 6), w, s)
+        (ready,) = weights.known.values()
+        assert [key[1] for key in ready.kernels] == [(side, 6) for side in range(8, 12)]  # the newest KERNELS
+        others = [w * i for i in range(5)]
+        for other in others:
+            convolve(torch.randn(3, 16, 8, 6), other, s)
+    assert list(weights.known) == [id(other) for other in others[2:]]
+
+
+@torch.no_grad()
+def test_a_torch_without_the_private_names_gets_the_plain_path(taken, monkeypatch):
+    x, w, s = tensors()
+    expected = convolve(x, w, s)
+    assert len(taken) == 1
+    for owner, name in (
+        (inference.forward_ad, "_current_level"),
+        (torch._C, "_are_functorch_transforms_active"),
+    ):
+        with monkeypatch.context() as patch:
+            patch.delattr(owner, name)
+            torch.testing.assert_close(convolve(x, w, s), expected, rtol=1e-4, atol=1e-4)
+    assert len(taken) == 1
+    convolve(x, w, s)
+    assert len(taken) == 2
+
+
 def test_stands_back_where_gradients_are_needed(taken):
     x, w, s = tensors()
     with torch.no_grad():

@@ -20,14 +20,17 @@ from torch import Tensor
 
 import gankit
 from gankit.core import checkpoint, options
-from gankit.core.graphs import SynthesisGraph, noise_numbers
+from gankit.core.graphs import SynthesisGraph, noise_numbers, synthesize
 from gankit.core.interfaces import Condition, Engine, Generator
 from gankit.core.paths import cache_dir
 from gankit.core.plugins import registry
+from gankit.core.precision import check_dtype
 from gankit.errors import GankitError
 
 EAGER, AUTO = "eager", "auto"
 TOLERANCE = 1 / 127.5  # one grey level, for images in [-1, 1]
+# In bf16, engines round at other places than torch. Their images are as good as torch's, or at least this good:
+SIMILAR, SLACK = 40.0, 3.0  # dB (peak 2) beside fp32
 REPEATS = 3  # of a measurement, of which the fastest counts
 Draw = Callable[[Mapping[str, Tensor]], Tensor]
 
@@ -40,8 +43,9 @@ class EngineRunner:
         device: where it is.
         spec: an engine as a recipe would write it, 'name' or {'name': ..., option: value}; or 'auto'.
         identity: what tells networks of different speed apart; with it, `auto` remembers what it has measured.
+        dtype: what synthesis computes in, 'fp32' or 'bf16'; ws and images are float32 in any case.
 
-    Raises GankitError for an unknown engine, and for one that cannot run here.
+    Raises GankitError for an unknown engine or dtype, and for an engine that cannot run here or not in this dtype.
 
     Attributes:
         used: names of the engines that have drawn since it was last emptied.
@@ -49,9 +53,15 @@ class EngineRunner:
     """
 
     def __init__(
-        self, generator: Generator, device: torch.device, spec: Any = EAGER, identity: Any = None
+        self,
+        generator: Generator,
+        device: torch.device,
+        spec: Any = EAGER,
+        identity: Any = None,
+        dtype: str = "fp32",
     ) -> None:
         self.generator, self.device, self.identity = generator, device, identity
+        self.dtype = check_dtype(dtype)
         self.used: set[str] = set()
         self.say: Callable[[str], None] = lambda text: None
         self._prepared: dict[tuple[str, int, str], Draw] = {}
@@ -59,15 +69,26 @@ class EngineRunner:
         self._times: dict[tuple[int, str], dict[str, dict[str, float]]] = {}
         self._numbers: int | None = None
         self._engines: dict[str, Engine] = {}
-        if spec == AUTO:
-            self.name = AUTO
+        self.name, given = options.split_spec("engine", spec, "engine")
+        if self.name == AUTO:
+            if given:
+                raise GankitError(
+                    f"engine {AUTO!r} has no options, but is given {', '.join(map(str, given))}"
+                )
             for name in sorted(registry().names("engine"), key=lambda n: n != EAGER):
                 engine: Engine = options.build("engine", name)
-                if engine.obstacle(device) is None:
+                engine.dtype = dtype
+                if dtype in engine.dtypes and engine.obstacle(device) is None:
                     self._engines[name] = engine
             return
-        self.name, _ = options.split_spec("engine", spec, "engine")
+        registry().get("engine", self.name, also=[AUTO])
         engine = options.build("engine", spec)
+        engine.dtype = dtype
+        if dtype not in engine.dtypes:
+            raise GankitError(
+                f"engine {self.name!r} draws in {' or '.join(engine.dtypes)} only, not in {dtype}; choose that dtype, "
+                f"or the engine {EAGER!r}"
+            )
         if reason := engine.obstacle(device):
             raise GankitError(f"engine {self.name!r} cannot run here: {reason}")
         self._engines[self.name] = engine
@@ -87,7 +108,10 @@ class EngineRunner:
                 self.used.add(name)
                 return drawn
         self.used.add(EAGER)
-        return self.generator.synthesis(ws, cond, noise_mode=noise_mode)
+        return self._plain(ws, cond, noise_mode)
+
+    def _plain(self, ws: Tensor, cond: Condition, noise_mode: str) -> Tensor:
+        return synthesize(self.generator, ws, cond, noise_mode, self.dtype)
 
     # ------------------------------------------------------------------------------------------- one engine
 
@@ -99,7 +123,8 @@ class EngineRunner:
         key = (name, batch if engine.fixed_batch else 0, noise_mode)
         if key not in self._prepared:
             noise = "input" if "noise" in inputs else noise_mode
-            graph = SynthesisGraph(self.generator, noise).eval()  # type: ignore[arg-type]
+            dtype = "fp32" if engine.casts else self.dtype
+            graph = SynthesisGraph(self.generator, noise, dtype).eval()  # type: ignore[arg-type]
             self._prepared[key] = engine.prepare(graph, inputs)
         return self._prepared[key](inputs)[:count]
 
@@ -152,15 +177,15 @@ class EngineRunner:
                 "take minutes, and is done once"
             )
         compared = "const" if noise_mode == "random" else noise_mode
-        expected = self.generator.synthesis(ws, cond, noise_mode=compared).clamp(-1, 1)
-        plain = _fastest(lambda: self.generator.synthesis(ws, cond, noise_mode=noise_mode), self.device)
+        expected = synthesize(self.generator, ws, cond, compared).clamp(-1, 1)
+        torchs = self._plain(ws, cond, compared).clamp(-1, 1) if self.dtype != "fp32" else expected
+        plain = _fastest(lambda: self._plain(ws, cond, noise_mode), self.device)
         times = {EAGER: {"setup": 0.0, "batch": plain}}
         for name in others:
             try:
                 drawn = self._draw(name, ws, cond, compared, len(ws)).clamp(-1, 1)
-                error = (drawn - expected).abs().max().item()
-                if not error <= TOLERANCE:
-                    raise ValueError(f"its images are off by {error * 127.5:.3g} grey levels")
+                if reason := self._difference(drawn, expected, torchs):
+                    raise ValueError(reason)
                 self._engines[
                     name
                 ].forget()  # files that the first set-up has left are there in later processes
@@ -174,6 +199,16 @@ class EngineRunner:
             times[name] = {"setup": max(setup - one, 0.0), "batch": one}
         return times
 
+    def _difference(self, drawn: Tensor, expected: Tensor, torchs: Tensor) -> str:
+        """What is wrong with an engine's images, beside torch's in fp32 (`expected`) and in this dtype (`torchs`)."""
+        if self.dtype == "fp32":
+            error = (drawn - expected).abs().max().item()
+            return "" if error <= TOLERANCE else f"its images are off by {error * 127.5:.3g} grey levels"
+        similarity, usual = _decibels(drawn, expected), _decibels(torchs, expected)
+        if similarity >= min(SIMILAR, usual - SLACK):
+            return ""
+        return f"its {self.dtype} images are {similarity:.1f} dB from fp32, those of torch {usual:.1f} dB"
+
     def _page(self, batch: int, noise_mode: str) -> dict[str, Any] | None:
         """All that the times depend on."""
         if self.identity is None:
@@ -186,7 +221,8 @@ class EngineRunner:
         engines = {name: registry().get("engine", name).version for name in self._engines}
         versions = {"gankit": gankit.__version__, "torch": torch.__version__, **engines}
         return {
-            "network": self.identity, "batch": batch, "noise": noise_mode, "device": device, "versions": versions,
+            "network": self.identity, "batch": batch, "noise": noise_mode, "dtype": self.dtype, "device": device,
+            "versions": versions,
         }  # fmt: skip
 
     def _remembered(self, batch: int, noise_mode: str) -> dict[str, dict[str, float]] | None:
@@ -218,6 +254,11 @@ def _file(page: Mapping[str, Any]) -> str:
 def _fill(t: Tensor, count: int) -> Tensor:
     """The last row repeated."""
     return t if len(t) >= count else torch.cat([t, t[-1:].expand(count - len(t), *t.shape[1:])])
+
+
+def _decibels(images: Tensor, expected: Tensor) -> float:
+    """PSNR of images in [-1, 1], infinite where they are the same."""
+    return 10 * torch.log10(4 / (images.double() - expected.double()).square().mean()).item()
 
 
 def _seconds(run: Callable[[], Any], device: torch.device) -> float:

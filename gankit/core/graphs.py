@@ -13,9 +13,26 @@ import torch
 from torch import Tensor, nn
 
 from gankit.core.interfaces import Condition, Generator
+from gankit.core.precision import at_least_float32
 from gankit.core.random import Supply, supplied
 
 Noise = Literal["const", "none", "random", "input"]
+
+
+def synthesize(
+    generator: Generator, ws: Tensor, cond: Condition, noise_mode: str, dtype: str = "fp32"
+) -> Tensor:
+    """Images [B, C, H, W] in float32 for ws in float32, computed in `dtype`, 'fp32' or 'bf16'.
+
+    In bf16, a generator that `follows_ws` gets its ws so; others draw under torch.autocast, as they train.
+    """
+    if dtype == "fp32":
+        return generator.synthesis(ws, cond, noise_mode=noise_mode)
+    if generator.follows_ws:
+        return at_least_float32(generator.synthesis(ws.bfloat16(), cond, noise_mode=noise_mode))
+    with torch.autocast(ws.device.type, torch.bfloat16):
+        images = generator.synthesis(ws, cond, noise_mode=noise_mode)
+    return at_least_float32(images)
 
 
 def noise_numbers(generator: Generator, ws: Tensor, cond: Condition) -> int:
@@ -32,11 +49,12 @@ class SynthesisGraph(nn.Module):
     Args:
         generator: in eval mode.
         noise: as in `synthesis`; or 'input', which takes normal numbers [B, N], layer after layer.
+        dtype: what it computes in, see `synthesize`; inputs and images are float32.
     """
 
-    def __init__(self, generator: Generator, noise: Noise = "const") -> None:
+    def __init__(self, generator: Generator, noise: Noise = "const", dtype: str = "fp32") -> None:
         super().__init__()
-        self.generator, self.noise_mode = generator, noise
+        self.generator, self.noise_mode, self.dtype = generator, noise, dtype
 
     def forward(
         self,
@@ -48,9 +66,9 @@ class SynthesisGraph(nn.Module):
     ) -> Tensor:
         cond = Condition(c, tokens, mask)
         if self.noise_mode != "input":
-            return self.generator.synthesis(ws, cond, noise_mode=self.noise_mode)
+            return synthesize(self.generator, ws, cond, self.noise_mode, self.dtype)
         with supplied(Supply(noise)):
-            return self.generator.synthesis(ws, cond, noise_mode="random")
+            return synthesize(self.generator, ws, cond, "random", self.dtype)
 
 
 class SamplingGraph(nn.Module):

@@ -222,11 +222,13 @@ class Generator(nn.Module, Part):
             -> images [B, C, H, W] in [-1, 1]
 
     A network without a mapping network returns z itself as ws [B, 1, z_dim]. A synthesis network that keeps running
-    statistics of its own takes `update_emas=False`, too, and says so by `synthesis_emas`.
+    statistics of its own takes `update_emas=False`, too, and says so by `synthesis_emas`. One that sets `follows_ws`
+    takes ws in bfloat16 as well: its feature maps are bfloat16 then, its images float32 still.
     """
 
     batch_statistics: ClassVar[str] = ""  # names the layers that look across the batch in training mode
     synthesis_emas: ClassVar[bool] = False
+    follows_ws: ClassVar[bool] = False  # maps are bfloat16 where ws is; else torch.autocast makes them so
     z_dim: int
     w_dim: int
     num_ws: int
@@ -662,6 +664,9 @@ class Engine(ABC):
     draws_noise: ClassVar[bool] = (
         False  # its graphs may draw random numbers; else random noise is one of the inputs
     )
+    dtypes: ClassVar[tuple[str, ...]] = ("fp32",)  # precisions that it draws in: 'fp32', 'bf16'
+    casts: ClassVar[bool] = False  # it computes in `dtype` by itself; else the module that it prepares does
+    dtype: str = "fp32"  # the one that is wanted; gankit sets it before `obstacle` and `prepare`
 
     def obstacle(self, device: torch.device) -> str | None:
         """What keeps this engine from running on a device, with the way out ('openvino is not installed; ...')."""
@@ -674,8 +679,10 @@ class Engine(ABC):
         """A fast `lambda inputs: module(**inputs)`, without gradients.
 
         Args:
-            module: a function of tensors without graph breaks; returns images [B, C, H, W].
-            inputs: an example; axis 0 is the batch in all of them. What is returned takes other batch sizes too.
+            module: a function of tensors without graph breaks; returns images [B, C, H, W], in float32. If `dtype` is
+                'bf16', it has bfloat16 inside, unless the engine `casts`.
+            inputs: an example; axis 0 is the batch in all of them. What is returned takes other batch sizes too. None
+                is in half precision.
 
         May raise anything: gankit then draws with torch alone, after a warning."""
 

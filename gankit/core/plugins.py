@@ -11,6 +11,7 @@ import importlib.metadata
 import os
 import traceback
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
@@ -59,14 +60,14 @@ class Registry:
         found = [p for p in self.plugins.values() if p.kind == kind]
         return [p.name for p in sorted(found, key=lambda p: p.package == "gankit")]
 
-    def get(self, kind: str, name: str) -> Plugin:
-        """The registration of a name. Raises GankitError with near matches for an unknown one."""
+    def get(self, kind: str, name: str, also: Sequence[str] = ()) -> Plugin:
+        """The registration of a name. Raises GankitError with near matches, among them `also`, for an unknown one."""
         if (kind, name) in self.plugins:
             return self.plugins[kind, name]
         hint = ""
         if self.failures:
             hint = f"{len(self.failures)} plugin package(s) failed to load, see `gankit plugins`"
-        raise GankitError(unknown(kind, name, self.names(kind), hint=hint))
+        raise GankitError(unknown(kind, name, [*self.names(kind), *also], hint=hint))
 
     def load(self, kind: str, name: str) -> Any:
         """Import and return the class behind a name."""

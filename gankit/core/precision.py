@@ -8,6 +8,17 @@ from contextlib import AbstractContextManager
 import torch
 from torch import Tensor
 
+from gankit.errors import GankitError
+
+DRAWN_IN = ("fp32", "bf16")  # what pictures can be drawn in
+
+
+def check_dtype(dtype: str) -> str:
+    """`dtype`; raises GankitError unless it is one of DRAWN_IN."""
+    if dtype not in DRAWN_IN:
+        raise GankitError(f"dtype {str(dtype)!r} is not known to sampling; choose {' or '.join(DRAWN_IN)}")
+    return dtype
+
 
 def autocast_enabled(x: Tensor) -> bool:
     """Whether autocast is on where `x` is; never on the meta device, of which torch's own function knows nothing."""

@@ -13,6 +13,8 @@ from gankit.core.graphs import export_program
 from gankit.core.interfaces import Engine, Exporter
 from gankit.testing.common import Subject, assert_close, seeded
 
+HALF_TOLERANCE = 0.03  # bfloat16 has 8 bits, and several layers round
+
 
 class Painter(nn.Module):
     """A batch of vectors and their noise -> images."""
@@ -25,6 +27,14 @@ class Painter(nn.Module):
     def forward(self, ws: Tensor, c: Tensor, noise: Tensor) -> Tensor:
         x = self.start(ws[:, 0] * c).unflatten(1, (4, 4, 4)) + noise.unflatten(1, (1, 4, 4))
         return self.paint(nn.functional.interpolate(nn.functional.leaky_relu(x, 0.2), scale_factor=2.0))
+
+
+class HalfPainter(Painter):
+    """In bfloat16 inside."""
+
+    def forward(self, ws: Tensor, c: Tensor, noise: Tensor) -> Tensor:
+        with torch.autocast("cpu", torch.bfloat16):
+            return super().forward(ws, c, noise).float()
 
 
 def _painting(count: int) -> tuple[nn.Module, dict[str, Tensor]]:
@@ -59,6 +69,24 @@ def check_engine_images(subject: Subject) -> None:
         engine.forget()
 
 
+def check_engine_dtypes(subject: Subject) -> None:
+    """In each precision that it declares, images are float32, and those of float32 but for rounding."""
+    engine: Engine = subject.build()
+    if reason := engine.obstacle(torch.device("cpu")):
+        raise unittest.SkipTest(f"{subject}: {reason}")
+    assert "fp32" in engine.dtypes, f"{subject}: 'fp32' is not among its dtypes {list(engine.dtypes)}"
+    painter, inputs = _painting(2)
+    for dtype in engine.dtypes:
+        engine = subject.build()
+        engine.dtype = dtype
+        module = painter if dtype == "fp32" or engine.casts else HalfPainter().eval().requires_grad_(False)
+        with torch.no_grad():
+            images = engine.prepare(module, inputs)(inputs)
+            assert images.dtype == torch.float32, f"{subject}: {dtype} images are {images.dtype}, not float32"
+            assert_close(images, painter(**inputs), f"{subject}: images in {dtype}", HALF_TOLERANCE)
+        engine.forget()
+
+
 def check_exporter_images(subject: Subject) -> None:
     """A file draws what the network draws, for several batch sizes."""
     exporter: Exporter = subject.build()
@@ -82,4 +110,4 @@ def check_exporter_images(subject: Subject) -> None:
             )
 
 
-CHECKS = {"engine": [check_engine_images], "exporter": [check_exporter_images]}
+CHECKS = {"engine": [check_engine_images, check_engine_dtypes], "exporter": [check_exporter_images]}

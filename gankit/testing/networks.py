@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from gankit.core import checkpoint
-from gankit.core.graphs import SamplingGraph, export_program, noise_numbers
+from gankit.core.graphs import SamplingGraph, export_program, noise_numbers, synthesize
 from gankit.core.interfaces import CondSpec, Discriminator, FeatureNetwork, Generator
 from gankit.core.random import batch_random
 from gankit.errors import GankitError
@@ -29,6 +29,7 @@ from gankit.testing.common import (
     seeded,
 )
 
+HALF_ERROR = 0.01  # of bfloat16, squared, of the variance: loose, as random weights may amplify errors
 PLAIN, CLASSES, TOKENS = CondSpec(), CondSpec(C_DIM), CondSpec(C_DIM, 6)
 
 
@@ -122,6 +123,30 @@ def check_generator_deterministic(subject: Subject) -> None:
             alone = G(z[row : row + 1], noise_mode="const")
             assert_close(alone, images[row : row + 1], f"{subject}: an image alone and in a batch")
         assert not torch.allclose(images[0], images[1]), f"{subject}: two latents give the same image"
+
+
+def check_generator_half(subject: Subject) -> None:
+    """In bfloat16, by ws or by autocast as its class says, images are float32, and the same but for rounding."""
+    _, G = _network(subject, CLASSES)
+    G.eval()
+    z, cond = _latents(G), condition(CLASSES)
+    with torch.no_grad():
+        ws = G.mapping(z, cond)
+        images = synthesize(G, ws, cond, "const")
+        try:
+            half = synthesize(G, ws, cond, "const", "bf16")
+        except Exception as error:
+            how = "with ws in bfloat16 (follows_ws)" if G.follows_ws else "under torch.autocast"
+            raise AssertionError(
+                f"{subject}: synthesis {how} raises {type(error).__name__}: {error}"
+            ) from None
+        if G.follows_ws:
+            own = G.synthesis(ws.bfloat16(), cond, noise_mode="const").dtype
+            assert own == torch.float32, f"{subject}: images of ws in bfloat16 are {own}, not float32"
+    assert_finite(half, f"{subject}: images in bfloat16")
+    spread = (images - images.mean()).square().mean()
+    error = (half - images).square().mean() / spread
+    assert error < HALF_ERROR, f"{subject}: images in bfloat16 are off by {error.sqrt():.1%} of their spread"
 
 
 def check_generator_random(subject: Subject) -> None:
@@ -400,6 +425,7 @@ CHECKS: dict[str, list[Any]] = {
         check_generator_shapes,
         check_generator_gradients,
         check_generator_deterministic,
+        check_generator_half,
         check_generator_random,
         check_generator_state,
         check_generator_fading,

@@ -9,11 +9,12 @@ samples, and with `ConstantWeights` once for all calls.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from functools import cached_property
-from typing import Any
+from functools import cached_property, partial
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -27,13 +28,21 @@ from gankit.core.cuda.upfirdn2d import upfirdn2d
 BLOCK_BYTES = 2**21  # samples go together as long as their maps are below this
 FOLD = 2  # factors go into a weight where maps are so many times as large
 ONE, NONE = [1, 1], [0, 0]
+WEIGHTS, KERNELS = (
+    512,
+    4,
+)  # remembered at most: weights, and of each the sizes and dtypes that it is made ready for
+
+Key = TypeVar("Key")
+Value = TypeVar("Value")
 
 
 class ConstantWeights:
     """Weights of convolutions as the CPU wants them, made ready once for many calls without gradients.
 
     A weight that is written to in place, replaced or moved is made ready anew; writing through `weight.data` or numpy
-    goes unnoticed. Takes about as much memory as the weights.
+    goes unnoticed. Takes about as much memory as the weights. The newest WEIGHTS are remembered, each for the newest
+    KERNELS sizes and dtypes of its maps, of which a generator has one.
     """
 
     def __init__(self) -> None:
@@ -68,27 +77,56 @@ class _Ready:
 
     def kernel(self, x: Tensor, up: int, padding: list[int]) -> Tensor:
         key = (x.dtype, x.shape[2:], up, *padding)
-        if key not in self.kernels:
-            self.kernels[key] = _reorder(self.weight.detach(), x, up, padding)
-        return self.kernels[key]
+        kernel = self.kernels.get(key)
+        if kernel is None or (kernel.is_mkldnn and _failures):
+            kernel = _reorder(self.weight.detach(), x, up, padding)
+            _remember(self.kernels, key, kernel, KERNELS)
+        return kernel
+
+
+def _remember(known: dict[Key, Value], key: Key, value: Value, most: int) -> None:
+    """Add to `known`, from which the oldest leave as soon as there are more than `most`."""
+    known[key] = value
+    for old in list(known)[:-most]:  # a list, as other threads may add, too
+        known.pop(old, None)
 
 
 def _reorder(weight: Tensor, x: Tensor, up: int, padding: list[int]) -> Tensor:
     """The weight [O, I, kh, kw] in the dtype of `x` and in oneDNN's order for a convolution of it."""
     w = weight.to(x.dtype) if up == 1 else weight.to(x.dtype).transpose(0, 1)
-    if not _packs(x.dtype):
-        return w.contiguous(memory_format=torch.channels_last)
-    ops, size = torch.ops.mkldnn, list(x.shape)
-    if up == 1:
-        return ops._reorder_convolution_weight(w, padding, ONE, ONE, 1, size)  # type: ignore[no-any-return]
-    return ops._reorder_convolution_transpose_weight(  # type: ignore[no-any-return]
-        w, padding, NONE, [up, up], ONE, 1, size
-    )
+    try:
+        if _packs(x.dtype):
+            ops, size = torch.ops.mkldnn, list(x.shape)
+            if up == 1:
+                return ops._reorder_convolution_weight(w, padding, ONE, ONE, 1, size)  # type: ignore[no-any-return]
+            return ops._reorder_convolution_transpose_weight(  # type: ignore[no-any-return]
+                w, padding, NONE, [up, up], ONE, 1, size
+            )
+    except Exception as error:
+        _give_up(error)
+    return w.contiguous(memory_format=torch.channels_last)
+
+
+# Why torch's interface to oneDNN, which is private and may change, is no longer used by this process
+_failures: list[str] = []
+
+
+def _give_up(error: Exception) -> None:
+    """Go on without oneDNN's own order of weights, after one warning."""
+    reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+    if not _failures:
+        warnings.warn(
+            f"torch's interface to oneDNN failed ({reason}). Its public convolutions take its place, slower but equal. "
+            "Please report it with what `gankit doctor` prints",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+    _failures.append(reason)
 
 
 def _packs(dtype: torch.dtype) -> bool:
-    """Whether torch's interface to oneDNN, which its compiler uses, is there."""
-    if not torch.backends.mkldnn.is_available() or not torch.backends.mkldnn.enabled:
+    """Whether torch's interface to oneDNN, which its compiler uses, is there and works."""
+    if _failures or not torch.backends.mkldnn.is_available() or not torch.backends.mkldnn.enabled:
         return False
     ops = torch.ops.mkldnn
     needed = ("_convolution_pointwise", "_convolution_transpose_pointwise", "_reorder_convolution_weight",
@@ -105,7 +143,8 @@ def _ready(weight: Tensor) -> _Ready:
         return _Ready(weight, version, weight.data_ptr())
     known = constant.known.get(id(weight))
     if known is None or (known.version, known.address) != (version, weight.data_ptr()):
-        known = constant.known[id(weight)] = _Ready(weight, version, weight.data_ptr())
+        known = _Ready(weight, version, weight.data_ptr())
+        _remember(constant.known, id(weight), known, WEIGHTS)
     return known
 
 
@@ -120,7 +159,7 @@ def applies(
         return False
     if torch.compiler.is_compiling() or torch.jit.is_tracing() or torch.is_autocast_enabled("cpu"):
         return False
-    if forward_ad._current_level >= 0 or torch._C._are_functorch_transforms_active():
+    if _transformed():
         return False
     x0, x1, y0, y1 = padding
     return (
@@ -132,6 +171,16 @@ def applies(
         and ACTIVATIONS[act].homogeneous
         and gain > 0
     )
+
+
+def _transformed() -> bool:
+    """Whether forward-mode derivatives or a transform of torch.func may be under way.
+
+    Torch tells it by private names alone. Should these be gone, the answer is yes: slower, but never wrong.
+    """
+    level = getattr(forward_ad, "_current_level", None)
+    active = getattr(torch._C, "_are_functorch_transforms_active", None)
+    return level is None or active is None or level >= 0 or bool(active())
 
 
 def modulated_conv2d(
@@ -179,12 +228,12 @@ def modulated_conv2d(
         some, part = slice(i, i + step), x[i : i + step]
         factors: Tensor | None = scale[some]
         if not fold:
-            kernel = ready.kernel(part, up, cut)
+            kernel = partial(ready.kernel, part, up, cut)
             part = part * styles[some].to(x.dtype)
         elif up > 1:
-            kernel = _reorder(weight.float() * styles[i], part, up, cut)
+            kernel = partial(_reorder, weight.float() * styles[i], part, up, cut)
         else:
-            kernel = _reorder(weight.float() * (scale[i, :, None] * styles[i]), part, up, cut)
+            kernel = partial(_reorder, weight.float() * (scale[i, :, None] * styles[i]), part, up, cut)
             factors = None
         t = _convolve(part, kernel, bias if factors is None else None, up, cut)
         if up > 1:
@@ -196,19 +245,30 @@ def modulated_conv2d(
     return y
 
 
-def _convolve(x: Tensor, kernel: Tensor, b: Tensor | None, up: int, padding: list[int]) -> Tensor:
-    b = None if b is None else b.to(x.dtype)
-    if not kernel.is_mkldnn:
-        if up == 1:
-            return F.conv2d(x, kernel, b, padding=padding)
-        return F.conv_transpose2d(x, kernel, b, stride=up, padding=padding)
+def _convolve(
+    x: Tensor, kernel: Callable[[], Tensor], b: Tensor | None, up: int, padding: list[int]
+) -> Tensor:
+    """`kernel` makes one ready; asked again after a failure, it is one for torch's public convolutions."""
+    b, w = None if b is None else b.to(x.dtype), kernel()
+    if w.is_mkldnn:
+        try:
+            return _packed_convolution(x, w, b, up, padding)
+        except Exception as error:
+            _give_up(error)
+            w = kernel()
+    if up == 1:
+        return F.conv2d(x, w, b, padding=padding)
+    return F.conv_transpose2d(x, w, b, stride=up, padding=padding)
+
+
+def _packed_convolution(x: Tensor, w: Tensor, b: Tensor | None, up: int, padding: list[int]) -> Tensor:
     ops = torch.ops.mkldnn
     if up == 1:
         return ops._convolution_pointwise(  # type: ignore[no-any-return]
-            x, kernel, b, padding, ONE, ONE, 1, "none", [], ""
+            x, w, b, padding, ONE, ONE, 1, "none", [], ""
         )
     return ops._convolution_transpose_pointwise(  # type: ignore[no-any-return]
-        x, kernel, b, padding, NONE, [up, up], ONE, 1, "none", [], ""
+        x, w, b, padding, NONE, [up, up], ONE, 1, "none", [], ""
     )
 
 

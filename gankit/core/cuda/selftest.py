@@ -114,7 +114,7 @@ def _cases(operator: str) -> Iterator[tuple[list[Tensor], Callable[..., Any]]]:
                 return f(x, w, kernel.to(device), up, down, (1, 1, 1, 1), 1, up == 1, b)
 
             yield [x, weight, bias], resampled
-    else:
+    elif operator == "modulated_conv2d":
 
         def stylegan2(f: Callable[..., Tensor], device: torch.device, *t: Tensor) -> Tensor:
             x, w, s, noise, b = t
@@ -129,3 +129,5 @@ def _cases(operator: str) -> Iterator[tuple[list[Tensor], Callable[..., Any]]]:
 
         yield [x, weight, styles, noise, bias], stylegan2
         yield [x, weight, styles], stylegan3
+    else:
+        raise ValueError(f"there is no self-test of an operator {operator!r}")

@@ -27,6 +27,7 @@ class Compiled(Engine):
     conformance = {"backend": "aot_eager"}  # the graph without a compiler, which takes a minute
     fixed_batch = True
     draws_noise = True
+    dtypes = ("fp32", "bf16")
 
     def __init__(self, *, backend: str = "inductor", mode: str | None = None) -> None:
         self.backend, self.mode = backend, mode

@@ -13,6 +13,7 @@ class Eager(Engine):
     """Plain torch: no set-up, works everywhere."""
 
     draws_noise = True
+    dtypes = ("fp32", "bf16")
 
     def prepare(
         self, module: nn.Module, inputs: Mapping[str, Tensor]

@@ -9,12 +9,15 @@ from torch import Tensor, nn
 
 from gankit.core.graphs import export_program
 from gankit.core.interfaces import Engine
-from gankit.plugins.exporters.openvino_file import EXACT, to_openvino
+from gankit.plugins.exporters.openvino_file import EXACT, HALF, to_openvino
 from gankit.plugins.exporters.packages import missing
 
 
 class OpenVINO(Engine):
-    """OpenVINO on the CPU, in fp32; one set-up of seconds for all batch sizes."""
+    """OpenVINO on the CPU; one set-up of seconds for all batch sizes."""
+
+    dtypes = ("fp32", "bf16")
+    casts = True  # OpenVINO decides what of a float32 graph may be bfloat16
 
     def obstacle(self, device: torch.device) -> str | None:
         if device.type != "cpu":
@@ -30,7 +33,8 @@ class OpenVINO(Engine):
         program = export_program(module, two)
         names = program.graph_signature.user_inputs
         threads = {"INFERENCE_NUM_THREADS": torch.get_num_threads()}
-        model = openvino.Core().compile_model(to_openvino(program), "CPU", {**EXACT, **threads})
+        precision = EXACT if self.dtype == "fp32" else HALF
+        model = openvino.Core().compile_model(to_openvino(program), "CPU", {**precision, **threads})
         return lambda inputs: torch.from_numpy(
             model({name: inputs[name].contiguous().numpy() for name in names}, share_inputs=True)[
                 "images"

@@ -14,6 +14,7 @@ from gankit.plugins.exporters.packages import missing
 
 # Where a CPU has bf16 units, OpenVINO uses them without being asked: 40 dB instead of the image that torch draws.
 EXACT = {"INFERENCE_PRECISION_HINT": "f32"}
+HALF = {"INFERENCE_PRECISION_HINT": "bf16"}
 
 
 def to_openvino(program: torch.export.ExportedProgram) -> Any:

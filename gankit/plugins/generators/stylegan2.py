@@ -46,6 +46,7 @@ class StyleGAN2(Generator):
             matter.
     """
 
+    follows_ws = True
     conformance = {"z_dim": 16, "w_dim": 16, "mapping_layers": 2, "channel_base": 128, "channel_max": 8}
 
     def __init__(

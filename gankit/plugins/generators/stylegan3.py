@@ -55,6 +55,7 @@ class StyleGAN3(Generator):
         w_avg_beta: decay of the running mean of w, which truncation pulls towards.
     """
 
+    follows_ws = True
     conformance = {
         "z_dim": 16,
         "w_dim": 16,

@@ -43,6 +43,7 @@ class StyleGANT(Generator):
         use_noise: add noise to the feature maps of each layer; of no use for flat drawings.
     """
 
+    follows_ws = True
     conformance = {"z_dim": 16, "channel_base": 128, "channel_max": 8}
 
     def __init__(

@@ -56,6 +56,7 @@ class StyleGANXL(Generator):
         w_avg_beta: decay of the running means of w, one for each class.
     """
 
+    follows_ws = True
     conformance = {
         "z_dim": 8,
         "w_dim": 16,

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image, ImageColor
 
 import gankit
@@ -61,3 +64,21 @@ def test_it_is_small_and_says_where_it_comes_from(pipe: gankit.Pipeline) -> None
     folder = files("gankit_avatars").joinpath("model")
     assert sum(path.stat().st_size for path in Path(str(folder)).rglob("*")) < 40e6
     assert f"{pipe.nimg:,} images" in folder.joinpath("README.md").read_text(encoding="utf-8")
+
+
+@torch.no_grad()
+def test_bf16_keeps_40_db() -> None:
+    plain, half = (gankit.load("avatars", device="cpu", dtype=dtype) for dtype in ("fp32", "bf16"))
+    cond = plain.conditioner.encode([plain.label("a smiling person with a pink afro")])
+    ws, rows = plain.mapping(plain.latents(range(8)), cond), cond.map(lambda t: t.expand(8, *t.shape[1:]))
+    expected, images = (pipe.engine(ws, rows, "const").clamp(-1, 1) for pipe in (plain, half))
+    assert images.dtype == torch.float32
+    assert not torch.equal(images, expected)
+    assert 10 * torch.log10(4 / (images - expected).square().mean()) >= 40
+
+
+def test_the_command_draws_in_bf16(tmp_path: Path) -> None:
+    wish = ["--seeds", "0-1", "--dtype", "bf16", "--device", "cpu", "--out", str(tmp_path)]
+    subprocess.run([sys.executable, "-m", "gankit", "sample", "avatars", *wish], check=True, timeout=600)
+    image = Image.open(tmp_path / "seed0001.png")
+    assert '"dtype": "bf16"' in image.text["gankit"]  # type: ignore[attr-defined]
