@@ -28,10 +28,8 @@ from gankit.core.cuda.upfirdn2d import upfirdn2d
 BLOCK_BYTES = 2**21  # samples go together as long as their maps are below this
 FOLD = 2  # factors go into a weight where maps are so many times as large
 ONE, NONE = [1, 1], [0, 0]
-WEIGHTS, KERNELS = (
-    512,
-    4,
-)  # remembered at most: weights, and of each the sizes and dtypes that it is made ready for
+# remembered at most: weights, and for each of them the sizes and dtypes that it is made ready for
+WEIGHTS, KERNELS = 512, 4
 
 Key = TypeVar("Key")
 Value = TypeVar("Value")
