@@ -17,20 +17,18 @@ from gankit.plugins.augment.ada import GROUPS, PIPELINES, RANGES
 MAX_CLASSES = 100_000
 # options of the official augmentation pipeline, besides the multipliers, which are called as here
 RANGE_NAMES = {
-    **{
-        "xint": "xint_max",
-        "scale": "scale_std",
-        "rotate": "rotate_max",
-        "aniso": "aniso_std",
-        "xfrac": "xfrac_std",
-    },
-    **{"brightness": "brightness_std", "contrast": "contrast_std", "hue": "hue_max"},
-    **{
-        "saturation": "saturation_std",
-        "imgfilter": "imgfilter_std",
-        "noise": "noise_std",
-        "cutout": "cutout_size",
-    },
+    "xint": "xint_max",
+    "scale": "scale_std",
+    "rotate": "rotate_max",
+    "aniso": "aniso_std",
+    "xfrac": "xfrac_std",
+    "brightness": "brightness_std",
+    "contrast": "contrast_std",
+    "hue": "hue_max",
+    "saturation": "saturation_std",
+    "imgfilter": "imgfilter_std",
+    "noise": "noise_std",
+    "cutout": "cutout_size",
 }
 
 
