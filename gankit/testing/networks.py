@@ -145,8 +145,8 @@ def check_generator_half(subject: Subject) -> None:
             assert own == torch.float32, f"{subject}: images of ws in bfloat16 are {own}, not float32"
     assert_finite(half, f"{subject}: images in bfloat16")
     spread = (images - images.mean()).square().mean()
-    error = (half - images).square().mean() / spread
-    assert error < HALF_ERROR, f"{subject}: images in bfloat16 are off by {error.sqrt():.1%} of their spread"
+    lost = (half - images).square().mean() / spread
+    assert lost < HALF_ERROR, f"{subject}: images in bfloat16 are off by {lost.sqrt():.1%} of their spread"
 
 
 def check_generator_random(subject: Subject) -> None:
