@@ -149,7 +149,7 @@ PUBLISHED = {"xint_max": 0.125, "scale_std": 0.2, "rotate_max": 1.0, "imgfilter_
                 "pipeline": "bgc",
                 "multipliers": {"hue": 0.5, "rotate": 0.0, "cutout": 1.0},
                 "ranges": {"scale": 0.1},
-                "filter_bands": [1.0, 0.0, 1.0, 1.0],
+                "filter_bands": (1.0, 0.0, 1.0, 1.0),
             },
         ),
     ],

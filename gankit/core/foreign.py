@@ -152,6 +152,8 @@ class ForeignNetwork:
         modules: its modules by path, the network itself as ''; empty for a state dict.
         tensors: its state dict in order, not yet read.
         extras: tensors that lie beside the networks in the file, such as a mean of w.
+        beside: all networks of the file by role, this one too; a discriminator may not say what images and classes it
+            is for, which its generator does.
     """
 
     origin: str
@@ -159,6 +161,7 @@ class ForeignNetwork:
     modules: dict[str, Module] = field(default_factory=dict)
     tensors: dict[str, TensorRecord] = field(default_factory=dict)
     extras: dict[str, TensorRecord] = field(default_factory=dict)
+    beside: dict[str, ForeignNetwork] = field(default_factory=dict, repr=False)
 
     @property
     def class_name(self) -> str:
@@ -396,7 +399,7 @@ class _Finder:
                 skipped[role] = str(error)
                 continue
             if network is not None:
-                network.extras = extras
+                network.extras, network.beside = extras, networks
                 networks[role] = network
             elif isinstance(value, Call) and not _is_tensor(value):
                 skipped[role] = (

@@ -72,8 +72,6 @@ def convert(
         "generator": generator.spec,
         **generator.sections,
     }
-    if critic is not None:
-        page["discriminator"] = critic.spec
     if AUGMENTATION in file.networks:
         try:
             page["augmentation"] = import_network(file.networks[AUGMENTATION]).spec
@@ -85,12 +83,19 @@ def convert(
         made = {name: record.to_tensor() for name, record in generator.conditioner_tensors.items()}
         checkpoint.load_stored(conditioner, made, path)
     tensors = _fitting(generator, conditioner.spec, path)
+    critic_tensors = None
+    if critic is not None:
+        try:  # the generator is of use without it
+            recipe = recipes.parse({**page, "discriminator": critic.spec}, str(path))
+            critic_tensors = _fitting(critic, conditioner.spec, path)
+        except GankitError as error:
+            recipe = recipes.parse(page, str(path))
+            notes.append(f"D is left out: {error}")
     with checkpoint.FolderWriter(out) as folder:
         models.save_model(folder, recipe, conditioner, tensors, nimg=0, encoders=conditioner.identity())
-        if critic is not None:
+        if critic_tensors is not None:
             (folder / "training").mkdir()
-            tensors = _fitting(critic, conditioner.spec, path)
-            checkpoint.save_tensors(folder / "training" / "discriminator.safetensors", tensors)
+            checkpoint.save_tensors(folder / "training" / "discriminator.safetensors", critic_tensors)
     return notes
 
 

@@ -70,6 +70,7 @@ BUILTIN = {
         "stylegan3": "importers.stylegan3:StyleGAN3Importer",
         "stylegan-xl": "importers.stylegan_xl:StyleGANXLImporter",
         "stylegan-t": "importers.stylegan_t:StyleGANTImporter",
+        "projected": "importers.projected:ProjectedImporter",
         "r3gan": "importers.r3gan:R3GANImporter",
         "fastgan": "importers.fastgan:FastGANImporter",
         "rosinality": "importers.rosinality:RosinalityImporter",

@@ -17,7 +17,7 @@ DISCRIMINATOR = {"name": "projected"}
 
 
 class FastGANImporter(Importer):
-    """FastGAN and FastGAN-lite generators, conditional or not. Discriminators hold pretrained networks: left out."""
+    """FastGAN and FastGAN-lite generators, conditional or not. Discriminators are read by the importer 'projected'."""
 
     classes = ("Generator", "state dict with the official names of Projected GAN's FastGAN")
 

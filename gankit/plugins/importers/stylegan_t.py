@@ -1,4 +1,5 @@
-"""StyleGAN-T generators in snapshots of its code base, with the CLIP text tower that they carry."""
+"""StyleGAN-T networks in snapshots of its code base: generators with the CLIP text tower that they carry, and what a
+discriminator has learned, without its frozen DINO."""
 
 from __future__ import annotations
 
@@ -6,20 +7,33 @@ from typing import Any
 
 from gankit.core.foreign import ForeignNetwork, TensorRecord
 from gankit.core.interfaces import Imported, Importer, Vocabulary
-from gankit.plugins.importers.stylegan2 import channel_options, image_channels, refuse_other_activations
+from gankit.errors import GankitError
+from gankit.plugins.importers.projected import image_shape
+from gankit.plugins.importers.stylegan2 import (
+    MAX_CLASSES,
+    channel_options,
+    image_channels,
+    refuse_other_activations,
+)
 
 TOWER = "mapping.clip.model"
+DINO = "dino.model.model"
+VIT_S16 = (384, 12, 16)  # width, blocks and patch of the network that heads were trained on
 
 
 class StyleGANTImporter(Importer):
-    """StyleGAN-T generators, conditional on text or not. Discriminators hold pretrained networks and are left out."""
+    """StyleGAN-T generators, conditional on text or not, and heads of discriminators, whose DINO comes from timm."""
 
-    classes = ("Generator",)
+    classes = ("Generator", "ProjectedDiscriminator")
 
     def recognises(self, network: ForeignNetwork) -> bool:
+        if network.class_name == "ProjectedDiscriminator":
+            return "heads.0.cls.weight_orig" in network.tensors
         return network.class_name == "Generator" and "synthesis.b8.input.freqs" in network.tensors
 
     def convert(self, network: ForeignNetwork) -> Imported:
+        if network.class_name == "ProjectedDiscriminator":
+            return _discriminator(network)
         size = network.integer("", "img_resolution", low=8, high=8192)
         first = "synthesis.b8.convs1"
         refuse_other_activations(network, f"{first}.0")
@@ -58,6 +72,34 @@ class StyleGANTImporter(Importer):
             vocabulary=Vocabulary(captioned=1, total=1) if conditional else Vocabulary(),
             conditioner_tensors=_tower_tensors(tower) if conditional else {},
             sections={"discriminator": "stylegan-t", "loss": "hinge"},
+        )
+
+
+def _discriminator(network: ForeignNetwork) -> Imported:
+    _refuse_other_transformers(network)
+    spec = {
+        "name": "stylegan-t",
+        "side": network.integer("dino", "img_resolution", high=4096, default=224),
+        "crop_probability": network.setting("", "p_crop", default=0.5),
+        "group": network.integer("heads.0.main.0.1", "virtual_bs", default=8),
+    }
+    if network.integer("", "c_dim", low=0, high=MAX_CLASSES):
+        spec["cmap_dim"] = network.shape("heads.0.cls.weight_orig", 3)[0]
+    tensors = {name: tensor for name, tensor in network.tensors.items() if not name.startswith("dino.")}
+    return Imported("discriminator", spec, image_shape(network), tensors)
+
+
+def _refuse_other_transformers(network: ForeignNetwork) -> None:
+    """Heads know the features of one network only, and gankit has that of the paper."""
+    width, _, patch, _ = network.shape(f"{DINO}.patch_embed.proj.weight", 4)
+    blocks = 0
+    while f"{DINO}.blocks.{blocks}.norm1.weight" in network.tensors:
+        blocks += 1
+    if (width, blocks, patch) != VIT_S16:
+        raise GankitError(
+            f"{network.origin}: {network.role} reads a vision transformer of width {width} with {blocks} blocks and "
+            f"patches of {patch} pixels, where gankit has DINO ViT-S/16 ({VIT_S16[0]}, {VIT_S16[1]} and {VIT_S16[2]}); "
+            "its heads are of no use without the network that they were trained on"
         )
 
 

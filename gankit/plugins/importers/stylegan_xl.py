@@ -20,7 +20,7 @@ from gankit.plugins.importers.stylegan3 import has_class_vectors, is_alias_free,
 
 
 class StyleGANXLImporter(Importer):
-    """StyleGAN-XL generators of any stage. Discriminators hold pretrained networks and are left out."""
+    """StyleGAN-XL generators of any stage. Their discriminators are read by the importer 'projected'."""
 
     classes = ("Generator", "SuperresGenerator")
 

@@ -1,0 +1,184 @@
+"""Discriminators of Projected GAN and StyleGAN-XL in snapshots of their code bases.
+
+They hold frozen pretrained networks, which gankit has from timm and which are left out here; the random projections of
+these networks' features, without which heads are of no use; and the heads.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+from gankit.core.foreign import ForeignNetwork, TensorRecord
+from gankit.core.interfaces import ImageShape, Imported, Importer
+from gankit.core.pickles import printable
+from gankit.errors import GankitError
+from gankit.plugins.discriminators.stylegan_xl import NETWORKS
+from gankit.plugins.importers.stylegan2 import MAX_CLASSES, image_channels
+
+SIDE = 224  # of images, where no generator beside says it; heads are the same for all sizes
+
+
+class Backbone(NamedTuple):
+    """What tells a pretrained network from others, below the path 'pretrained'.
+
+    Attributes:
+        first: name of its first convolution.
+        shape: of that.
+        block: pattern of the paths of its blocks.
+        blocks: how many there are.
+        widths: of the four maps that enter the random projections.
+    """
+
+    first: str
+    shape: tuple[int, ...]
+    block: str
+    blocks: int
+    widths: tuple[int, ...]
+
+
+LITE0 = "tf_efficientnet_lite0"
+DEIT = "deit_base_distilled_patch16_224"
+BACKBONES = {
+    DEIT: Backbone(
+        "model.patch_embed.proj.weight", (768, 3, 16, 16), r"model\.blocks\.\d+\.", 12, (96, 192, 384, 768)
+    ),
+    LITE0: Backbone("layer0.0.weight", (32, 3, 3, 3), r"layer\d\.\d\.\d+\.", 16, (24, 40, 112, 320)),
+}
+# the random layers that make a pyramid of a transformer's maps, which the code base counts among the pretrained ones
+REASSEMBLY = re.compile(r"pretrained\.layer([1-4])\.([34])\.(weight|bias)")
+
+
+class ProjectedImporter(Importer):
+    """Random projections and heads of the discriminators of Projected GAN and StyleGAN-XL, conditional or not."""
+
+    classes = ("ProjectedDiscriminator",)
+
+    def recognises(self, network: ForeignNetwork) -> bool:
+        return network.class_name == "ProjectedDiscriminator" and (
+            "discriminators" in network.modules or "discriminator.mini_discs" in network.modules
+        )
+
+    def convert(self, network: ForeignNetwork) -> Imported:
+        if "discriminators" not in network.modules:
+            spec, tensors = _single(network)
+        else:
+            spec, tensors = _several(network)
+        return Imported("discriminator", spec, image_shape(network), tensors)
+
+
+def _several(network: ForeignNetwork) -> tuple[dict[str, Any], dict[str, TensorRecord]]:
+    """StyleGAN-XL's, on one or more networks."""
+    below = "discriminators."
+    names = [path.removeprefix(below) for path in network.modules if path.startswith(below)]
+    names = [name for name in names if "." not in name]
+    for name in names:
+        if name not in BACKBONES:
+            raise GankitError(
+                f"{network.origin}: {network.role} reads the network {printable(name)!r}, without which its heads are "
+                f"of no use, and gankit has {DEIT} and {LITE0} only"
+            )
+    spec: dict[str, Any] = {"name": "stylegan-xl"}
+    tensors: dict[str, TensorRecord] = {}
+    if names != list(NETWORKS):
+        spec["features"] = {name: NETWORKS[name] for name in names}
+    for name in names:
+        frozen, heads = f"feature_networks.{name}", f"discriminators.{name}.mini_discs"
+        _refuse_other_networks(network, frozen, name)
+        if network.integer(frozen, "proj_type", low=0, default=2) != 2:
+            raise network.odd("proj_type", network.setting(frozen, "proj_type"))
+        spec["cout"] = network.shape(f"{frozen}.scratch.layer0_ccm.weight", 4)[0]
+        spec |= _code(network, heads, embedding=True)
+        tensors |= _kept(network, frozen, heads)
+    return spec, tensors
+
+
+def _single(network: ForeignNetwork) -> tuple[dict[str, Any], dict[str, TensorRecord]]:
+    """Projected GAN's, on one network."""
+    frozen, heads = "feature_network", "discriminator.mini_discs"
+    _refuse_other_networks(network, frozen, LITE0)
+    names = network.tensors
+    mixed = f"{frozen}.scratch.layer0_ccm.weight" in names
+    spec: dict[str, Any] = {
+        "name": "projected",
+        "proj_type": 0 if not mixed else 2 if f"{frozen}.scratch.layer0_csm.out_conv.weight" in names else 1,
+        "separable": any(name.startswith(f"{heads}.") and ".depthwise." in name for name in names),
+        "patch": any(name.startswith(f"{heads}.0.main.0.main.0.main.") for name in names),
+        **_code(network, heads),
+    }
+    if mixed:
+        fine, next_to_it = (
+            network.shape(f"{frozen}.scratch.layer{level}_ccm.weight", 4)[0] for level in (0, 1)
+        )
+        spec |= {"cout": fine, "expand": next_to_it != fine}
+    return spec, _kept(network, frozen, heads)
+
+
+def _refuse_other_networks(network: ForeignNetwork, path: str, name: str) -> None:
+    """Heads know the features of one network only."""
+    known, inside = BACKBONES[name], f"{path}.pretrained."
+    first = network.tensors.get(inside + known.first)
+    pattern = re.compile(re.escape(inside) + known.block)
+    blocks = {found.group() for found in map(pattern.match, network.tensors) if found}
+    maps = [network.tensors.get(f"{path}.scratch.layer{level}_ccm.weight") for level in range(4)]
+    widths = tuple(record.shape[1] for record in maps if record is not None and len(record.shape) == 4)
+    if (
+        first is None
+        or first.shape != known.shape
+        or len(blocks) != known.blocks
+        or widths not in (known.widths, ())
+    ):
+        raise GankitError(
+            f"{network.origin}: {network.role} reads a network with other layers than the published {name}, which is "
+            "the one that gankit has; its heads are of no use without the network that they were trained on"
+        )
+
+
+def _code(network: ForeignNetwork, heads: str, *, embedding: bool = False) -> dict[str, int]:
+    """Options of the condition's way into the heads, if there is one."""
+    if f"{heads}.0.embed.weight" not in network.tensors:
+        return {}
+    code = {"cmap_dim": network.shape(f"{heads}.0.cls.weight_orig", 4)[0]}
+    return code | ({"embed_dim": network.shape(f"{heads}.0.embed.weight", 2)[1]} if embedding else {})
+
+
+def _kept(network: ForeignNetwork, frozen: str, heads: str) -> dict[str, TensorRecord]:
+    """Tensors of projections and heads under gankit's names."""
+    tensors = {}
+    for name, record in network.tensors.items():
+        if name.startswith(f"{heads}."):
+            tensors[name] = _classes(network, record) if name.endswith(".embed.weight") else record
+        elif name.startswith(f"{frozen}.scratch."):
+            tensors[name] = record
+        elif frozen.endswith(DEIT) and (layer := REASSEMBLY.fullmatch(name.removeprefix(f"{frozen}."))):
+            level, part, kind = int(layer[1]) - 1, int(layer[2]) - 3, layer[3]
+            tensors[f"{frozen}.scratch.layer{level}_reassemble.{part}.{kind}"] = record
+    return tensors
+
+
+def _classes(network: ForeignNetwork, table: TensorRecord) -> TensorRecord:
+    """A table [rows, N] with more rows than classes -> columns [N, classes] of a linear layer."""
+    if len(table.shape) != 2:
+        raise network.odd("number of dimensions of a class table", len(table.shape))
+    rows, width = table.shape
+    generator = _generator(network)
+    count = rows
+    if generator is not None:
+        count = generator.integer("", "c_dim", low=0, high=MAX_CLASSES, default=rows)
+    if not 1 <= count <= rows:
+        raise network.odd("number of classes", count)
+    return replace(table, shape=(width, count), stride=table.stride[::-1])
+
+
+def image_shape(network: ForeignNetwork) -> ImageShape:
+    """(C, H, W) of the images that a discriminator is for, as the generator beside it says."""
+    generator = _generator(network)
+    if generator is None:
+        return (3, SIDE, SIDE)
+    size = generator.integer("", "img_resolution", low=4, high=8192)
+    return (image_channels(generator), size, size)
+
+
+def _generator(network: ForeignNetwork) -> ForeignNetwork | None:
+    return network.beside.get("G_ema", network.beside.get("G"))
