@@ -160,13 +160,14 @@ def augmentation_spec(network: ForeignNetwork) -> dict[str, Any]:
     bands = network.setting("", "imgfilter_bands", default=None) or [1, 1, 1, 1]
     if not (isinstance(bands, list) and len(bands) == 4 and all(_is_positive(band) for band in bands)):
         raise network.odd("imgfilter_bands", None)
-    p = network.tensors["p"].to_tensor() if network.tensors["p"].numel == 1 else None
-    if p is None or not _is_positive(float(p)):
-        raise network.odd("p", None if p is None else float(p))
+    record = network.tensors.get("p")
+    p = float(record.to_tensor()) if record is not None and record.numel == 1 else None
+    if not _is_positive(p):
+        raise network.odd("p", p)
     return {
         "name": "ada",
         "pipeline": pipeline,
-        "p": float(p),
+        "p": p,
         "multipliers": {n: m for n, m in multipliers.items() if m != (n in enabled)},
         "ranges": {n: value for n, value in ranges.items() if value != RANGES[n]},
         "filter_bands": bands,
