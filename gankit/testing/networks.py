@@ -29,7 +29,7 @@ from gankit.testing.common import (
     seeded,
 )
 
-HALF_ERROR = 0.01  # of bfloat16, squared, of the variance: loose, as random weights may amplify errors
+HALF_ERROR = 0.1  # of bfloat16, squared, of the variance: loose, as disturbed weights amplify rounding
 PLAIN, CLASSES, TOKENS = CondSpec(), CondSpec(C_DIM), CondSpec(C_DIM, 6)
 
 
