@@ -60,27 +60,28 @@ def advice(recipe: Recipe) -> str | None:
     """For a combination of parts that no installed recipe has, in one of its stages: a sentence naming the nearest one;
     else None."""
     pages = [recipe.at_stage(stage) for stage in range(len(recipe.stages))] or [recipe]
-    return next(filter(None, map(_advice, pages)), None)
+    known = list(_installed())
+    return next(filter(None, (_advice(_names(page.model_dump()), known) for page in pages)), None)
 
 
-def _advice(recipe: Recipe) -> str | None:
-    mine = _names(recipe.model_dump())
-    nearest: tuple[str, dict[str, str]] | None = None
+def _installed() -> Iterator[tuple[str, dict[str, str]]]:
+    """Installed recipes, each with the names of its parts in every stage."""
     for name in registry().names("recipe"):
         try:
             page = recipes.read_page(name)[0]
         except GankitError:  # a broken page is told when it is used
             continue
         for stage in page.get("stages") or [{}]:
-            theirs = _names(stages.merge(page, stage))
-            differences = {key: theirs[key] for key in COMPARED if theirs[key] != mine[key]}
-            if not differences:
-                return None
-            if nearest is None or len(differences) < len(nearest[1]):
-                nearest = (name, differences)
-    if nearest is None:
+            yield name, _names(stages.merge(page, stage))
+
+
+def _advice(mine: dict[str, str], known: list[tuple[str, dict[str, str]]]) -> str | None:
+    found = [(name, {k: theirs[k] for k in COMPARED if theirs[k] != mine[k]}) for name, theirs in known]
+    if not found:
         return None
-    name, differences = nearest
+    name, differences = min(found, key=lambda entry: len(entry[1]))
+    if not differences:
+        return None
     listed = ", ".join(f"{key} {mine[key]} (there {other})" for key, other in differences.items())
     return (
         f"no installed recipe combines these parts, so nobody may have trained them together; the nearest is {name!r}, "

@@ -86,10 +86,10 @@ def convert(
     critic_tensors = None
     if critic is not None:
         try:  # the generator is of use without it
-            recipe = recipes.parse({**page, "discriminator": critic.spec}, str(path))
+            complete = recipes.parse({**page, "discriminator": critic.spec}, str(path))
             critic_tensors = _fitting(critic, conditioner.spec, path)
+            recipe = complete
         except GankitError as error:
-            recipe = recipes.parse(page, str(path))
             notes.append(f"D is left out: {error}")
     with checkpoint.FolderWriter(out) as folder:
         models.save_model(folder, recipe, conditioner, tensors, nimg=0, encoders=conditioner.identity())

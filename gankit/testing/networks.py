@@ -29,11 +29,13 @@ from gankit.testing.common import (
     seeded,
 )
 
-HALF_ERROR = 0.1  # of bfloat16, squared, of the variance: loose, as disturbed weights amplify rounding
+HALF_ERROR = 0.01  # of bfloat16, squared, of the variance
 PLAIN, CLASSES, TOKENS = CondSpec(), CondSpec(C_DIM), CondSpec(C_DIM, 6)
 
 
-def _networks(subject: Subject, cond: CondSpec) -> Iterator[tuple[tuple[int, int, int], Any]]:
+def _networks(
+    subject: Subject, cond: CondSpec, *, disturbed: bool = True
+) -> Iterator[tuple[tuple[int, int, int], Any]]:
     """The network at every shape that it accepts."""
     refusals = []
     for shape in subject.shapes:
@@ -44,7 +46,7 @@ def _networks(subject: Subject, cond: CondSpec) -> Iterator[tuple[tuple[int, int
                 raise
             refusals.append(str(error))
             continue
-        yield shape, perturb(network)
+        yield shape, perturb(network) if disturbed else network
     if len(refusals) == len(subject.shapes):
         if cond != PLAIN:
             raise unittest.SkipTest(f"{subject} takes no condition: {refusals[0]}")
@@ -126,8 +128,10 @@ def check_generator_deterministic(subject: Subject) -> None:
 
 
 def check_generator_half(subject: Subject) -> None:
-    """In bfloat16, by ws or by autocast as its class says, images are float32, and the same but for rounding."""
-    _, G = _network(subject, CLASSES)
+    """In bfloat16, by ws or by autocast as its class says, images are float32, and the same but for rounding.
+
+    With the weights that a network begins with: disturbed ones amplify rounding, more so the deeper it is."""
+    _, G = next(_networks(subject, CLASSES, disturbed=False))
     G.eval()
     z, cond = _latents(G), condition(CLASSES)
     with torch.no_grad():
