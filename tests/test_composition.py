@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from conditioning_utils import make_open_clip
+from conditioning_utils import make_bert, make_open_clip
 from runs import TINY, write_images
 from torch import nn
 
@@ -17,14 +17,15 @@ from gankit.core import composition, distributed, models
 from gankit.core import recipe as recipes
 from gankit.core.interfaces import CondSpec, Label, Vocabulary
 from gankit.core.options import options_of
+from gankit.core.parts import build_parts
 from gankit.core.plugins import registry
 from gankit.core.step import Stepper
-from gankit.core.trainer import build_parts
 from gankit.errors import GankitError
 from gankit.testing.common import seeded
 
 KINDS = ("generator", "discriminator", "conditioner", "guidance", "loss")
 NONE = "none"  # no guidance
+SMALL_CNN = {"name": "timm-cnn", "model": "test_efficientnet.r160_in1k", "pretrained": False}
 SHAPE = (3, 32, 32)
 LABELS = [
     Label("cat", {"fur": 1.0}, ("a cat",)),
@@ -220,6 +221,21 @@ def refuse(**sections: Any) -> str:
             "captions",
         ),
         (
+            {"discriminator": {"name": "projected", "feature": {**SMALL_CNN, "taps": [0, 2]}}},
+            ("discriminator 'projected'", "feature network 'timm-cnn'"),
+            "strides [2, 8]",
+        ),
+        (
+            {
+                "discriminator": {
+                    "name": "stylegan-xl",
+                    "features": {"even": SMALL_CNN, "odd": {**SMALL_CNN, "taps": [0, 2]}},
+                }
+            },
+            ("discriminator 'stylegan-xl'", "feature network 'timm-cnn'"),
+            "strides [2, 8]",
+        ),
+        (
             {"generator": "r3gan", "data": {"size": [1024, 1024]}},
             ("generator 'r3gan'", "images of 1024x1024 pixels"),
             "widths has 7 entries",
@@ -251,14 +267,68 @@ def test_training_asks_before_it_builds(monkeypatch):
         build_parts(recipe, models.build_conditioner(recipe, VOCABULARY), torch.device("cpu"))
 
 
-def test_stages_to_come_are_asked_at_once(tmp_path, monkeypatch):
-    """The second stage's mistake shows before the first stage's networks are built."""
+@pytest.mark.parametrize(
+    ("sections", "message"),
+    [
+        (
+            {"regularizers": {"mismatch": {}}},
+            "regularizer 'mismatch' and conditioner 'none' cannot work together",
+        ),
+        (
+            {"discriminator": {"name": "projected", "feature": {**SMALL_CNN, "taps": [0, 2]}}},
+            "discriminator 'projected' and feature network 'timm-cnn' cannot work together",
+        ),
+        ({"generator": {"name": "stylegan3"}, "data.size": 4}, "image size 4x4 is too small"),
+    ],
+    ids=["parts", "maps", "size"],
+)
+@pytest.mark.parametrize("staged", [False, True])
+def test_mistakes_show_before_a_network_has_weights(tmp_path, monkeypatch, sections, message, staged):
+    """Those of stages to come, too, before the first one's networks are built."""
+    with_weights(monkeypatch)
     images = write_images(tmp_path / "images")
-    monkeypatch.setattr(models, "build_generator", lambda *_: pytest.fail("a network was built"))
-    stages = [{"until": 8}, {"regularizers": {"mismatch": {}}}]
-    changes = {**TINY, "stages": stages, "train.images": 16}
-    message = r"stages\.1: regularizer 'mismatch' and conditioner 'none' cannot work together"
-    with pytest.raises(GankitError, match=message):
+    changes = {**TINY, "train.images": 16}
+    changes |= {"stages": [{"until": 8}, nested(sections)]} if staged else sections
+    with pytest.raises(GankitError, match=("^stages\\.1: " if staged else "") + ".*" + message):
+        gankit.train("stylegan2", tmp_path / "run", data=str(images), overrides=changes, quiet=True)
+
+
+def nested(sections: dict[str, Any]) -> dict[str, Any]:
+    """{'data.size': 4} -> {'data': {'size': 4}}."""
+    made: dict[str, Any] = {}
+    for path, value in sections.items():
+        section, *key = path.split(".")
+        made[section] = {key[0]: value} if key else value
+    return made
+
+
+def with_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the test fail if a generator or a text encoder gets weights."""
+    build = models.build_generator
+
+    def build_generator(*args: Any) -> Any:
+        assert torch.get_default_device().type == "meta", "a network was built"
+        return build(*args)
+
+    monkeypatch.setattr(models, "build_generator", build_generator)
+    monkeypatch.setattr(
+        "transformers.AutoModel.from_pretrained", lambda *_, **__: pytest.fail("an encoder was loaded")
+    )
+
+
+@pytest.mark.parametrize("stage", [0, 1])
+def test_a_trainable_encoder_is_not_loaded_for_parts_that_do_not_fit(tmp_path, monkeypatch, stage):
+    encoder = make_bert(tmp_path / "bert")
+    with_weights(monkeypatch)
+    images = write_images(tmp_path / "images")
+    wrong = {
+        "conditioner": {"name": "text", "model": str(encoder), "trainable": True},
+        "regularizers": {"attributes": {}},
+    }
+    changes = {**TINY, "train.images": 16, **(wrong if stage == 0 else {"stages": [{"until": 8}, wrong]})}
+    with pytest.raises(
+        GankitError, match="regularizer 'attributes' and conditioner 'text' cannot work together"
+    ):
         gankit.train("stylegan2", tmp_path / "run", data=str(images), overrides=changes, quiet=True)
 
 

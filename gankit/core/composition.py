@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from gankit.core import models, stages
 from gankit.core import recipe as recipes
+from gankit.core import stages
 from gankit.core.interfaces import Composition, Conditioner
-from gankit.core.labels import Vocabulary
 from gankit.core.plugins import registry
 from gankit.core.recipe import PLUGIN_MAPS, PLUGIN_SECTIONS, Recipe
 from gankit.errors import GankitError
@@ -31,20 +30,6 @@ def check(recipe: Recipe, conditioner: Conditioner) -> None:
         if found is not None:
             other, reason = found
             raise GankitError(f"{kind} {spec['name']!r} and {other} cannot work together: {reason}")
-
-
-def check_stages(recipe: Recipe, vocabulary: Vocabulary, first: int, conditioner: Conditioner) -> None:
-    """`check` of the stages from `first`, whose conditioner is given, on: a mistake in the last is not to show after
-    days of training."""
-    section = recipe.at_stage(first).conditioner
-    for index in range(first, len(recipe.stages)):
-        page = recipe.at_stage(index)
-        try:
-            if page.conditioner != section:
-                section, conditioner = page.conditioner, models.build_conditioner(page, vocabulary)
-            check(page, conditioner)
-        except GankitError as error:
-            raise GankitError(f"stages.{index}: {error}") from None
 
 
 def _specs(parts: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:

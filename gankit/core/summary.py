@@ -10,16 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gankit.core import checkpoint, composition, models
+from gankit.core import checkpoint, composition
 from gankit.core.data import open_source
 from gankit.core.footprint import META, NEEDS_NUMBERS, Footprint, Tally, footprint, meta_condition
 from gankit.core.freezing import freeze
-from gankit.core.interfaces import Conditioner
 from gankit.core.labels import Label, Vocabulary
+from gankit.core.parts import rehearse
 from gankit.core.recipe import Recipe
-from gankit.core.schedules import Schedules
 from gankit.core.step import Parts
-from gankit.core.trainer import build_augmentation, build_parts
 
 BATCH = 4  # the batch that runs through the networks to find output shapes
 DEPTH = 2  # names of sub-modules that are shown: synthesis.b64
@@ -51,22 +49,21 @@ def describe_training(recipe: Recipe) -> str:
     train = recipe.train
     micro = min(train.micro_batch or train.batch, train.batch)
     try:
-        view = _View(*_build(recipe, vocabulary, META))
+        view = _View(rehearse(recipe, vocabulary))
         frozen = freeze(view.parts.trainable(), train.freeze)
         costs = footprint(
             view.parts, micro, view.label, averages=1 + len(train.posthoc_ema), d_steps=train.d_steps
         )
     except NEEDS_NUMBERS:  # a plugin that looks at numbers
-        view, costs = _View(*_build(recipe, vocabulary, torch.device("cpu"))), None
+        view, costs = _View(rehearse(recipe, vocabulary, torch.device("cpu"))), None
         frozen = freeze(view.parts.trainable(), train.freeze)
         notes.append("memory cannot be estimated: a plugin of this recipe does not work on the meta device")
-    if recipe.data.path is None and view.conditioner.accepts & {"cls", "tags"}:
+    if recipe.data.path is None and view.parts.conditioner.accepts & {"cls", "tags"}:
         notes.insert(0, f"no data is given: {ASSUMED:,} classes and tags are assumed")
-    conditioner, parts = view.conditioner, view.parts
+    parts, spec = view.parts, view.parts.conditioner.spec
     lines = [*_table(view.rows), ""]
     lines += [
-        f"condition: {conditioner.spec.c_dim} numbers"
-        + (f" and tokens of {conditioner.spec.token_dim}" if conditioner.spec.token_dim else ""),
+        f"condition: {spec.c_dim} numbers" + (f" and tokens of {spec.token_dim}" if spec.token_dim else ""),
         f"images: {view.images}, logits an image: {view.logits}",
     ]
     if frozen:
@@ -91,24 +88,11 @@ def assumed_vocabulary() -> Vocabulary:
     return Vocabulary(names, dict(names), ASSUMED, ASSUMED)
 
 
-def _build(recipe: Recipe, vocabulary: Vocabulary, device: torch.device) -> tuple[Parts, Conditioner]:
-    """Networks and training parts; on the meta device no weights are looked for (`gankit.core.weights`)."""
-    augmentation = build_augmentation(recipe)  # on the CPU: it looks at numbers, but it is not run
-    with device:
-        conditioner = models.build_conditioner(recipe, vocabulary)
-        composition.check(recipe, conditioner)
-        parts = build_parts(recipe.model_copy(update={"augmentation": None}), conditioner, device)
-    parts.augmentation = augmentation
-    Schedules(recipe, recipe.train.model_copy(), parts)  # refuses what cannot be moved
-    return parts, conditioner
-
-
 @dataclass
 class _View:
     """What a batch tells on its way through the networks."""
 
     parts: Parts
-    conditioner: Conditioner
     rows: list[tuple[str, ...]] = field(init=False)
     images: list[int] = field(init=False)  # shape of one
     logits: list[int] = field(init=False)  # how many an image gets
@@ -118,9 +102,9 @@ class _View:
         G, D = self.parts.G, self.parts.D
         device = next((p.device for p in G.parameters()), META)
         if device == META:
-            cond = meta_condition(self.conditioner.spec, BATCH)
+            cond = meta_condition(self.parts.conditioner.spec, BATCH)
         else:
-            cond = self.conditioner.augment(self.conditioner.encode([Label()] * BATCH))
+            cond = self.parts.conditioner.augment(self.parts.conditioner.encode([Label()] * BATCH))
         # with gradients on a CPU: without them convolutions go where they cannot be counted
         with torch.set_grad_enabled(device != META):
             with _watched(G) as watch:
@@ -134,7 +118,7 @@ class _View:
 
     @property
     def label(self) -> Label:
-        vocabulary = self.conditioner.vocabulary()
+        vocabulary = self.parts.conditioner.vocabulary()
         return Label(next(iter(vocabulary.classes), None), texts=("a picture",))
 
 

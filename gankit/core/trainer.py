@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import json
 import math
 import signal
@@ -30,9 +29,10 @@ from gankit.core import recipe as recipes
 from gankit.core.data import Batches, open_source
 from gankit.core.grids import save_png
 from gankit.core.images import from_uint8
-from gankit.core.interfaces import Augmentation, Tracker
+from gankit.core.interfaces import Tracker
 from gankit.core.keep import Keep
 from gankit.core.locate import find_model
+from gankit.core.parts import build_parts, check_stages
 from gankit.core.paths import cache_dir
 from gankit.core.progress import Progress
 from gankit.core.recipe import Recipe
@@ -88,46 +88,6 @@ def train(
     if trainer.stop_signal:
         raise SystemExit(128 + trainer.stop_signal)
     return last
-
-
-def build_augmentation(recipe: Recipe) -> Augmentation | None:
-    """What a recipe puts in front of D. Raises GankitError if it does not go with the images."""
-    if recipe.augmentation is None:
-        return None
-    augmentation: Augmentation = options.build("augmentation", recipe.augmentation, recipe.image_shape)
-    if recipe.data.channels not in augmentation.channels:
-        raise GankitError(
-            f"augmentation {recipe.augmentation['name']!r} accepts images of {augmentation.channels} channels, "
-            f"not {recipe.data.channels}; set data.channels or another augmentation"
-        )
-    return augmentation
-
-
-def build_parts(recipe: Recipe, conditioner: Any, device: torch.device) -> Parts:
-    """Networks and training parts of a recipe on a device. Raises GankitError, first of all, if they do not fit."""
-    composition.check(recipe, conditioner)
-    augmentation = build_augmentation(recipe)
-    judge = None
-    if recipe.train.judge_condition == "pretrained" and checkpoint.stored_state(conditioner):
-        judge = copy.deepcopy(conditioner).requires_grad_(False).to(device)
-    G = models.build_generator(recipe, conditioner)
-    D = models.channels_last(models.build_discriminator(recipe, conditioner), device).train()
-    return Parts(
-        G=models.channels_last(G, device).train(),
-        D=D,
-        conditioner=conditioner.to(device),
-        loss=options.build("loss", recipe.loss),
-        regularizers={
-            name: models.build_regularizer(recipe, name, D, conditioner).to(device)
-            for name in recipe.regularizers
-        },
-        guidance={
-            name: options.build("guidance", {**spec, "name": name}).to(device)
-            for name, spec in recipe.guidance.items()
-        },
-        augmentation=None if augmentation is None else augmentation.to(device),
-        judge=judge,
-    )
 
 
 class Trainer:
@@ -200,6 +160,7 @@ class Trainer:
         fingerprint = self.source.fingerprint()
         distributed.same_everywhere(fingerprint, "the data set")
         self.vocabulary = models.read_vocabulary(found[-1]) if found else self.source.vocabulary()
+        check_stages(self.whole, self.vocabulary, self.stage)
         self.stepper = self._build(init=self.init is not None and not found)
         self._hint_unused_labels(self.stepper.parts.conditioner, self.vocabulary)
         if not found and (advice := composition.advice(self.whole)):
@@ -221,8 +182,6 @@ class Trainer:
         """What the recipe of this stage describes, with its initial weights or those of `--init`."""
         recipe = self.recipe
         conditioner = models.build_conditioner(recipe, self.vocabulary)
-        if self.whole.stages:
-            composition.check_stages(self.whole, self.vocabulary, self.stage, conditioner)
         conditioner.prepare(cache_dir("text"), self.device)
         parts = build_parts(recipe, conditioner, self.device)
         if init:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from gankit.core.interfaces import Condition, Conditioner, CondSpec, Label, Vocabulary
 from gankit.core.random import rand, randn
 from gankit.core.text_cache import TextCache
-from gankit.core.weights import find_folder, read_safetensors, sha256_of
+from gankit.core.weights import find_folder, read_safetensors, sha256_of, shapes_only
 from gankit.errors import GankitError
 from gankit.plugins.conditioning.attention_pool import AttentionPool, load_pool
 
@@ -261,9 +261,12 @@ class TextConditioner(EncodedText):
             kind = transformers.AutoModelForTextEncoding
         try:
             with _quiet_transformers():
-                encoder = kind.from_pretrained(
-                    self._folder, local_files_only=True, trust_remote_code=False, use_safetensors=True
-                )
+                if shapes_only():
+                    encoder = kind.from_config(self._config) if not self._is_clip else kind(self._config)
+                else:
+                    encoder = kind.from_pretrained(
+                        self._folder, local_files_only=True, trust_remote_code=False, use_safetensors=True
+                    )
         except (OSError, ValueError, RuntimeError) as error:
             reason = " ".join(str(error).split())[:300]
             raise GankitError(

@@ -8,13 +8,17 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gankit.core import options
+from gankit.core.footprint import META, NEEDS_NUMBERS
 from gankit.core.interfaces import (
+    Composition,
     Cond,
     CondSpec,
     Discriminator,
@@ -91,6 +95,10 @@ class ProjectedDiscriminator(Discriminator):
         )
         self.c_dim = cond.c_dim
 
+    @classmethod
+    def unfit(cls, options: Mapping[str, Any], composition: Composition) -> tuple[str, str] | None:
+        return unfit_feature(options["feature"])
+
     @property
     def heads(self) -> list[Head]:
         return cast("list[Head]", self.discriminator["mini_discs"])
@@ -104,6 +112,32 @@ class ProjectedDiscriminator(Discriminator):
         c = required_embedding(cond, self.c_dim)
         logits = [head.score(x, c) for head, x in zip(self.heads, features)]
         return [torch.cat([x.flatten(1) for x in logits], dim=1)]
+
+
+def unfit_feature(spec: Mapping[str, Any]) -> tuple[str, str] | None:
+    """What `Part.unfit` of a projected discriminator says of a feature network, found on a skeleton without weights."""
+    try:
+        with META:
+            reason = no_pyramid(options.build("feature", spec))
+    except NEEDS_NUMBERS:  # its constructor looks at numbers; then this one's will tell
+        return None
+    return None if reason is None else (f"feature network {spec['name']!r}", reason)
+
+
+def no_pyramid(feature: FeatureNetwork) -> str | None:
+    """Why the maps of a network cannot be mixed across scales; None if they can."""
+    strides = [tap.stride for tap in feature.taps]
+    if _of_one_size(feature) or all(fine * 2 == coarse for fine, coarse in itertools.pairwise(strides)):
+        return None
+    return (
+        f"its maps have strides {strides}, where each must be twice the one before; set the option taps of the "
+        "feature network"
+    )
+
+
+def _of_one_size(feature: FeatureNetwork) -> bool:
+    """Four maps as from a transformer, which are re-assembled into a pyramid."""
+    return len(feature.taps) == 4 and len({tap.stride for tap in feature.taps}) == 1
 
 
 def resized(images: Tensor, size: tuple[int, int]) -> Tensor:
@@ -150,14 +184,11 @@ class ProjectedFeatures(nn.Module):
         self.pretrained = pretrained
         self.proj_type = proj_type
         self.scratch = nn.ModuleDict()
+        if (reason := no_pyramid(pretrained)) is not None:
+            raise GankitError(f"a projected discriminator cannot use {pretrained.name!r}: {reason}")
         maps = [Map(tap.channels, tap.stride) for tap in pretrained.taps]
-        if len(maps) == 4 and len({x.stride for x in maps}) == 1:
+        if _of_one_size(pretrained):
             maps = self._reassemble(maps)
-        if any(fine.stride * 2 != coarse.stride for fine, coarse in itertools.pairwise(maps)):
-            raise GankitError(
-                f"feature network {pretrained.name!r} has maps of strides {[x.stride for x in maps]}; a projected "
-                "discriminator needs each to be twice the one before, set the option taps of the feature network"
-            )
         if proj_type > 0:
             maps = self._mix(maps, cout, expand, residual_csm)
         self.outputs = maps  # with scale mixing the strides halve

@@ -6,12 +6,14 @@ projections and heads of its own. Tensor names are those of the official code.
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, cast
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
 
 from gankit.core.interfaces import (
+    Composition,
     Cond,
     CondSpec,
     Discriminator,
@@ -24,7 +26,12 @@ from gankit.core.rgb import entry_size, to_rgb
 from gankit.core.weights import start_table
 from gankit.errors import GankitError
 from gankit.plugins.discriminators.heads import Head, Norm
-from gankit.plugins.discriminators.projected import ProjectedFeatures, make_heads, resized
+from gankit.plugins.discriminators.projected import (
+    ProjectedFeatures,
+    make_heads,
+    resized,
+    unfit_feature,
+)
 
 NETWORKS = {
     "deit_base_distilled_patch16_224": {
@@ -113,6 +120,11 @@ class StyleGANXLDiscriminator(Discriminator):
             with torch.no_grad():
                 for head in self.heads():
                     head.embed.weight.copy_(table.T)
+
+    @classmethod
+    def unfit(cls, options: Mapping[str, Any], composition: Composition) -> tuple[str, str] | None:
+        specs = ({"name": label, **spec} for label, spec in options["features"].items())
+        return next(filter(None, map(unfit_feature, specs)), None)
 
     def heads(self) -> list[Head]:
         return [head for name in self.discriminators for head in self._heads(name)]

@@ -202,7 +202,7 @@ def bands(
     if last[0] <= start[0]:
         raise GankitError(
             f"image size {width}x{height} is too small for alias-free layers of cutoff {start[0]:g}: both sides must "
-            f"be larger than {2 * start[0]:g} pixels"
+            f"be larger than {2 * start[0]:g} pixels; change data.size"
         )
     chain = [first] if isinstance(first, Band) else []
     for i in range(len(chain), num_layers + 1):
@@ -225,7 +225,8 @@ def bands(
 def _halved(side: int, times: int) -> int:
     if side % 2**times:
         raise GankitError(
-            f"image sides must be multiples of {2**times} for alias-free layers of this first_stopband, not {side}"
+            f"image sides must be multiples of {2**times} for alias-free layers of this first_stopband, not {side}; "
+            "change data.size"
         )
     return side >> times
 

@@ -153,7 +153,7 @@ class SynthesisNetwork(nn.Module):
         if k == 0:
             raise GankitError(
                 f"image size {w}x{h} is too small for generator 'stylegan-t', whose first block has twice the start "
-                "grid: both sides must be even and at least 8 pixels"
+                "grid: both sides must be even and at least 8 pixels; change data.size"
             )
         self.w_dim, self.is_skip = w_dim, architecture == "skip"
         self.ws_per_block = 1 + 2 * num_res_blocks

@@ -162,7 +162,7 @@ def stage_shapes(
     if height % total or width % total:
         raise GankitError(
             f"image size {width}x{height} cannot be reached by up_factors {list(up_factors)} of generator "
-            f"'stylegan-xl': both sides must be multiples of {total}"
+            f"'stylegan-xl': both sides must be multiples of {total}; change data.size"
         )
     shapes, rest = [], total
     for factor in (1, *up_factors):
