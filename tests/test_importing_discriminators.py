@@ -62,7 +62,9 @@ def test_heads_of_stylegan_t_come_along(tmp_path: Path, monkeypatch: pytest.Monk
     heads = {name: tensor for name, tensor in source.tensors.items() if name.startswith("heads.")}
     assert saved.keys() == heads.keys()
     assert all(torch.equal(saved[name], heads[name].to_tensor()) for name in heads)
-    found = recipes.read(str(tmp_path / "model")).discriminator
+    recipe = recipes.read(str(tmp_path / "model"))
+    assert recipe.augmentation == {"name": "diffaugment", "policy": "color,translation,cutout"}
+    found = recipe.discriminator
     assert found["feature"]["name"] == "timm-vit"
     assert {"side": 224, "crop_probability": 0.5, "group": 8, "cmap_dim": 64}.items() <= found.items()
     *_, D, _, report = start(
@@ -145,6 +147,9 @@ def test_discriminator_of_stylegan_xl(c_dim: int) -> None:
     assert made.kind == "discriminator"
     assert made.image_shape == (3, 32, 32)
     assert made.spec == {**spec, **({"cmap_dim": 64, "embed_dim": 320} if c_dim else {})}
+    assert made.sections == {}
+    source.modules[""] = Module("ProjectedDiscriminator", "pg_modules.discriminator", {"diffaug": True})
+    assert import_network(source).sections == {"augmentation": {"name": "diffaugment"}}
     assert shapes(made.tensors) == planned(made.spec, made.image_shape, c_dim)
     assert f"feature_networks.{DEIT}.scratch.layer3_reassemble.1.weight" in made.tensors
     for head in range(4) if c_dim else ():

@@ -86,7 +86,7 @@ def convert(
     critic_tensors = None
     if critic is not None:
         try:  # the generator is of use without it
-            complete = recipes.parse({**page, "discriminator": critic.spec}, str(path))
+            complete = recipes.parse({**critic.sections, **page, "discriminator": critic.spec}, str(path))
             critic_tensors = _fitting(critic, conditioner.spec, path)
             recipe = complete
         except GankitError as error:

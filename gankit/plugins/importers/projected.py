@@ -65,7 +65,7 @@ class ProjectedImporter(Importer):
             spec, tensors = _single(network)
         else:
             spec, tensors = _several(network)
-        return Imported("discriminator", spec, image_shape(network), tensors)
+        return Imported("discriminator", spec, image_shape(network), tensors, sections=diffaugment(network))
 
 
 def _several(network: ForeignNetwork) -> tuple[dict[str, Any], dict[str, TensorRecord]]:
@@ -169,6 +169,12 @@ def _classes(network: ForeignNetwork, table: TensorRecord) -> TensorRecord:
     if not 1 <= count <= rows:
         raise network.odd("number of classes", count)
     return replace(table, shape=(width, count), stride=table.stride[::-1])
+
+
+def diffaugment(network: ForeignNetwork) -> dict[str, Any]:
+    """The section of a recipe for the augmentation that discriminators of these code bases have built in."""
+    given = network.setting("", "diffaug", default=False) is True
+    return {"augmentation": {"name": "diffaugment"}} if given else {}
 
 
 def image_shape(network: ForeignNetwork) -> ImageShape:

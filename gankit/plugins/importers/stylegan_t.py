@@ -8,7 +8,7 @@ from typing import Any
 from gankit.core.foreign import ForeignNetwork, TensorRecord
 from gankit.core.interfaces import Imported, Importer, Vocabulary
 from gankit.errors import GankitError
-from gankit.plugins.importers.projected import image_shape
+from gankit.plugins.importers.projected import diffaugment, image_shape
 from gankit.plugins.importers.stylegan2 import (
     MAX_CLASSES,
     channel_options,
@@ -86,7 +86,7 @@ def _discriminator(network: ForeignNetwork) -> Imported:
     if network.integer("", "c_dim", low=0, high=MAX_CLASSES):
         spec["cmap_dim"] = network.shape("heads.0.cls.weight_orig", 3)[0]
     tensors = {name: tensor for name, tensor in network.tensors.items() if not name.startswith("dino.")}
-    return Imported("discriminator", spec, image_shape(network), tensors)
+    return Imported("discriminator", spec, image_shape(network), tensors, sections=diffaugment(network))
 
 
 def _refuse_other_transformers(network: ForeignNetwork) -> None:
