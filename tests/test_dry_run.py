@@ -18,9 +18,10 @@ from gankit.core import recipe as recipes
 from gankit.core.devices import pick_device
 from gankit.core.footprint import META, Tally, footprint
 from gankit.core.labels import Label
+from gankit.core.parts import rehearse
 from gankit.core.plugins import registry
 from gankit.core.step import Stepper
-from gankit.core.summary import _build, assumed_vocabulary, describe_training, summarize
+from gankit.core.summary import assumed_vocabulary, describe_training, summarize
 
 NAMES = sorted(registry().names("recipe"))
 PARTS = ("weights", "gradients", "Adam", "activations")
@@ -146,12 +147,12 @@ CHANGES = {
 def test_the_estimate_is_near_what_torch_allocates() -> None:
     """One training step on the CPU under torch's profiler; gradients and activations come and go in it."""
     recipe = recipes.read("stylegan2", CHANGES)
-    parts, _ = _build(recipe, assumed_vocabulary(), META)
+    parts = rehearse(recipe, assumed_vocabulary())
     estimate = footprint(parts, recipe.train.batch, Label())
     assert [phase.name for phase in estimate.phases] == ["D", "G", "path-length"]
 
     device = pick_device("cpu")
-    parts, _ = _build(recipe, assumed_vocabulary(), device)
+    parts = rehearse(recipe, assumed_vocabulary(), device)
     stepper = Stepper(parts, recipe, device, distributed.World(), bf16=False)
     images = torch.randn(recipe.train.batch, *recipe.image_shape).contiguous(
         memory_format=torch.channels_last

@@ -13,8 +13,8 @@ from gankit.core.footprint import META
 from gankit.core.freezing import freeze
 from gankit.core.interfaces import CondSpec
 from gankit.core.labels import Vocabulary
+from gankit.core.parts import rehearse
 from gankit.core.recipe import read
-from gankit.core.summary import _build
 
 # recipe, changes, classes; parameters of G, of D that are trained; source.
 # A number with a decimal point is in millions, as it was published.
@@ -53,7 +53,7 @@ def test_parameters(name: str, changes: dict[str, Any], classes: int, g: Any, d:
     recipe = read(name, changes)
     if recipe.stages:
         recipe = recipe.at_stage(-1)
-    parts, _ = _build(recipe, Vocabulary(counts, captioned=1, total=1), META)
+    parts = rehearse(recipe, Vocabulary(counts, captioned=1, total=1))
     network = parts.G.synthesis if name.startswith("stylegan-t-") else parts.G
     assert isinstance(network, nn.Module)
     for expected, module in ((g, network), (d, parts.D)):

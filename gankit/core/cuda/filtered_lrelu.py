@@ -103,7 +103,8 @@ class _FilteredLReLU:
     ) -> Tensor:
         """The same, block after block of rows, so that upsampled maps are small enough for a CPU's cache."""
         (_, taps), n = filter_size(self.fd), len(self.fu)
-        y = x.new_empty(len(x), x.shape[1], *size).contiguous(memory_format=torch.channels_last)
+        shape = (len(x), x.shape[1], *size)
+        y = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
         row = x.shape[1] * size[1] * self.down**2 * x.element_size()  # upsampled, for each row of the result
         step = max(BLOCK_BYTES // row, taps // self.down, 1)
         for first in range(0, size[0], step):
