@@ -316,6 +316,24 @@ def with_weights(monkeypatch: pytest.MonkeyPatch) -> None:
     )
 
 
+def test_a_plugin_that_cannot_be_rehearsed_trains(tmp_path, monkeypatch):
+    hinge = registry().load("loss", "hinge")
+
+    def needs_numbers(self: Any) -> None:
+        assert torch.get_default_device().type != "meta"
+
+    monkeypatch.setattr(hinge, "__init__", needs_numbers)
+    images = write_images(tmp_path / "images")
+    last = gankit.train(
+        "stylegan2",
+        tmp_path / "run",
+        data=str(images),
+        overrides={**TINY, "loss": "hinge", "train.images": 8},
+        quiet=True,
+    )
+    assert last.is_dir()
+
+
 @pytest.mark.parametrize("stage", [0, 1])
 def test_a_trainable_encoder_is_not_loaded_for_parts_that_do_not_fit(tmp_path, monkeypatch, stage):
     encoder = make_bert(tmp_path / "bert")

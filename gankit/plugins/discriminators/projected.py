@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gankit.core import options
-from gankit.core.footprint import META, NEEDS_NUMBERS
+from gankit.core.footprint import META
 from gankit.core.interfaces import (
     Composition,
     Cond,
@@ -119,7 +119,9 @@ def unfit_feature(spec: Mapping[str, Any]) -> tuple[str, str] | None:
     try:
         with META:
             reason = no_pyramid(options.build("feature", spec))
-    except NEEDS_NUMBERS:  # its constructor looks at numbers; then this one's will tell
+    except GankitError:
+        raise
+    except Exception:  # its constructor looks at numbers; then the discriminator's will tell
         return None
     return None if reason is None else (f"feature network {spec['name']!r}", reason)
 

@@ -1,0 +1,91 @@
+"""Times training steps on a CPU: `python benchmarks/training.py [--size 128] [--batch 8] [--rounds 3]`.
+
+StyleGAN2 (channel_base 16384) with R1 every 16th step, no augmentation, random pictures: one round is 16 steps, forward
+and backward of G and D, of gankit in bf16, of gankit in fp32, and of the textbook formulation in fp32 and NCHW (see
+`textbook.py`), in turn. Medians over the rounds, and of their ratios, are printed; R1 runs in fp32 in any case.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import statistics
+import time
+
+import textbook
+import torch
+
+from gankit.core import distributed, models
+from gankit.core import recipe as recipes
+from gankit.core.interfaces import Label
+from gankit.core.labels import Vocabulary
+from gankit.core.parts import build_parts
+from gankit.core.step import Stepper
+
+INTERVAL = 16  # of R1, and steps of a round
+CPU = torch.device("cpu")
+
+
+def build(size: int, batch: int, bf16: bool, last: bool) -> Stepper:
+    """`last`: channels-last, as gankit trains."""
+    page = {
+        "data.size": size,
+        "generator.channel_base": 16384,
+        "discriminator.channel_base": 16384,
+        "regularizers": {"r1": {"gamma": 1.0, "interval": INTERVAL}, "path-length": False},
+        "augmentation": None,
+        "train.batch": batch,
+        "train.micro_batch": batch,
+    }
+    recipe = recipes.read("stylegan2", page)
+    parts = build_parts(recipe, models.build_conditioner(recipe, Vocabulary()), CPU)
+    if not last:
+        for network in (parts.G, parts.D):
+            network.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+    return Stepper(parts, recipe, CPU, distributed.World(), bf16)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--size", type=int, default=128)
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--rounds", type=int, default=3)
+    wish = parser.parse_args()
+    torch.manual_seed(0)
+    pictures = torch.randn(wish.batch, 3, wish.size, wish.size).clamp(-1, 1)
+    last = pictures.contiguous(memory_format=torch.channels_last)
+    labels = [Label()] * wish.batch
+    ways = {
+        "gankit bf16": (build(wish.size, wish.batch, True, True), last, contextlib.nullcontext),
+        "gankit fp32": (build(wish.size, wish.batch, False, True), last, contextlib.nullcontext),
+        "textbook": (
+            build(wish.size, wish.batch, False, False),
+            pictures,
+            lambda: textbook.instead(textbook.OPERATORS),
+        ),
+    }
+    seconds: dict[str, list[float]] = {way: [] for way in ways}
+    for number in range(wish.rounds + 1):
+        for way, (stepper, images, context) in ways.items():
+            with context():
+                start = time.perf_counter()
+                for _ in range(INTERVAL if number else 1):  # the first round warms up
+                    stepper.run(images, labels)
+                if number:
+                    seconds[way].append((time.perf_counter() - start) / INTERVAL)
+                else:
+                    stepper.step = 0
+    print(
+        f"torch {torch.__version__}, {torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}"
+    )
+    for way, times in seconds.items():
+        ratio = statistics.median(b / a for b, a in zip(seconds["textbook"], times))
+        print(
+            f"{way:12} {statistics.median(times):7.2f} s a step of {wish.batch} images: textbook / this {ratio:5.2f}"
+        )
+
+
+if __name__ == "__main__":
+    main()
