@@ -11,7 +11,7 @@ import torch
 
 import gankit
 from gankit.core.cuda import dispatch
-from gankit.core.devices import has_fast_bf16
+from gankit.core.devices import bf16_units, has_fast_bf16
 from gankit.errors import GankitError
 
 
@@ -35,7 +35,8 @@ def _machine() -> Iterator[str]:
     yield f"torch    {torch.__version__}, {torch.get_num_threads()} threads"
     cpu = torch.device("cpu")
     pays = "fast" if has_fast_bf16(cpu) else "slower than fp32 in training"
-    yield f"CPU      {_cpu_name()}: {torch.backends.cpu.get_cpu_capability()}{_matrix_units()}; bf16 {pays}"
+    units = ", ".join([torch.backends.cpu.get_cpu_capability(), *bf16_units()])
+    yield f"CPU      {_cpu_name()}: {units}; bf16 {pays}"
     if torch.cuda.is_available():
         for i in range(torch.cuda.device_count()):
             p = torch.cuda.get_device_properties(i)
@@ -59,12 +60,6 @@ def _cpu_name() -> str:
     except OSError:
         names = []
     return names[0] if names else platform.processor() or platform.machine()
-
-
-def _matrix_units() -> str:
-    features = {"_is_avx512_bf16_supported": "AVX512_BF16", "_is_amx_tile_supported": "AMX"}
-    has = [name for probe, name in features.items() if getattr(torch.cpu, probe, lambda: False)()]
-    return "".join(f", {name}" for name in has)
 
 
 def _choices(devices: Iterable[torch.device]) -> tuple[list[str], bool]:
