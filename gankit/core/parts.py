@@ -79,7 +79,5 @@ def check_stages(recipe: Recipe, vocabulary: Vocabulary, first: int = 0) -> None
             rehearse(recipe.at_stage(index), vocabulary)
         except GankitError as error:
             raise GankitError(f"stages.{index}: {error}" if recipe.stages else str(error)) from None
-        except (
-            Exception
-        ):  # whatever a plugin that looks at numbers does without them; its mistakes show later
+        except Exception:  # a plugin needs numbers; what is wrong with it shows when it is built
             continue

@@ -246,7 +246,7 @@ class TextConditioner(EncodedText):
             raise GankitError(f"{self._folder} is not a text encoder for transformers ({reason})") from None
         self._is_clip = config.model_type in ("clip", "clip_text_model")
         self._is_seq2seq = config.is_encoder_decoder
-        self._config = getattr(config, "text_config", config)
+        self._whole_config, self._config = config, getattr(config, "text_config", config)
 
     def _projected(self, layer: int) -> bool:
         return self._is_clip and self.pooling == "eos" and layer in (-1, self._config.num_hidden_layers)
@@ -262,7 +262,7 @@ class TextConditioner(EncodedText):
         try:
             with _quiet_transformers():
                 if shapes_only():
-                    encoder = kind.from_config(self._config) if not self._is_clip else kind(self._config)
+                    encoder = kind(self._config) if self._is_clip else kind.from_config(self._whole_config)
                 else:
                     encoder = kind.from_pretrained(
                         self._folder, local_files_only=True, trust_remote_code=False, use_safetensors=True
