@@ -285,24 +285,20 @@ def test_training_asks_before_it_builds(monkeypatch):
 @pytest.mark.parametrize("staged", [False, True])
 def test_mistakes_show_before_a_network_has_weights(tmp_path, monkeypatch, sections, message, staged):
     """Those of stages to come, too, before the first one's networks are built."""
-    with_weights(monkeypatch)
+    forbid_weights(monkeypatch)
     images = write_images(tmp_path / "images")
     changes = {**TINY, "train.images": 16}
-    changes |= {"stages": [{"until": 8}, nested(sections)]} if staged else sections
+    if staged:
+        stage: dict[str, Any] = {}
+        for path, value in sections.items():
+            recipes.override(stage, path, value)
+        sections = {"stages": [{"until": 8}, stage]}
+    changes |= sections
     with pytest.raises(GankitError, match=("^stages\\.1: " if staged else "") + ".*" + message):
         gankit.train("stylegan2", tmp_path / "run", data=str(images), overrides=changes, quiet=True)
 
 
-def nested(sections: dict[str, Any]) -> dict[str, Any]:
-    """{'data.size': 4} -> {'data': {'size': 4}}."""
-    made: dict[str, Any] = {}
-    for path, value in sections.items():
-        section, *key = path.split(".")
-        made[section] = {key[0]: value} if key else value
-    return made
-
-
-def with_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+def forbid_weights(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the test fail if a generator or a text encoder gets weights."""
     build = models.build_generator
 
@@ -337,7 +333,7 @@ def test_a_plugin_that_cannot_be_rehearsed_trains(tmp_path, monkeypatch):
 @pytest.mark.parametrize("stage", [0, 1])
 def test_a_trainable_encoder_is_not_loaded_for_parts_that_do_not_fit(tmp_path, monkeypatch, stage):
     encoder = make_bert(tmp_path / "bert")
-    with_weights(monkeypatch)
+    forbid_weights(monkeypatch)
     images = write_images(tmp_path / "images")
     wrong = {
         "conditioner": {"name": "text", "model": str(encoder), "trainable": True},
