@@ -1,7 +1,7 @@
 """Times the Triton operators on a GPU against the composites and torch.compile of them: `python benchmarks/gpu.py`.
 
-Prints, for forward and forward with backward, medians in microseconds and the largest difference from the reference in
-float64, as a share of the largest value.
+Prints, for forward and forward with backward, medians in microseconds, of the GPU and, in brackets, of the Python
+thread that sets it to work, and the largest difference from the reference in float64, as a share of the largest value.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import statistics
 import sys
+import time
 from collections.abc import Callable, Iterator
 
 import torch
@@ -47,25 +48,32 @@ def cases(dtype: torch.dtype, last: bool) -> dict[str, tuple[Callable[..., Tenso
     }
 
 
-def median_time(function: Callable[[], object], repeats: int) -> float:
-    """Microseconds of the GPU, each run after its second-level cache was overwritten."""
+AHEAD = 4_000_000  # cycles, some 2 ms, in which the host sets to work what is timed then
+
+
+def median_times(function: Callable[[], object], repeats: int) -> tuple[float, float]:
+    """Microseconds of the GPU, each run after its second-level cache was overwritten, and of the host."""
     for _ in range(5):
         function()
     flush = torch.empty(256 * 2**20, dtype=torch.uint8, device="cuda")
-    times = []
+    times, host = [], []
     for _ in range(repeats):
         flush.zero_()
+        torch.cuda._sleep(AHEAD)  # the GPU waits for nothing that it is timed in
         start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         start.record()
+        began = time.perf_counter()
         function()
+        host.append((time.perf_counter() - began) * 1e6)
         end.record()
         end.synchronize()
         times.append(start.elapsed_time(end) * 1000)
-    return statistics.median(times)
+    return statistics.median(times), statistics.median(host)
 
 
 def compare(function: Callable[..., Tensor], tensors: list[Tensor], repeats: int) -> Iterator[str]:
     """A line for forward and one for forward with backward."""
+    torch.compiler.reset()  # it stops compiling one function anew for too many cases
     ways: dict[str, Callable[..., Tensor]] = {
         "triton": lambda *t: function("triton", *t),
         "cpu": lambda *t: function("cpu", *t),
@@ -73,8 +81,8 @@ def compare(function: Callable[..., Tensor], tensors: list[Tensor], repeats: int
     }
 
     def line(label: str, run: Callable[[Callable[..., Tensor]], object]) -> str:
-        times = {way: median_time(lambda: run(call), repeats) for way, call in ways.items()}  # noqa: B023
-        return f"{label:21s} " + " ".join(f"{way} {t:8.0f} us" for way, t in times.items())
+        times = {way: median_times(lambda: run(call), repeats) for way, call in ways.items()}  # noqa: B023
+        return f"{label:21s} " + " ".join(f"{way} {t:6.0f} us ({h:5.0f})" for way, (t, h) in times.items())
 
     with torch.no_grad():
         exact = function("reference", *(t.double() for t in tensors))

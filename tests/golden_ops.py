@@ -19,12 +19,12 @@ VECTORS = {"x": "vx", "b": "vb", "w": None, "weight": "vw", "styles": "vs"}
 STYLEGAN3_NAMES = {"w": "weight", "s": "styles"}
 
 
-def check(name: str, case: Case, impl: str) -> None:
+def check(name: str, case: Case, impl: str, device: torch.device | str = "cpu") -> None:
     """The pass rule; values ten times tighter. Every output of the case must have been checked."""
     renamed = STYLEGAN3_NAMES if name == "ops_modconv_sg3" else {}
     original = {new: old for old, new in renamed.items()}
     kwargs = {key: value for key, value in case.kwargs.items() if key != "fused_modconv"}
-    inputs = {renamed.get(key, key): value.clone() for key, value in case.inputs.items()}
+    inputs = {renamed.get(key, key): value.clone().to(device) for key, value in case.inputs.items()}
     operator = getattr(cuda, case.call)
     if case.call == "setup_filter":
         case.check("f", operator(**kwargs, impl=impl), factor=0.1)

@@ -27,7 +27,11 @@ class Case:
         """Assert the pass rule max|y - expected| <= 1e-4 absmax + 20 noise + 1e-6, times `factor`."""
         expected = self.outputs[name]
         assert actual.shape == expected.shape, f"{self.name}.{name}: {actual.shape} != {expected.shape}"
-        error = (actual.detach().double() - expected.double()).abs().max().item() if expected.numel() else 0.0
+        error = (
+            (actual.detach().cpu().double() - expected.double()).abs().max().item()
+            if expected.numel()
+            else 0.0
+        )
         assert error <= factor * self.tolerance[name], f"{self.name}.{name}: error {error:.3g}"
 
 

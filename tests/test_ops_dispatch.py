@@ -203,6 +203,7 @@ class Small(nn.Module):
         x = cuda.modulated_conv2d(
             x, w, s, up=2, padding=1, resample_filter=f, flip_weight=False, act="lrelu", gain=None
         )
+        x = cuda.filtered_lrelu(x, f[0], f[0], up=2, down=2, padding=3, clamp=4)
         x = cuda.filtered_lrelu(x, f, f, up=2, down=2, padding=3)
         x = cuda.conv2d_resample(x, w, f, down=2, padding=1)
         x = cuda.downsample2d(cuda.upsample2d(cuda.filter2d(x, f), f), f)
@@ -220,6 +221,11 @@ def test_compiles_without_graph_breaks(request_, monkeypatch):
     module = Small()
     compiled = torch.compile(module, fullgraph=True, backend="aot_eager", dynamic=False)
     torch.testing.assert_close(compiled(*inputs(2)), module(*inputs(2)))
+    variables = [v.requires_grad_() for v in inputs(2)]
+    actual, expected = (
+        torch.autograd.grad(call(*variables).square().sum(), variables) for call in (compiled, module)
+    )
+    torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_exports_with_dynamic_batch_and_without_gankit():

@@ -1,4 +1,4 @@
-"""Each implementation against the reference vectors of the original code; `triton_interpreted` does it for Triton."""
+"""Each implementation against the reference vectors of the original code; `triton_kernels` does it for Triton."""
 
 from __future__ import annotations
 

@@ -48,7 +48,7 @@ def interpret(*arguments: str) -> None:
     run(
         "-m",
         "pytest",
-        str(HERE / "triton_interpreted.py"),
+        str(HERE / "triton_kernels.py"),
         "-p",
         "no:cacheprovider",
         *arguments,

@@ -3,7 +3,7 @@
 - `reference`: the definition, step by step. Slow.
 - `cpu`: composites of torch's operators, built to be fast on a CPU; they run on every device.
 - `triton`: one kernel for each operator, for NVIDIA GPUs.
-- `auto`: `triton` for CUDA tensors where its self-test passes, else `cpu`.
+- `auto`: `triton` for CUDA tensors where its self-test passes, but for small ones, else `cpu`.
 
 The argument `impl` decides, then the environment variable GANKIT_OPS, else `auto`. The choice is made when an operator
 first meets a kind of device and kept. Graphs that are compiled or exported hold composites only, so that a file needs
@@ -36,6 +36,11 @@ VALID = ("auto", *IMPLEMENTATIONS)
 OPERATORS = ("bias_act", "upfirdn2d", "filtered_lrelu", "conv2d_resample", "modulated_conv2d")
 Function = Callable[..., Tensor]
 
+# Elements below which `auto` leaves tensors on a GPU to plain torch, and where: a call of a custom operator keeps the
+# host busy for two to three times as long, which decides where the GPU has little to do.
+SMALL = 2**22
+PLAIN_IF_SMALL = ("bias_act", "upfirdn2d", "conv2d_resample", "modulated_conv2d")
+
 # What `auto` means in this process.
 requested = os.environ.get(ENVIRONMENT) or "auto"
 
@@ -54,6 +59,7 @@ class Choice:
     name: str
     reason: str
     function: Function
+    small: Function | None = None  # takes the place of `function` for tensors of less than SMALL elements
 
 
 _choices: dict[tuple[str, str, str], Choice] = {}  # by operator, request and type of device
@@ -79,8 +85,9 @@ def function(operator: str, x: Tensor, impl: str) -> Function:
     """The implementation of `operator` for tensors like `x`; raises what `request` and `choose` raise."""
     if torch.compiler.is_compiling() or torch.jit.is_tracing():
         return (REFERENCE if request(impl) == "reference" else COMPOSITE)[operator]
-    known = _choices.get((operator, requested if impl == "auto" else impl, x.device.type))
-    return (known or choose(operator, x.device, impl)).function
+    choice = _choices.get((operator, requested if impl == "auto" else impl, x.device.type))
+    choice = choice or choose(operator, x.device, impl)
+    return choice.small if choice.small is not None and x.numel() < SMALL else choice.function
 
 
 def choose(operator: str, device: torch.device, impl: str = "auto") -> Choice:
@@ -117,7 +124,8 @@ def _choose(operator: str, device: torch.device, asked: str, wish: str) -> Choic
         result = self_test(operator, "triton", device)
         if result.passed:
             why = f"its self-test passed with an error of {result.error:.0e}"
-            return Choice("triton", why, getattr(kernels(), operator))
+            small = COMPOSITE[operator] if operator in PLAIN_IF_SMALL else None
+            return Choice("triton", why, getattr(kernels(), operator), small)
         reason = f"the self-test of {operator} {result.failure}"
     message = (
         f"gankit's Triton kernels are not used on {device.type}: {reason}. Plain torch takes their place, slower but "

@@ -65,7 +65,7 @@ def filtered_lrelu(
     return op(x, b, (pad[2], pad[0]), (height, width))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # torch.compile of some versions hashes it before it has its fields
 class _FilteredLReLU:
     """The op with a 1-D `fu`; offsets and sizes are (y, x). Only the padding before the first pixel is given: the size
     of the result tells the rest."""
@@ -127,10 +127,11 @@ class _FilteredLReLU:
 
 def _activate(x: Tensor, slope: float, clamp: float | None) -> Tensor:
     """Leaky ReLU and clamp; may overwrite `x`."""
-    if slope < 0:  # the output does not tell the sign of the input
+    # where slope < 0, the output does not tell the sign of the input; a compiler saves the copies by itself
+    if slope < 0 or torch.compiler.is_compiling():
         x = F.leaky_relu(x, slope)
         return x if clamp is None else x.clamp(-clamp, clamp)
-    if torch.is_grad_enabled() and x.requires_grad and not torch.compiler.is_compiling():
+    if torch.is_grad_enabled() and x.requires_grad:
         return _Activate.apply(x, slope, clamp)
     x = F.leaky_relu_(x, slope)
     return x if clamp is None else F.hardtanh_(x, -clamp, clamp)

@@ -38,6 +38,7 @@ def check(operator: str, function: Callable[..., Tensor], device: torch.device) 
         torch.inference_mode(False),
         torch.enable_grad(),
         torch.autocast(device.type, enabled=False),
+        torch.device("cpu"),  # whatever torch.set_default_device says
         precise,
     ):
         for variables, call in _cases(operator):

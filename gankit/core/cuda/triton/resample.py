@@ -1,11 +1,14 @@
 """upfirdn2d: zero insertion, padding, filter and decimation in one kernel that never makes the zeros.
 
-Each output pixel gathers only the taps that meet a sample, `taps / up` an axis (polyphase). The gradient is the
-operator itself with `up` and `down` exchanged and the filter turned round, which gives derivatives of every order.
+Outputs that are a period apart meet the same taps, `taps / up` an axis (polyphase), so a program takes neighbouring
+periods and goes through their phases: taps and the offset of the samples are then the same for all of its lanes. The
+gradient is the operator itself with `up` and `down` exchanged and the filter turned round, which gives derivatives of
+every order.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -26,10 +29,35 @@ from gankit.core.cuda.triton.launch import (
 )
 from gankit.core.cuda.upfirdn2d import upfirdn2d as plain_upfirdn2d
 
-# (columns, rows, channels) of a program's tile of the output, and warps. Contiguous maps run along x, where 32 columns
-# make one access of a warp; channels-last maps run along channels. Two rows or columns more reuse what is in L1.
+# (columns, rows, channels) of a program's tile in periods of the output, and warps. Contiguous maps run along x, where
+# 32 columns make one access of a warp; channels-last maps run along channels. More rows reuse what is in L1.
 CONTIGUOUS_CONFIGS = ((64, 16, 1, 4), (32, 16, 1, 4), (16, 16, 1, 2), (8, 8, 1, 1))
 CHANNELS_LAST_CONFIGS = ((4, 4, 64, 4), (4, 4, 32, 4), (4, 4, 8, 1))
+
+
+@triton.jit
+def _column(
+    x_ptr, f_ptr, sx, qx, iy, inside, first_y, pad_x, in_w, in_h, x_y, x_x,
+    UP_X: tl.constexpr, UP_Y: tl.constexpr, DOWN_X: tl.constexpr, PERIOD_X: tl.constexpr,
+    TAPS_X: tl.constexpr, TAPS_Y: tl.constexpr, CONVOLVE: tl.constexpr, COMPUTE: tl.constexpr,
+):  # fmt: skip
+    """Outputs of the phase `sx` of the periods `qx`, from the row of samples `iy` and the tap `first_y` on."""
+    first_x = ((pad_x - sx * DOWN_X) % UP_X + UP_X) % UP_X  # of C's or Python's remainder, all the same
+    ix = qx * (PERIOD_X * DOWN_X // UP_X) + (sx * DOWN_X - pad_x + first_x) // UP_X
+    total = tl.zeros_like(ix).to(COMPUTE)
+    for j in range((TAPS_Y + UP_Y - 1) // UP_Y):
+        ky = first_y + j * UP_Y
+        row = inside & (iy + j >= 0) & (iy + j < in_h)
+        for i in tl.static_range((TAPS_X + UP_X - 1) // UP_X):
+            kx = first_x + i * UP_X
+            if CONVOLVE:
+                at = (TAPS_Y - 1 - ky) * TAPS_X + TAPS_X - 1 - kx
+            else:
+                at = ky * TAPS_X + kx
+            tap = tl.load(f_ptr + at, mask=(ky < TAPS_Y) & (kx < TAPS_X), other=0.0).to(COMPUTE)
+            met = row & (ix + i >= 0) & (ix + i < in_w)
+            total += tl.load(x_ptr + (iy + j) * x_y + (ix + i) * x_x, mask=met, other=0.0).to(COMPUTE) * tap
+    return total
 
 
 @triton.jit
@@ -37,9 +65,11 @@ def upfirdn2d_kernel(
     x_ptr, f_ptr, y_ptr, gain, channels, in_w, in_h, out_w, out_h, pad_x, pad_y,
     x_n, x_c, x_y, x_x, y_n, y_c, y_y, y_x, tiles_x, tiles_y, tiles_c,
     UP_X: tl.constexpr, UP_Y: tl.constexpr, DOWN_X: tl.constexpr, DOWN_Y: tl.constexpr,
-    TAPS_X: tl.constexpr, TAPS_Y: tl.constexpr, CONVOLVE: tl.constexpr, COMPUTE: tl.constexpr,
+    PERIOD_X: tl.constexpr, PERIOD_Y: tl.constexpr, TAPS_X: tl.constexpr, TAPS_Y: tl.constexpr,
+    CONVOLVE: tl.constexpr, COMPUTE: tl.constexpr,
     BLOCK_X: tl.constexpr, BLOCK_Y: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
+    """A period is up / gcd(up, down) outputs."""
     program = tl.program_id(0)
     tile_x = program % tiles_x
     program //= tiles_x
@@ -50,36 +80,143 @@ def upfirdn2d_kernel(
 
     lane = tl.arange(0, BLOCK_X * BLOCK_Y * BLOCK_C)
     c = tile_c * BLOCK_C + lane % BLOCK_C
-    ox = tile_x * BLOCK_X + lane // BLOCK_C % BLOCK_X
-    oy = tile_y * BLOCK_Y + lane // (BLOCK_C * BLOCK_X)
-    inside = (c < channels) & (ox < out_w) & (oy < out_h)
+    qx = tile_x * BLOCK_X + lane // BLOCK_C % BLOCK_X
+    qy = tile_y * BLOCK_Y + lane // (BLOCK_C * BLOCK_X)
+    base = x_ptr + n * x_n + c.to(tl.int64) * x_c
+    out = y_ptr + n * y_n + c.to(tl.int64) * y_c
+    TOGETHER: tl.constexpr = BLOCK_C == 1 and (PERIOD_X == 2 or PERIOD_X == 4)
 
     # Tap k of output o lies at o * down + k - pad on the upsampled grid, and on a sample where `up` divides that.
-    left = ox * DOWN_X - pad_x
-    top = oy * DOWN_Y - pad_y
-    first_x = ((UP_X - left % UP_X) % UP_X + UP_X) % UP_X  # of C's or Python's remainder, all the same
-    first_y = ((UP_Y - top % UP_Y) % UP_Y + UP_Y) % UP_Y
-    ix0 = tl.where(left + first_x >= 0, (left + first_x) // UP_X, -((-left - first_x) // UP_X))
-    iy0 = tl.where(top + first_y >= 0, (top + first_y) // UP_Y, -((-top - first_y) // UP_Y))
-
-    base = x_ptr + n * x_n + c.to(tl.int64) * x_c
-    total = tl.zeros([BLOCK_X * BLOCK_Y * BLOCK_C], dtype=COMPUTE)
-    for j in range((TAPS_Y + UP_Y - 1) // UP_Y):
-        iy = iy0 + j
-        ky = first_y + j * UP_Y
-        row = inside & (iy >= 0) & (iy < in_h) & (ky < TAPS_Y)
-        for i in range((TAPS_X + UP_X - 1) // UP_X):
-            ix = ix0 + i
-            kx = first_x + i * UP_X
-            met = row & (ix >= 0) & (ix < in_w) & (kx < TAPS_X)
-            if CONVOLVE:
-                tap = (TAPS_Y - 1 - ky) * TAPS_X + TAPS_X - 1 - kx
-            else:
-                tap = ky * TAPS_X + kx
-            sample = tl.load(base + iy * x_y + ix * x_x, mask=met, other=0.0).to(COMPUTE)
-            total += sample * tl.load(f_ptr + tap, mask=met, other=0.0).to(COMPUTE)
-    out = y_ptr + n * y_n + c.to(tl.int64) * y_c + oy * y_y + ox * y_x
-    tl.store(out, (total * gain).to(y_ptr.dtype.element_ty), mask=inside)
+    for sy in range(PERIOD_Y):
+        first_y = ((pad_y - sy * DOWN_Y) % UP_Y + UP_Y) % UP_Y  # of C's or Python's remainder, all the same
+        iy = qy * (PERIOD_Y * DOWN_Y // UP_Y) + (sy * DOWN_Y - pad_y + first_y) // UP_Y
+        oy = qy * PERIOD_Y + sy
+        inside = (c < channels) & (oy < out_h)
+        if TOGETHER:  # neighbours in memory, stored at once
+            p0 = _column(
+                base,
+                f_ptr,
+                0,
+                qx,
+                iy,
+                inside,
+                first_y,
+                pad_x,
+                in_w,
+                in_h,
+                x_y,
+                x_x,
+                UP_X,
+                UP_Y,
+                DOWN_X,
+                PERIOD_X,
+                TAPS_X,
+                TAPS_Y,
+                CONVOLVE,
+                COMPUTE,
+            )
+            p1 = _column(
+                base,
+                f_ptr,
+                1,
+                qx,
+                iy,
+                inside,
+                first_y,
+                pad_x,
+                in_w,
+                in_h,
+                x_y,
+                x_x,
+                UP_X,
+                UP_Y,
+                DOWN_X,
+                PERIOD_X,
+                TAPS_X,
+                TAPS_Y,
+                CONVOLVE,
+                COMPUTE,
+            )
+            if PERIOD_X == 4:
+                p2 = _column(
+                    base,
+                    f_ptr,
+                    2,
+                    qx,
+                    iy,
+                    inside,
+                    first_y,
+                    pad_x,
+                    in_w,
+                    in_h,
+                    x_y,
+                    x_x,
+                    UP_X,
+                    UP_Y,
+                    DOWN_X,
+                    PERIOD_X,
+                    TAPS_X,
+                    TAPS_Y,
+                    CONVOLVE,
+                    COMPUTE,
+                )
+                p3 = _column(
+                    base,
+                    f_ptr,
+                    3,
+                    qx,
+                    iy,
+                    inside,
+                    first_y,
+                    pad_x,
+                    in_w,
+                    in_h,
+                    x_y,
+                    x_x,
+                    UP_X,
+                    UP_Y,
+                    DOWN_X,
+                    PERIOD_X,
+                    TAPS_X,
+                    TAPS_Y,
+                    CONVOLVE,
+                    COMPUTE,
+                )
+                p0 = tl.interleave(p0, p2)
+                p1 = tl.interleave(p1, p3)
+            row = tl.arange(0, BLOCK_X * BLOCK_Y * PERIOD_X)
+            ox = tile_x * BLOCK_X * PERIOD_X + row % (BLOCK_X * PERIOD_X)
+            oy = (tile_y * BLOCK_Y + row // (BLOCK_X * PERIOD_X)) * PERIOD_Y + sy
+            at = y_ptr + n * y_n + tile_c.to(tl.int64) * y_c + oy * y_y + ox * y_x
+            total = tl.interleave(p0, p1) * gain
+            tl.store(at, total.to(y_ptr.dtype.element_ty), mask=(ox < out_w) & (oy < out_h))
+        else:
+            for sx in tl.static_range(PERIOD_X):
+                total = _column(
+                    base,
+                    f_ptr,
+                    sx,
+                    qx,
+                    iy,
+                    inside,
+                    first_y,
+                    pad_x,
+                    in_w,
+                    in_h,
+                    x_y,
+                    x_x,
+                    UP_X,
+                    UP_Y,
+                    DOWN_X,
+                    PERIOD_X,
+                    TAPS_X,
+                    TAPS_Y,
+                    CONVOLVE,
+                    COMPUTE,
+                )
+                ox = qx * PERIOD_X + sx
+                total = (total * gain).to(y_ptr.dtype.element_ty)
+                tl.store(out + oy * y_y + ox * y_x, total, mask=inside & (ox < out_w))
 
 
 def _output_size(
@@ -112,23 +249,26 @@ def _upfirdn2d(
         return y
     if max(x[0].numel(), y[0].numel()) > INT32_LIMIT:
         raise ValueError(f"one sample of {list(x.shape)} or {list(shape)} has 2^31 elements or more")
-    block_x, block_y, block_c, warps = choose_tile(out_w, out_h, channels, is_channels_last(x))
-    tiles = (triton.cdiv(out_w, block_x), triton.cdiv(out_h, block_y), triton.cdiv(channels, block_c))
+    period_x, period_y = (u // math.gcd(u, d) for u, d in zip(up, down))
+    periods = triton.cdiv(out_w, period_x), triton.cdiv(out_h, period_y)
+    block_x, block_y, block_c, warps = choose_tile(periods[0], channels, is_channels_last(x))
+    tiles = triton.cdiv(periods[0], block_x), triton.cdiv(periods[1], block_y), triton.cdiv(channels, block_c)
     launch(
         upfirdn2d_kernel, n * tiles[0] * tiles[1] * tiles[2], x.device,
         x, f.contiguous(), y, gain, channels, x.shape[3], x.shape[2], out_w, out_h, padding[0], padding[2],
         *x.stride(), *y.stride(), *tiles,
-        UP_X=up[0], UP_Y=up[1], DOWN_X=down[0], DOWN_Y=down[1], TAPS_X=f.shape[1], TAPS_Y=f.shape[0],
+        UP_X=up[0], UP_Y=up[1], DOWN_X=down[0], DOWN_Y=down[1], PERIOD_X=period_x, PERIOD_Y=period_y,
+        TAPS_X=f.shape[1], TAPS_Y=f.shape[0],
         CONVOLVE=not flip_filter, COMPUTE=tl.float64 if x.dtype == torch.float64 else tl.float32,
         BLOCK_X=block_x, BLOCK_Y=block_y, BLOCK_C=block_c, num_warps=warps,
     )  # fmt: skip
     return y
 
 
-def choose_tile(w: int, h: int, channels: int, channels_last: bool) -> tuple[int, int, int, int]:
-    """The largest configuration that the map fills."""
+def choose_tile(periods: int, channels: int, channels_last: bool) -> tuple[int, int, int, int]:
+    """The largest configuration that the map, so many periods wide, fills."""
     configs = CHANNELS_LAST_CONFIGS if channels_last else CONTIGUOUS_CONFIGS
-    extent = channels if channels_last else w
+    extent = channels if channels_last else periods
     axis = 2 if channels_last else 0
     return next((config for config in configs if config[axis] <= power_of_2(extent)), configs[-1])
 
@@ -196,6 +336,7 @@ def variants(dtypes: tuple[torch.dtype, ...]) -> Iterator[Variant]:
                     {
                         "UP_X": up if taps_x > 1 else 1, "UP_Y": up if taps_y > 1 else 1,
                         "DOWN_X": down if taps_x > 1 else 1, "DOWN_Y": down if taps_y > 1 else 1,
+                        "PERIOD_X": up if taps_x > 1 else 1, "PERIOD_Y": up if taps_y > 1 else 1,
                         "TAPS_X": taps_x, "TAPS_Y": taps_y, "CONVOLVE": True,
                         "COMPUTE": tl.float64 if dtype == torch.float64 else tl.float32,
                         "BLOCK_X": block_x, "BLOCK_Y": block_y, "BLOCK_C": block_c,

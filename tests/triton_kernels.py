@@ -1,7 +1,8 @@
-"""The Triton kernels in Triton's interpreter, on the CPU: against the golden vectors and the plain operators.
+"""The Triton kernels against the golden vectors and the plain operators: on a GPU, or in Triton's interpreter.
 
-`tests/test_triton.py` runs this file with TRITON_INTERPRET=1, which must be set before triton is imported. By hand:
-`TRITON_INTERPRET=1 python -m pytest tests/triton_interpreted.py`; add `-m slow` for the full matrix.
+`tests/test_triton.py` runs this file with TRITON_INTERPRET=1, which must be set before triton is imported, and
+`tests/test_gpu.py` without it, on the GPU. By hand: `TRITON_INTERPRET=1 python -m pytest tests/triton_kernels.py`; add
+`-m slow` for the full matrix.
 """
 
 from __future__ import annotations
@@ -13,23 +14,28 @@ import golden_ops
 import pytest
 import torch
 
-if os.environ.get("TRITON_INTERPRET") != "1":
-    pytest.skip("TRITON_INTERPRET=1 must be set before Python starts", allow_module_level=True)
+if os.environ.get("TRITON_INTERPRET") != "1" and not torch.cuda.is_available():
+    pytest.skip("without a GPU, TRITON_INTERPRET=1 must be set before Python starts", allow_module_level=True)
 
-from gankit.core import cuda as plain
+from gankit.core import cuda
 from gankit.core.cuda import dispatch
 from gankit.core.cuda.activations import ACTIVATIONS
 from gankit.core.cuda.triton import launch
 
+DEVICE = torch.device("cpu" if os.environ.get("TRITON_INTERPRET") == "1" else "cuda")
 
-class Kernels:
-    """The public operators with the Triton implementation."""
+
+class Operators:
+    """The public operators with one implementation."""
+
+    def __init__(self, impl):
+        self.impl = impl
 
     def __getattr__(self, name):
-        return functools.partial(getattr(plain, name), impl="triton")
+        return functools.partial(getattr(cuda, name), impl=self.impl)
 
 
-kernels = Kernels()
+kernels, plain = Operators("triton"), Operators("cpu")
 
 # Of the largest value: float32 sums in another order, half precision rounds each operator's result once.
 TOLERANCE = {torch.float64: 1e-7, torch.float32: 2e-6, torch.float16: 4e-3, torch.bfloat16: 3e-2}
@@ -41,6 +47,14 @@ def _kernels_ran():
     launch.FAILED.clear()
     yield
     assert launch.FAILED == {}
+
+
+@pytest.fixture(autouse=True)
+def _on_the_device(monkeypatch):
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+    torch.set_default_device(DEVICE)
+    yield
+    torch.set_default_device(None)
 
 
 def assert_close(actual, expected, dtype):
@@ -79,7 +93,7 @@ def compare(fast, exact, variables, dtype, second=True):
 
 @pytest.mark.parametrize(("name", "case"), golden_ops.CASES, ids=golden_ops.IDS)
 def test_golden(name, case):
-    golden_ops.check(name, case, "triton")
+    golden_ops.check(name, case, "triton", DEVICE)
 
 
 # ----------------------------------------------------------------------------------------------------- bias_act
@@ -252,7 +266,7 @@ def test_filtered_lrelu(case, dtype):
 
 @pytest.mark.parametrize("operator", dispatch.OPERATORS)
 def test_self_tests_pass(operator):
-    result = dispatch.self_test(operator, "triton", torch.device("cpu"))
+    result = dispatch.self_test(operator, "triton", DEVICE)
     assert result.passed, result.failure
     assert 0 < result.error < 1e-5
 
