@@ -113,7 +113,7 @@ def test_without_torchs_private_operators(monkeypatch, up, fold, dtype):
     monkeypatch.setattr(inference, "FOLD", fold)
     x, w, s = tensors(dtype)
     expected = convolve(x, w, s, up)
-    monkeypatch.setattr(inference, "_packs", lambda dtype: False)
+    monkeypatch.setattr(inference, "packs", lambda dtype: False)
     torch.testing.assert_close(convolve(x, w, s, up), expected)
 
 
@@ -125,7 +125,7 @@ def test_private_operators_that_fail_are_replaced_with_one_warning(monkeypatch, 
     monkeypatch.setattr(inference, "FOLD", fold)
     monkeypatch.setattr(inference, "_failures", [])
     x, w, s = tensors()
-    if not inference._packs(x.dtype):
+    if not inference.packs(x.dtype):
         pytest.skip("this torch has no interface to oneDNN")
     expected, weights, calls = convolve(x, w, s, up, impl="reference"), ConstantWeights(), []
     with weights.kept():

@@ -11,13 +11,14 @@ for the filters alone where the phases took 66 and 22 ms.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from gankit.core.cuda import inference
 from gankit.core.cuda.arguments import filter_size
 from gankit.core.cuda.bias_act import bias_act
 from gankit.core.cuda.upfirdn2d import pad_or_crop, upfirdn2d
@@ -61,6 +62,7 @@ def filtered_lrelu(
         x = x.contiguous(memory_format=torch.channels_last)
         trained = torch.is_grad_enabled() and (x.requires_grad or (b is not None and b.requires_grad))
         if not trained and not torch.compiler.is_compiling():
+            op = op if op.may_clamp(x, b) else replace(op, clamp=None)
             return op.in_blocks(x, b, (pad[2], pad[0]), (height, width))
     return op(x, b, (pad[2], pad[0]), (height, width))
 
@@ -79,7 +81,15 @@ class _FilteredLReLU:
     clamp: float | None
     flip: bool
 
-    def __call__(self, x: Tensor, b: Tensor | None, offset: tuple[int, int], size: tuple[int, int]) -> Tensor:
+    def __call__(
+        self,
+        x: Tensor,
+        b: Tensor | None,
+        offset: tuple[int, int],
+        size: tuple[int, int],
+        alone: bool = False,
+    ) -> Tensor:
+        """`alone`: on a CPU, and nothing is to be differentiated or compiled."""
         (taps_x, taps_y), up, down = filter_size(self.fd), self.up, self.down
         fine = ((size[0] - 1) * down + taps_y, (size[1] - 1) * down + taps_x)
         fine = (
@@ -88,10 +98,15 @@ class _FilteredLReLU:
         )  # whole phases: cropping here would copy the map
         spans = [_inputs(len(self.fu), up, offset[i], fine[i]) for i in (0, 1)]
         x = _window(x, spans, b)
-        for i, gain in ((0, up * self.gain), (1, up)):
-            start = offset[i] + spans[i][0] * up
-            x = _resample(x, self._taps(self.fu, x, gain), 2 + i, up, 1, start, fine[i])
-        x = _activate(x, self.slope, self.clamp)
+        start = [offset[i] + spans[i][0] * up for i in (0, 1)]
+        x = _resample(x, self._taps(self.fu, x, up * self.gain), 2, up, 1, start[0], fine[0])
+        taps = self._taps(self.fu, x, up)
+        if alone and up > 1 and self.slope >= 0:
+            with without_autocast(x):
+                x = _interpolate(x, taps, 3, up, start[1], fine[1], self.slope)
+            x = x if self.clamp is None else F.hardtanh_(x, -self.clamp, self.clamp)
+        else:
+            x = _activate(_resample(x, taps, 3, up, 1, start[1], fine[1]), self.slope, self.clamp)
         if self.fd is not None and self.fd.ndim == 1:
             taps = self._taps(self.fd, x)
             return _resample(_resample(x, taps, 2, 1, down, 0, size[0]), taps, 3, 1, down, 0, size[1])
@@ -115,9 +130,21 @@ class _FilteredLReLU:
             rows, start = x[:, :, i0:i1], i0 * self.up - fine
             for sample in range(len(x)):
                 y[sample : sample + 1, :, first : first + count] = self(
-                    rows[sample : sample + 1], b, (start, offset[1]), (count, size[1])
+                    rows[sample : sample + 1], b, (start, offset[1]), (count, size[1]), alone=True
                 )
         return y
+
+    def may_clamp(self, x: Tensor, b: Tensor | None) -> bool:
+        """Whether any value can reach the bound: a pass over the small map, which may spare one over the large one."""
+        if self.clamp is None or x.numel() == 0:
+            return False
+        largest = torch.stack(torch.aminmax(x.permute(0, 2, 3, 1))).abs().max().item()
+        largest += 0.0 if b is None else b.abs().max().item()
+        grown = (
+            max(self.fu[r :: self.up].abs().sum().item() for r in range(self.up)) * self.up
+        )  # along one axis
+        bound = largest * grown**2 * self.gain * max(abs(self.slope), 1) * 1.05  # rounding in half precision
+        return not bound <= self.clamp  # nor where it is not a number
 
     def _taps(self, f: Tensor, x: Tensor, gain: float = 1) -> Tensor:
         """In the order of a correlation, in the dtype of `x`."""
@@ -207,8 +234,11 @@ def _decimate(x: Tensor, taps: Tensor, axis: int, down: int, start: int, size: i
     return F.conv2d(x, weight, None, stride, padding, groups=x.shape[1])
 
 
-def _interpolate(x: Tensor, taps: Tensor, axis: int, up: int, start: int, size: int) -> Tensor:
-    """`size` outputs or more: those with o mod up = r see every up-th tap, a plain convolution of `x` for each r."""
+def _interpolate(
+    x: Tensor, taps: Tensor, axis: int, up: int, start: int, size: int, slope: float = 1
+) -> Tensor:
+    """`size` outputs or more: those with o mod up = r see every up-th tap, a plain convolution of `x` for each r.
+    Along axis 3, a leaky ReLU can follow."""
     first, count = _inputs(len(taps), up, start, size)
     spans = [(0, x.shape[2]), (0, x.shape[3])]
     spans[axis - 2] = (first, count)
@@ -226,9 +256,22 @@ def _interpolate(x: Tensor, taps: Tensor, axis: int, up: int, start: int, size: 
         maps = [F.conv2d(x, _weight(row[None], channels, 2), groups=channels) for row in phases]
         return torch.stack([y.permute(0, 2, 3, 1) for y in maps], 2).flatten(1, 2).permute(0, 3, 1, 2)
     # with the phases as slow channels of one convolution, its channels-last result is interleaved already
-    y = F.conv2d(torch.cat([x] * up, 1), _weight(phases, channels, 3), groups=up * channels)
+    y = _convolve(torch.cat([x] * up, 1), _weight(phases, channels, 3), slope)
     y = y.permute(0, 2, 3, 1)
     return y.reshape(*y.shape[:2], up * y.shape[2], channels).permute(0, 3, 1, 2)
+
+
+def _convolve(x: Tensor, weight: Tensor, slope: float) -> Tensor:
+    """Depthwise, and a leaky ReLU if `slope` is not 1: by oneDNN in the same pass."""
+    if slope == 1:
+        return F.conv2d(x, weight, groups=x.shape[1])
+    if inference.packs(x.dtype):
+        options = ([0, 0], [1, 1], [1, 1], x.shape[1], "leaky_relu", [slope], "")
+        try:
+            return torch.ops.mkldnn._convolution_pointwise(x, weight, None, *options)  # type: ignore[no-any-return]
+        except Exception as error:
+            inference.give_up(error)
+    return F.leaky_relu_(F.conv2d(x, weight, groups=x.shape[1]), slope)
 
 
 def _weight(taps: Tensor, channels: int, axis: int) -> Tensor:

@@ -95,7 +95,7 @@ def _reorder(weight: Tensor, x: Tensor, up: int, padding: list[int], phases: boo
         weight, up, padding = _phases(weight), 1, ONE
     w = weight.to(x.dtype) if up == 1 else weight.to(x.dtype).transpose(0, 1)
     try:
-        if _packs(x.dtype):
+        if packs(x.dtype):
             ops, size = torch.ops.mkldnn, list(x.shape)
             if up == 1:
                 return ops._reorder_convolution_weight(w, padding, ONE, ONE, 1, size)  # type: ignore[no-any-return]
@@ -103,7 +103,7 @@ def _reorder(weight: Tensor, x: Tensor, up: int, padding: list[int], phases: boo
                 w, padding, NONE, [up, up], ONE, 1, size
             )
     except Exception as error:
-        _give_up(error)
+        give_up(error)
     return w.contiguous(memory_format=torch.channels_last)
 
 
@@ -111,7 +111,7 @@ def _reorder(weight: Tensor, x: Tensor, up: int, padding: list[int], phases: boo
 _failures: list[str] = []
 
 
-def _give_up(error: Exception) -> None:
+def give_up(error: Exception) -> None:
     """Go on without oneDNN's own order of weights, after one warning."""
     reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
     if not _failures:
@@ -124,7 +124,7 @@ def _give_up(error: Exception) -> None:
     _failures.append(reason)
 
 
-def _packs(dtype: torch.dtype) -> bool:
+def packs(dtype: torch.dtype) -> bool:
     """Whether torch's interface to oneDNN, which its compiler uses, is there and works."""
     if _failures or not torch.backends.mkldnn.is_available() or not torch.backends.mkldnn.enabled:
         return False
@@ -259,8 +259,8 @@ def _phases(weight: Tensor) -> Tensor:
 
 
 def _enlarge(x: Tensor, kernel: Callable[[], Tensor], fine: Tensor) -> Tensor:
-    """The transposed convolution of stride 2 with a border of zeros, for the filter after it; into `fine`, if that holds
-    an earlier result.
+    """The transposed convolution of stride 2 with a border of zeros, for the filter after it; into `fine`, if that
+    holds an earlier result.
 
     As one convolution for all four phases: nearly twice the products, but oneDNN's transposed one in bf16 takes half as
     long again.
@@ -283,7 +283,7 @@ def _convolve(
         try:
             return _packed_convolution(x, w, b, up, padding)
         except Exception as error:
-            _give_up(error)
+            give_up(error)
             w = kernel()
     if up == 1:
         return F.conv2d(x, w, b, padding=padding)
