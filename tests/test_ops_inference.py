@@ -230,3 +230,24 @@ def test_maps_follow_the_dtype_of_ws(network, monkeypatch):
     assert half.dtype == torch.float32
     scale = 2 * full.std()  # 40 dB of images in [-1, 1] whose standard deviation is 0.5
     assert ((full - half) / scale).square().mean() < 4e-4
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("fold", [0, 1e9])
+@pytest.mark.parametrize("together", [1, 2, 3])
+def test_phases_of_an_enlarging_convolution(monkeypatch, fold, together):
+    """The way that a CPU with AMX takes in bf16, here in float32; also with a last block of samples that is smaller."""
+    x, w, s = tensors()
+    noise = torch.randn(3, 1, 16, 12)
+    expected = convolve(x, w, s, 2, noise=noise, clamp=2, impl="reference")
+    calls, phases = [], inference._phases
+    monkeypatch.setattr(inference, "FOLD", fold)
+    monkeypatch.setattr(inference, "BLOCK_BYTES", together * 4 * (x[0].numel() + 24 * 16 * 12))
+    monkeypatch.setattr(inference, "_phases_pay", lambda x: True)
+    monkeypatch.setattr(inference, "_phases", lambda w: calls.append(1) or phases(w))
+    weights = ConstantWeights()
+    for _ in range(2):
+        with weights.kept():
+            y = convolve(x, w, s, 2, noise=noise, clamp=2)
+        torch.testing.assert_close(y, expected, rtol=1e-4, atol=1e-4)
+    assert len(calls) == (6 if fold == 0 else 1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import functools
 import sys
 from collections.abc import Iterator
 
@@ -50,6 +51,7 @@ def has_fast_bf16(device: torch.device) -> bool:
     return False
 
 
+@functools.cache
 def bf16_units() -> list[str]:
     """Units of this CPU that compute in bf16, by name."""
     return [name for question, name in BF16_UNITS.items() if getattr(torch.cpu, question, bool)()]

@@ -10,6 +10,7 @@ import math
 from typing import Literal, cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gankit.core import random
@@ -23,6 +24,11 @@ from gankit.errors import GankitError, unknown
 NOISE_MODES = ("random", "const", "none")
 BANDWIDTH = 2  # of the Fourier features, in cycles for the shorter side of the image
 X_AVG_BETA = 0.995
+
+
+# Blocks at the end whose maps follow the half precision of ws (as in StyleGAN2-ADA). The coarse ones before them are
+# cheap, and all later ones inherit their errors: with them in half precision as well, 2 dB are lost.
+HALF_LEVELS = 4
 
 
 class StyleGANT(Generator):
@@ -132,7 +138,8 @@ class MappingNetwork(nn.Module):
 
 
 class SynthesisNetwork(nn.Module):
-    """ws [B, num_ws, w_dim] -> images; the condition acts through ws alone. Maps are in half precision if ws is."""
+    """ws [B, num_ws, w_dim] -> images; the condition acts through ws alone. If ws is in half precision, so are the maps
+    of the last HALF_LEVELS blocks."""
 
     def __init__(
         self,
@@ -187,10 +194,12 @@ class SynthesisNetwork(nn.Module):
             raise GankitError(unknown("noise mode", noise_mode, NOISE_MODES))
         if ws.shape[1:] != (self.num_ws, self.w_dim):
             raise ValueError(f"ws must be [B, {self.num_ws}, {self.w_dim}], not {list(ws.shape)}")
-        w = ws.unbind(1)
         x: Tensor | None = None
         img: Tensor | None = None
         for i, name in enumerate(self.blocks):
+            exact = i < len(self.blocks) - HALF_LEVELS
+            w = (at_least_float32(ws) if exact else ws).unbind(1)
+            x = x if x is None or exact else as_half(x, ws)
             # a block's RGB layer shares its w with the first layer of the next block
             start = i * self.ws_per_block
             x, img = self.get_submodule(name)(x, img, w[start : start + self.ws_per_block + 1], noise_mode)
@@ -325,6 +334,7 @@ class SynthesisLayer(nn.Module):
 
     resample_filter: Tensor
     noise_const: Tensor
+    input_gain: float | None = None
 
     def __init__(
         self,
@@ -363,6 +373,7 @@ class SynthesisLayer(nn.Module):
             padding=1,
             resample_filter=self.resample_filter,
             flip_weight=self.up == 1,
+            input_gain=self.input_gain,
             b=self.bias,
             act="lrelu",
             gain=math.sqrt(2) * gain,
@@ -372,6 +383,8 @@ class SynthesisLayer(nn.Module):
 
 class ResidualLayer(SynthesisLayer):
     """sqrt(2) * (x' + gamma * layer(x')) with x' = group norm of x: the trunk, too, is normalised at each layer."""
+
+    input_gain = math.sqrt(0.5)  # undoes the factor of the sum, which `forward` puts into the norm
 
     def __init__(
         self,
@@ -389,9 +402,11 @@ class ResidualLayer(SynthesisLayer):
         self.gamma = nn.Parameter(torch.full([1, channels, 1, 1], layer_scale_init))
 
     def forward(self, x: Tensor, w: Tensor, noise_mode: str, gain: float = 1) -> Tensor:
-        x = self.norm(x).to(x.dtype)
+        norm, root2 = self.norm, math.sqrt(2)
+        # sqrt(2) * x' spares the sum a pass, and in half precision a rounding
+        x = F.group_norm(x, norm.num_groups, norm.weight * root2, norm.bias * root2, norm.eps).to(x.dtype)
         y = super().forward(x, w, noise_mode, gain)
-        return torch.addcmul(x.to(y.dtype), y, self.gamma.to(y.dtype)).mul_(math.sqrt(2))
+        return torch.addcmul(x.to(y.dtype), y, (self.gamma * root2).to(y.dtype))
 
 
 class ToRGB(nn.Module):
