@@ -8,6 +8,7 @@ count for both; `minimum` is every input once and every output once.
 from __future__ import annotations
 
 import argparse
+import math
 from dataclasses import dataclass
 
 import torch
@@ -41,7 +42,9 @@ def upfirdn2d(
     n: int, c: int, size: int, item: int, up: int, down: int, taps: int, pad: tuple[int, int], last: bool
 ) -> Traffic:
     out = (size * up + sum(pad) - taps) // down + 1
-    block_x, block_y, block_c, _ = resample.choose_tile(out, out, c, last)
+    period = up // math.gcd(up, down)
+    block_x, block_y, block_c, _ = resample.choose_tile(-(-out // period), c, last)
+    block_x, block_y = block_x * period, block_y * period  # outputs
     columns = [seen(o, min(block_x, out - o), taps, up, down, pad[0], size) for o in range(0, out, block_x)]
     rows = [seen(o, min(block_y, out - o), taps, up, down, pad[0], size) for o in range(0, out, block_y)]
     programs = len(columns) * len(rows) * n * -(-c // block_c)

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -113,6 +114,22 @@ def test_auto_takes_a_kernel_that_passes_its_self_test(ampere, monkeypatch):
         assert (choice.name, choice.function, messages) == ("triton", "kernel", [])
     assert tested == [("bias_act", "triton", GPU)]  # once
     assert "2e-07" in choice.reason
+
+
+@pytest.mark.parametrize("operator", dispatch.OPERATORS)
+def test_auto_leaves_small_tensors_to_plain_torch(operator, monkeypatch):
+    kernel = object()
+    monkeypatch.setattr(dispatch, "obstacle", lambda device: None)
+    monkeypatch.setattr(dispatch, "self_test", lambda *a: selftest.Result(2e-7))
+    monkeypatch.setattr(dispatch, "kernels", lambda: type("Kernels", (), {operator: kernel}))
+
+    def function(elements, impl):
+        return dispatch.function(operator, SimpleNamespace(device=GPU, numel=lambda: elements), impl)
+
+    assert function(dispatch.SMALL, "auto") is kernel
+    small = kernel if operator == "filtered_lrelu" else dispatch.COMPOSITE[operator]
+    assert function(dispatch.SMALL - 1, "auto") is small
+    assert function(dispatch.SMALL - 1, "triton") is kernel
 
 
 def test_auto_avoids_a_kernel_that_fails_its_self_test_with_one_warning(ampere, monkeypatch):

@@ -92,131 +92,30 @@ def upfirdn2d_kernel(
         iy = qy * (PERIOD_Y * DOWN_Y // UP_Y) + (sy * DOWN_Y - pad_y + first_y) // UP_Y
         oy = qy * PERIOD_Y + sy
         inside = (c < channels) & (oy < out_h)
-        if TOGETHER:  # neighbours in memory, stored at once
-            p0 = _column(
-                base,
-                f_ptr,
-                0,
-                qx,
-                iy,
-                inside,
-                first_y,
-                pad_x,
-                in_w,
-                in_h,
-                x_y,
-                x_x,
-                UP_X,
-                UP_Y,
-                DOWN_X,
-                PERIOD_X,
-                TAPS_X,
-                TAPS_Y,
-                CONVOLVE,
-                COMPUTE,
-            )
-            p1 = _column(
-                base,
-                f_ptr,
-                1,
-                qx,
-                iy,
-                inside,
-                first_y,
-                pad_x,
-                in_w,
-                in_h,
-                x_y,
-                x_x,
-                UP_X,
-                UP_Y,
-                DOWN_X,
-                PERIOD_X,
-                TAPS_X,
-                TAPS_Y,
-                CONVOLVE,
-                COMPUTE,
-            )
-            if PERIOD_X == 4:
-                p2 = _column(
-                    base,
-                    f_ptr,
-                    2,
-                    qx,
-                    iy,
-                    inside,
-                    first_y,
-                    pad_x,
-                    in_w,
-                    in_h,
-                    x_y,
-                    x_x,
-                    UP_X,
-                    UP_Y,
-                    DOWN_X,
-                    PERIOD_X,
-                    TAPS_X,
-                    TAPS_Y,
-                    CONVOLVE,
-                    COMPUTE,
-                )
-                p3 = _column(
-                    base,
-                    f_ptr,
-                    3,
-                    qx,
-                    iy,
-                    inside,
-                    first_y,
-                    pad_x,
-                    in_w,
-                    in_h,
-                    x_y,
-                    x_x,
-                    UP_X,
-                    UP_Y,
-                    DOWN_X,
-                    PERIOD_X,
-                    TAPS_X,
-                    TAPS_Y,
-                    CONVOLVE,
-                    COMPUTE,
-                )
-                p0 = tl.interleave(p0, p2)
-                p1 = tl.interleave(p1, p3)
-            row = tl.arange(0, BLOCK_X * BLOCK_Y * PERIOD_X)
-            ox = tile_x * BLOCK_X * PERIOD_X + row % (BLOCK_X * PERIOD_X)
-            oy = (tile_y * BLOCK_Y + row // (BLOCK_X * PERIOD_X)) * PERIOD_Y + sy
-            at = y_ptr + n * y_n + tile_c.to(tl.int64) * y_c + oy * y_y + ox * y_x
-            total = tl.interleave(p0, p1) * gain
-            tl.store(at, total.to(y_ptr.dtype.element_ty), mask=(ox < out_w) & (oy < out_h))
-        else:
-            for sx in tl.static_range(PERIOD_X):
-                total = _column(
-                    base,
-                    f_ptr,
-                    sx,
-                    qx,
-                    iy,
-                    inside,
-                    first_y,
-                    pad_x,
-                    in_w,
-                    in_h,
-                    x_y,
-                    x_x,
-                    UP_X,
-                    UP_Y,
-                    DOWN_X,
-                    PERIOD_X,
-                    TAPS_X,
-                    TAPS_Y,
-                    CONVOLVE,
-                    COMPUTE,
-                )
+        for sx in tl.static_range(PERIOD_X):
+            total = gain * _column(
+                base, f_ptr, sx, qx, iy, inside, first_y, pad_x, in_w, in_h, x_y, x_x,
+                UP_X, UP_Y, DOWN_X, PERIOD_X, TAPS_X, TAPS_Y, CONVOLVE, COMPUTE,
+            )  # fmt: skip
+            if not TOGETHER:
                 ox = qx * PERIOD_X + sx
-                total = (total * gain).to(y_ptr.dtype.element_ty)
-                tl.store(out + oy * y_y + ox * y_x, total, mask=inside & (ox < out_w))
+                at = out + oy * y_y + ox * y_x
+                tl.store(at, total.to(y_ptr.dtype.element_ty), mask=inside & (ox < out_w))
+            elif sx == 0:
+                p0 = total
+            elif sx == 1:
+                p1 = total
+            elif sx == 2:
+                p0 = tl.interleave(p0, total)
+            else:
+                p1 = tl.interleave(p1, total)
+        if TOGETHER:  # neighbours in memory, stored at once
+            i = tl.arange(0, BLOCK_X * BLOCK_Y * PERIOD_X)
+            ox = tile_x * BLOCK_X * PERIOD_X + i % (BLOCK_X * PERIOD_X)
+            oy = (tile_y * BLOCK_Y + i // (BLOCK_X * PERIOD_X)) * PERIOD_Y + sy
+            at = y_ptr + n * y_n + tile_c.to(tl.int64) * y_c + oy * y_y + ox * y_x
+            total = tl.interleave(p0, p1).to(y_ptr.dtype.element_ty)
+            tl.store(at, total, mask=(ox < out_w) & (oy < out_h))
 
 
 def _output_size(
