@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from torch.autograd import gradcheck, gradgradcheck
 
 from gankit.core import cuda
+from gankit.core.cuda import inference
 from gankit.core.filters import design_lowpass_filter
 
 
@@ -40,7 +41,7 @@ def calls(draw):
         "padding": draw(st.lists(st.integers(-6, 9), min_size=4, max_size=4)),
         "gain": draw(st.sampled_from([1, 2**0.5])),
         "slope": draw(st.sampled_from([0.2, 0.0, 1.0, -0.3])),
-        "clamp": draw(st.sampled_from([None, 0.4])),
+        "clamp": draw(st.sampled_from([None, 0.4, 1e4])),
         "flip": draw(st.booleans()),
         "channels_last": draw(st.booleans()),
         "block": draw(st.sampled_from([1, 2**21])),
@@ -96,6 +97,64 @@ def test_differentiates_twice(up, down, taps):
 
     assert gradcheck(run, (x, b))
     assert gradgradcheck(run, (x, b))
+
+
+SAMPLING = [  # up, down, taps: in phases, interleaved
+    (2, 2, 12),
+    (2, 2, 5),
+    (4, 2, 24),
+    (2, 1, 6),
+]
+
+
+def sampled(up, down, taps, clamp, dtype=torch.float32):
+    """The path without gradients, and the definition in float64."""
+    torch.manual_seed(0)
+    x, b, f = torch.randn(2, 8, 20, 17).to(dtype), torch.randn(8), torch.rand(taps) * up / taps
+    rest = (up, down, (taps, taps + 1, taps, taps - 1), 1.3, 0.2, clamp)
+    with torch.no_grad():
+        y = cuda.filtered_lrelu(x, f, f, b, *rest)
+    return y, by_definition(x.double(), f, f, b.double(), *rest, False)
+
+
+@pytest.mark.parametrize(("up", "down", "taps"), SAMPLING)
+@pytest.mark.parametrize("private", [True, False])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 2e-6), (torch.bfloat16, 2e-2)])
+def test_sampling_with_and_without_torchs_private_operators(
+    monkeypatch, up, down, taps, private, dtype, tolerance
+):
+    if not private:
+        monkeypatch.setattr(inference, "packs", lambda dtype: False)
+    y, expected = sampled(up, down, taps, 0.5, dtype)
+    assert y.dtype == dtype
+    assert (y.double() - expected).abs().max() <= tolerance * expected.abs().max()
+
+
+@pytest.mark.parametrize(("up", "down", "taps"), SAMPLING)
+def test_the_bound_is_left_out_only_where_nothing_reaches_it(monkeypatch, up, down, taps):
+    calls, function = [], F.hardtanh_
+    monkeypatch.setattr(F, "hardtanh_", lambda *a: calls.append(1) or function(*a))
+    for clamp, applied in ((0.3, True), (1.0, True), (3.0, None), (8.0, None), (1e3, False)):
+        calls.clear()
+        y, expected = sampled(up, down, taps, clamp)
+        torch.testing.assert_close(y.double(), expected, rtol=1e-5, atol=1e-5)
+        assert applied in (None, bool(calls))
+
+
+def test_a_private_operator_that_fails_is_replaced_with_one_warning(monkeypatch):
+    monkeypatch.setattr(inference, "_failures", [])
+    if not inference.packs(torch.float32):
+        pytest.skip("this torch has no interface to oneDNN")
+
+    def changed(*arguments):
+        raise RuntimeError("no such overload")
+
+    monkeypatch.setattr(torch.ops.mkldnn, "_convolution_pointwise", changed)
+    with pytest.warns(RuntimeWarning, match="no such overload") as seen:
+        results = [sampled(2, 2, 12, 0.5) for _ in range(2)]
+    for y, expected in results:
+        torch.testing.assert_close(y.double(), expected, rtol=1e-5, atol=1e-5)
+    assert len(seen) == 1
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

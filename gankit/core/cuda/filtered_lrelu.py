@@ -3,9 +3,7 @@
 The nonlinearity acts at a higher sampling rate, where the frequencies that it makes can be filtered away again.
 Zeros are never inserted: 1-D filters run as depthwise convolutions, one for each phase of the upsampled grid. On a CPU
 in channels-last this is bound by memory, so without gradients the op runs over blocks of rows whose upsampled maps stay
-in the cache. Measured in one run on one busy core at 362 x 86 x 86, 12 taps, up and down 2: 145 ms in fp32 and 108 ms
-in bf16, against 234 and 701 ms of upfirdn2d, bias_act, upfirdn2d. Products with banded matrices came to 103 and 39 ms
-for the filters alone where the phases took 66 and 22 ms.
+in the cache. Products with banded matrices were no faster over the layers of StyleGAN3-T, with AMX or without.
 """
 
 from __future__ import annotations
@@ -99,9 +97,13 @@ class _FilteredLReLU:
         spans = [_inputs(len(self.fu), up, offset[i], fine[i]) for i in (0, 1)]
         x = _window(x, spans, b)
         start = [offset[i] + spans[i][0] * up for i in (0, 1)]
+        fuses = alone and up > 1 and self.slope >= 0
+        if fuses and up == down == 2 and self.fd is not None and self.fd.ndim == 1 and len(self.fd) > 1:
+            with without_autocast(x):
+                return self._in_phases(x, self.fd, start, fine, size)
         x = _resample(x, self._taps(self.fu, x, up * self.gain), 2, up, 1, start[0], fine[0])
         taps = self._taps(self.fu, x, up)
-        if alone and up > 1 and self.slope >= 0:
+        if fuses:
             with without_autocast(x):
                 x = _interpolate(x, taps, 3, up, start[1], fine[1], self.slope)
             x = x if self.clamp is None else F.hardtanh_(x, -self.clamp, self.clamp)
@@ -112,6 +114,27 @@ class _FilteredLReLU:
             return _resample(_resample(x, taps, 2, 1, down, 0, size[0]), taps, 3, 1, down, 0, size[1])
         x = upfirdn2d(x, self.fd, down=down, flip_filter=self.flip)
         return x[:, :, : size[0], : size[1]]
+
+    def _in_phases(
+        self, x: Tensor, fd: Tensor, start: Sequence[int], fine: tuple[int, int], size: tuple[int, int]
+    ) -> Tensor:
+        """Twice enlarged and reduced: the four phases of the upsampled map stay maps of their own, and each meets every
+        other tap of `fd`. With other factors this is no faster than to interleave them."""
+        channels, total = x.shape[1], x.new_empty(0)
+        fu, fd = self._taps(self.fu, x, 2), self._taps(fd, x)
+        x, rows = _apart(x, self._taps(self.fu, x, 2 * self.gain), 2, 2, start[0], fine[0])
+        for r in (0, 1):
+            y = F.conv2d(x, _weight(rows[r][None], channels, 2), groups=channels)
+            y, columns = _apart(y, fu, 3, 2, start[1], fine[1])
+            reduced = x.new_empty(0)
+            for s in (0, 1):
+                z = _convolve(y, _weight(columns[s][None], channels, 3), self.slope)
+                z = z if self.clamp is None else F.hardtanh_(z, -self.clamp, self.clamp)
+                z = F.conv2d(z, _weight(fd[s::2][None], channels, 3), groups=channels)[..., : size[1]]
+                reduced = reduced.add_(z) if s else z
+            y = F.conv2d(reduced, _weight(fd[r::2][None], channels, 2), groups=channels)[:, :, : size[0]]
+            total = total.add_(y) if r else y
+        return total
 
     def in_blocks(
         self, x: Tensor, b: Tensor | None, offset: tuple[int, int], size: tuple[int, int]
@@ -238,18 +261,7 @@ def _interpolate(
 ) -> Tensor:
     """`size` outputs or more: those with o mod up = r see every up-th tap, a plain convolution of `x` for each r.
     Along axis 3, a leaky ReLU can follow."""
-    first, count = _inputs(len(taps), up, start, size)
-    spans = [(0, x.shape[2]), (0, x.shape[3])]
-    spans[axis - 2] = (first, count)
-    x = _window(x, spans)
-    width = count + 1 - -(-size // up)
-    rows = []
-    for r in range(up):
-        t = (start - r) % up
-        skipped = (t - start + r) // up - first
-        own = taps[t::up]
-        rows.append(F.pad(own, (skipped, width - skipped - len(own))))
-    phases = torch.stack(rows)
+    x, phases = _apart(x, taps, axis, up, start, size)
     channels = x.shape[1]
     if axis == 2:
         maps = [F.conv2d(x, _weight(row[None], channels, 2), groups=channels) for row in phases]
@@ -258,6 +270,21 @@ def _interpolate(
     y = _convolve(torch.cat([x] * up, 1), _weight(phases, channels, 3), slope)
     y = y.permute(0, 2, 3, 1)
     return y.reshape(*y.shape[:2], up * y.shape[2], channels).permute(0, 3, 1, 2)
+
+
+def _apart(x: Tensor, taps: Tensor, axis: int, up: int, start: int, size: int) -> tuple[Tensor, Tensor]:
+    """Window of `x` and taps [up, K], which along `axis` give the outputs of each phase, for `size` outputs or more."""
+    first, count = _inputs(len(taps), up, start, size)
+    spans = [(0, x.shape[2]), (0, x.shape[3])]
+    spans[axis - 2] = (first, count)
+    width = count + 1 - -(-size // up)
+    rows = []
+    for r in range(up):
+        t = (start - r) % up
+        skipped = (t - start + r) // up - first
+        own = taps[t::up]
+        rows.append(F.pad(own, (skipped, width - skipped - len(own))))
+    return _window(x, spans), torch.stack(rows)
 
 
 def _convolve(x: Tensor, weight: Tensor, slope: float) -> Tensor:
