@@ -125,6 +125,7 @@ def _choose(operator: str, device: torch.device, asked: str, wish: str) -> Choic
         if result.passed:
             why = f"its self-test passed with an error of {result.error:.0e}"
             small = COMPOSITE[operator] if operator in PLAIN_IF_SMALL else None
+            why += f"; plain torch below {SMALL:,} elements" if small else ""
             return Choice("triton", why, getattr(kernels(), operator), small)
         reason = f"the self-test of {operator} {result.failure}"
     message = (
