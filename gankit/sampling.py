@@ -13,7 +13,7 @@ import torch
 from PIL.PngImagePlugin import PngInfo
 
 import gankit
-from gankit.core import checkpoint, models
+from gankit.core import checkpoint, devices, models
 from gankit.core.grids import save_png, sheet
 from gankit.core.locate import find_model
 from gankit.errors import GankitError, unknown
@@ -78,6 +78,8 @@ def run_sampling(
                 f"{what} is given {len(values)} times and another {count} times; give it once or {count} times"
             )
     pipe = load(model, device=device, engine=engine, dtype=dtype)
+    if pipe.device.type == "cpu":
+        devices.keep_freed_memory()  # this process is the command's own
     pipe.engine.say = lambda text: print(f"gankit: {text}", file=sys.stderr)
     try:
         out.mkdir(parents=True, exist_ok=True)

@@ -18,7 +18,7 @@ from torch import Tensor
 
 import gankit
 from gankit import GankitError
-from gankit.core import checkpoint
+from gankit.core import checkpoint, devices
 from gankit.core import recipe as recipes
 from gankit.core.interfaces import Condition, Conditioner, CondSpec, Label, Vocabulary
 from gankit.core.plugins import registry
@@ -247,6 +247,21 @@ def test_wishes_are_combined_and_make_rows(
     assert Image.open(tmp_path / "sheet.png").size == (3 * 18 + 2, 2 * 18 + 2)
     facts = [json.loads(Image.open(tmp_path / f"{i:03d}-seed0001.png").text["gankit"]) for i in range(2)]  # type: ignore[attr-defined]
     assert [(f["cls"], f["tags"]) for f in facts] == [("round", {"red": 1.0}), ("square", {"red": 1.0})]
+
+
+def test_the_command_keeps_freed_memory_and_the_api_leaves_it(
+    runs: dict[str, Path],
+    tmp_path: Path,
+    gankit_cli: Callable[..., Result],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    calls: list[int] = []
+    monkeypatch.setattr(devices, "keep_freed_memory", lambda: calls.append(1))
+    gankit.load(str(runs["any"]), device="cpu")(seeds=0)
+    assert calls == []
+    command = ("sample", runs["any"], "--seeds", "0", "--device", "cpu", "--out", tmp_path / "out")
+    assert gankit_cli(*command).code == 0
+    assert calls == [1]
 
 
 def test_seeds_and_tags_as_text() -> None:
