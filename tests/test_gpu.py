@@ -37,7 +37,7 @@ TOLERANCE = 2e-4  # of the largest value; float32 with other orders of summation
 @pytest.fixture(autouse=True)
 def _exact_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
-    monkeypatch.setattr(dispatch, "SMALL", 0)  # the maps of these tests are
+    monkeypatch.setattr(dispatch, "SMALL", 0)  # else plain torch would take the small maps of these tests
 
 
 def assert_close(actual: Tensor, expected: Tensor) -> None:
