@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 
 import pytest
 import torch
@@ -10,7 +11,8 @@ import torch.nn.functional as F
 from golden_utils import load_golden
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch.autograd import gradcheck, gradgradcheck
+from torch._subclasses import FakeTensorMode
+from torch.autograd import forward_ad, gradcheck, gradgradcheck
 
 from gankit.core import cuda
 from gankit.core.cuda import inference
@@ -139,6 +141,30 @@ def test_the_bound_is_left_out_only_where_nothing_reaches_it(monkeypatch, up, do
         y, expected = sampled(up, down, taps, clamp)
         torch.testing.assert_close(y.double(), expected, rtol=1e-5, atol=1e-5)
         assert applied in (None, bool(calls))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("up", "down", "taps"), SAMPLING)
+def test_forward_mode_derivatives_traces_and_fake_tensors(up, down, taps):
+    """The fast path looks at values and has no derivatives: it stands back here."""
+    torch.manual_seed(0)
+    x, dx, f = torch.randn(1, 8, 12, 11), torch.randn(1, 8, 12, 11), torch.rand(taps) * up / taps
+
+    def run(x):
+        return cuda.filtered_lrelu(x, f, f, None, up, down, taps, clamp=1e3)
+
+    with forward_ad.dual_level():
+        tangent = forward_ad.unpack_dual(run(forward_ad.make_dual(x, dx))).tangent
+    eps = 1e-6
+    expected = (run(x.double() + eps * dx.double()) - run(x.double() - eps * dx.double())) / (2 * eps)
+    # but for the few pixels whose sign the difference changes
+    assert ((tangent - expected).abs() > 1e-4 * expected.abs().max()).double().mean() < 0.01
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", torch.jit.TracerWarning)
+        traced = torch.jit.trace(run, (x,), check_trace=False)
+    torch.testing.assert_close(traced(1e4 * x), run(1e4 * x), rtol=1e-5, atol=1e-3)  # with the bound
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        assert run(torch.empty(1, 8, 12, 11)).shape == expected.shape
 
 
 def test_a_private_operator_that_fails_is_replaced_with_one_warning(monkeypatch):

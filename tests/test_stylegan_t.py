@@ -276,3 +276,20 @@ def test_discriminator_mistakes_are_explained():
     network = StyleGANTDiscriminator((3, 32, 32), CondSpec(c_dim=4), feature=tiny_vit(), side=32)
     with pytest.raises(ValueError, match=r"\[B, 4\]"):
         network(torch.randn(1, 3, 32, 32))
+
+
+def test_in_half_precision_coarse_blocks_stay_exact():
+    torch.manual_seed(0)
+    g = StyleGANT(
+        (3, 256, 256), CondSpec(0), z_dim=8, channel_base=256, channel_max=4, num_res_blocks=1
+    ).eval()
+    seen = {}
+    for name in g.synthesis.blocks:
+        block = g.synthesis.get_submodule(name)
+        block.register_forward_hook(lambda m, i, out, name=name: seen.update({name: out[0].dtype}))
+    with torch.no_grad():
+        images = g.synthesis(g.mapping(torch.randn(1, 8)).bfloat16(), noise_mode="const")
+    half = {name for name, dtype in seen.items() if dtype == torch.bfloat16}
+    assert half == {"b32", "b64", "b128", "b256"}
+    assert seen.keys() - half == {"b8", "b16"}
+    assert images.dtype == torch.float32

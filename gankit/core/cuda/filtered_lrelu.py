@@ -60,8 +60,9 @@ def filtered_lrelu(
         x = x.contiguous(memory_format=torch.channels_last)
         trained = torch.is_grad_enabled() and (x.requires_grad or (b is not None and b.requires_grad))
         if not trained and not torch.compiler.is_compiling():
-            op = op if op.may_clamp(x, b) else replace(op, clamp=None)
-            return op.in_blocks(x, b, (pad[2], pad[0]), (height, width))
+            alone = inference.undisturbed(x, (x, b))
+            op = replace(op, clamp=None) if alone and not op.may_clamp(x, b) else op
+            return op.in_blocks(x, b, (pad[2], pad[0]), (height, width), alone)
     return op(x, b, (pad[2], pad[0]), (height, width))
 
 
@@ -87,7 +88,7 @@ class _FilteredLReLU:
         size: tuple[int, int],
         alone: bool = False,
     ) -> Tensor:
-        """`alone`: on a CPU, and nothing is to be differentiated or compiled."""
+        """`alone`: see `inference.undisturbed`."""
         (taps_x, taps_y), up, down = filter_size(self.fd), self.up, self.down
         fine = ((size[0] - 1) * down + taps_y, (size[1] - 1) * down + taps_x)
         fine = (
@@ -105,8 +106,7 @@ class _FilteredLReLU:
         taps = self._taps(self.fu, x, up)
         if fuses:
             with without_autocast(x):
-                x = _interpolate(x, taps, 3, up, start[1], fine[1], self.slope)
-            x = x if self.clamp is None else F.hardtanh_(x, -self.clamp, self.clamp)
+                x = _clamp(_interpolate(x, taps, 3, up, start[1], fine[1], self.slope), self.clamp)
         else:
             x = _activate(_resample(x, taps, 3, up, 1, start[1], fine[1]), self.slope, self.clamp)
         if self.fd is not None and self.fd.ndim == 1:
@@ -128,8 +128,7 @@ class _FilteredLReLU:
             y, columns = _apart(y, fu, 3, 2, start[1], fine[1])
             reduced = x.new_empty(0)
             for s in (0, 1):
-                z = _convolve(y, _weight(columns[s][None], channels, 3), self.slope)
-                z = z if self.clamp is None else F.hardtanh_(z, -self.clamp, self.clamp)
+                z = _clamp(_convolve(y, _weight(columns[s][None], channels, 3), self.slope), self.clamp)
                 z = F.conv2d(z, _weight(fd[s::2][None], channels, 3), groups=channels)[..., : size[1]]
                 reduced = reduced.add_(z) if s else z
             y = F.conv2d(reduced, _weight(fd[r::2][None], channels, 2), groups=channels)[:, :, : size[0]]
@@ -137,7 +136,7 @@ class _FilteredLReLU:
         return total
 
     def in_blocks(
-        self, x: Tensor, b: Tensor | None, offset: tuple[int, int], size: tuple[int, int]
+        self, x: Tensor, b: Tensor | None, offset: tuple[int, int], size: tuple[int, int], alone: bool
     ) -> Tensor:
         """The same, block after block of rows, so that upsampled maps are small enough for a CPU's cache."""
         (_, taps), n = filter_size(self.fd), len(self.fu)
@@ -153,7 +152,7 @@ class _FilteredLReLU:
             rows, start = x[:, :, i0:i1], i0 * self.up - fine
             for sample in range(len(x)):
                 y[sample : sample + 1, :, first : first + count] = self(
-                    rows[sample : sample + 1], b, (start, offset[1]), (count, size[1]), alone=True
+                    rows[sample : sample + 1], b, (start, offset[1]), (count, size[1]), alone
                 )
         return y
 
@@ -182,7 +181,11 @@ def _activate(x: Tensor, slope: float, clamp: float | None) -> Tensor:
         return x if clamp is None else x.clamp(-clamp, clamp)
     if torch.is_grad_enabled() and x.requires_grad:
         return _Activate.apply(x, slope, clamp)
-    x = F.leaky_relu_(x, slope)
+    return _clamp(F.leaky_relu_(x, slope), clamp)
+
+
+def _clamp(x: Tensor, clamp: float | None) -> Tensor:
+    """In place."""
     return x if clamp is None else F.hardtanh_(x, -clamp, clamp)
 
 

@@ -154,13 +154,9 @@ def applies(
     padding: tuple[int, int, int, int], flip_weight: bool, act: str, gain: float,
 ) -> bool:  # fmt: skip
     """Whether `modulated_conv2d` below can take this call."""
-    if type(x) is not Tensor or x.device.type != "cpu" or x.dtype not in (torch.float32, torch.bfloat16):
+    if x.dtype not in (torch.float32, torch.bfloat16) or torch.is_autocast_enabled("cpu"):
         return False
-    if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in variables):
-        return False
-    if torch.compiler.is_compiling() or torch.jit.is_tracing() or torch.is_autocast_enabled("cpu"):
-        return False
-    if _transformed():
+    if not undisturbed(x, variables):
         return False
     x0, x1, y0, y1 = padding
     return (
@@ -172,6 +168,16 @@ def applies(
         and ACTIVATIONS[act].homogeneous
         and gain > 0
     )
+
+
+def undisturbed(x: Tensor, variables: tuple[Tensor | None, ...]) -> bool:
+    """Whether numbers alone are asked for, of a plain tensor on a CPU: no derivative by `variables`, no graph, no
+    transform. So operators without derivatives may run, and values may be looked at."""
+    if type(x) is not Tensor or x.device.type != "cpu":
+        return False
+    if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in variables):
+        return False
+    return not (torch.compiler.is_compiling() or torch.jit.is_tracing() or _transformed())
 
 
 def _transformed() -> bool:
