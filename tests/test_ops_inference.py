@@ -153,19 +153,43 @@ def test_private_operators_that_fail_are_replaced_with_one_warning(monkeypatch, 
 
 
 @torch.no_grad()
-def test_what_is_remembered_is_bounded(monkeypatch):
+def test_what_is_remembered_is_bounded(reordered, monkeypatch):
     monkeypatch.setattr(inference, "FOLD", 1e9)
     monkeypatch.setattr(inference, "WEIGHTS", 3)
-    weights, (_, w, s) = ConstantWeights(), tensors()
-    with weights.kept():
-        for side in range(4, 12):
-            convolve(torch.randn(3, 16, side, 6), w, s)
+    _, w, s = tensors()
+    weights = ConstantWeights(most=4 * 4 * w.numel() + 100)
+
+    def call(*sides):
+        with weights.kept():
+            for side in sides:
+                convolve(torch.randn(3, 16, side, 6), w, s)
         (ready,) = weights.known.values()
-        assert [key[1] for key in ready.kernels] == [(side, 6) for side in range(8, 12)]  # the newest KERNELS
+        return [key[1][0] for key in ready.kernels]
+
+    assert call(*range(4, 10)) == [4, 5, 6, 7]  # the first to come
+    assert len(reordered) == 6
+    assert call(*range(4, 10)) == [4, 5, 6, 7]
+    assert len(reordered) == 8
+    assert call(8, 9) == [4, 5, 6, 7]
+    assert call(8, 9) == [8, 9]  # the others were not used by the last call
+    with weights.kept():
         others = [w * i for i in range(5)]
         for other in others:
             convolve(torch.randn(3, 16, 8, 6), other, s)
     assert list(weights.known) == [id(other) for other in others[2:]]
+
+
+@torch.no_grad()
+def test_a_weight_without_room_is_made_ready_once_for_a_batch(reordered, monkeypatch):
+    monkeypatch.setattr(inference, "FOLD", 1e9)
+    monkeypatch.setattr(inference, "BLOCK_BYTES", 1)
+    x, w, s = tensors()
+    weights = ConstantWeights(most=0)
+    with weights.kept():
+        torch.testing.assert_close(
+            convolve(x, w, s), convolve(x, w, s, impl="reference"), rtol=1e-4, atol=1e-4
+        )
+    assert len(reordered) == 1
 
 
 @torch.no_grad()

@@ -1,9 +1,10 @@
 """The modulated convolution without gradients on a CPU: some samples at a time, in place, on weights made ready once.
 
 Fresh memory is dear (the kernel hands it out page by page), so large maps pass sample by sample through buffers that
-the allocator gives again, and all that follows the convolution happens in place. Where the weight is small beside the
-maps, each sample gets a weight of its own. oneDNN reorders weights at every call; here they are reordered once for all
-samples, and with `ConstantWeights` once for all calls.
+the allocator gives again, and all that follows the convolution happens in place. In float32 most convolutions take half
+of the products (see `winograd.py`). Of the others, where the weight is small beside the maps, each sample gets a weight
+of its own. oneDNN reorders weights at every call; here they are reordered once for all samples, and with
+`ConstantWeights` once for all calls.
 """
 
 from __future__ import annotations
@@ -14,13 +15,14 @@ from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import cached_property, partial
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd import forward_ad
 
+from gankit.core.cuda import winograd
 from gankit.core.cuda.activations import ACTIVATIONS
 from gankit.core.cuda.arguments import filter_size
 from gankit.core.cuda.upfirdn2d import upfirdn2d
@@ -29,35 +31,61 @@ from gankit.core.devices import bf16_units
 BLOCK_BYTES = 2**21  # samples go together as long as their maps are below this
 FOLD = 2  # factors go into a weight where maps are so many times as large
 ONE, NONE = [1, 1], [0, 0]
-# remembered at most: weights, and for each of them the sizes and dtypes that it is made ready for
-WEIGHTS, KERNELS = 512, 4
-
-Key = TypeVar("Key")
-Value = TypeVar("Value")
+WEIGHTS = 512  # remembered at most
+KEPT_BYTES = 96 * 2**20  # of weights made ready
 
 
 class ConstantWeights:
     """Weights of convolutions as the CPU wants them, made ready once for many calls without gradients.
 
     A weight that is written to in place, replaced or moved is made ready anew; writing through `weight.data` or numpy
-    goes unnoticed. Takes about as much memory as the weights. The newest WEIGHTS are remembered, each for the newest
-    KERNELS sizes and dtypes of its maps, of which a generator has one.
+    goes unnoticed. Takes `most` bytes at most: the first to come are kept, in a generator those of the coarse layers,
+    where making a weight ready takes the largest share of the time. What the last call did not use makes room.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, most: int = KEPT_BYTES) -> None:
+        self.most = most
         self.known: dict[int, _Ready] = {}
+        self.calls = 0
 
     @contextlib.contextmanager
     def kept(self) -> Iterator[None]:
-        """Within, convolutions take their weights from here."""
+        """Within, which is one call, convolutions take their weights from here."""
+        self.calls += 1
         token = _constant.set(self)
         try:
             yield
         finally:
             _constant.reset(token)
 
+    def room(self, size: int) -> bool:
+        """Whether so many bytes more may be kept, after what has fallen out of use is gone."""
+        free = self.most - size
+        for ready in list(self.known.values()):  # a list, as other threads may add, too
+            for key, kernel in list(ready.kernels.items()):
+                if kernel.call < self.calls - 1:
+                    ready.kernels.pop(key, None)
+                else:
+                    free -= kernel.size
+        return free >= 0
+
 
 _constant: ContextVar[ConstantWeights | None] = ContextVar("constant weights", default=None)
+
+
+@dataclass
+class _Kernel:
+    """A weight made ready for maps of one size and dtype: in one piece, or in several."""
+
+    parts: list[Tensor]
+    call: int = 0  # the last that used it
+
+    @property
+    def size(self) -> int:
+        return sum(part.numel() * part.element_size() for part in self.parts)
+
+
+Kernels = dict[tuple[Any, ...], _Kernel]
 
 
 @dataclass
@@ -67,27 +95,36 @@ class _Ready:
     weight: Tensor
     version: int
     address: int
-    kernels: dict[tuple[Any, ...], Tensor] = field(default_factory=dict)
+    kernels: Kernels = field(default_factory=dict)
 
     @cached_property
     def energy(self) -> Tensor:
         """[O, I] in float32, sums of squares."""
         return self.weight.detach().float().square().sum((2, 3))
 
-    def kernel(self, x: Tensor, up: int, padding: list[int], phases: bool) -> Tensor:
+    def kernel(self, here: Kernels, x: Tensor, up: int, padding: list[int], phases: bool) -> Tensor:
+        """The weight made ready for `x`, from what is kept, or from `here`, which is of one call."""
         key = (x.dtype, x.shape[2:], up, *padding, phases)
-        kernel = self.kernels.get(key)
-        if kernel is None or (kernel.is_mkldnn and _failures):
-            kernel = _reorder(self.weight.detach(), x, up, padding, phases)
-            _remember(self.kernels, key, kernel, KERNELS)
-        return kernel
+        return self._get(here, key, lambda: [_reorder(self.weight.detach(), x, up, padding, phases)])[0]
 
+    def point(self, here: Kernels, point: int, rows: int, x: Tensor, padding: list[int]) -> Tensor:
+        """As `kernel`, one of those of `winograd.kernels`, for `x` of a block of up to so many rows."""
 
-def _remember(known: dict[Key, Value], key: Key, value: Value, most: int) -> None:
-    """Add to `known`, from which the oldest leave as soon as there are more than `most`."""
-    known[key] = value
-    for old in list(known)[:-most]:  # a list, as other threads may add, too
-        known.pop(old, None)
+        def make() -> list[Tensor]:
+            points = winograd.kernels(self.weight.detach().float())
+            return [_reorder(part, x, 1, padding, False) for part in points]
+
+        return self._get(here, (x.dtype, rows, x.shape[3], *padding, "points"), make)[point]
+
+    def _get(self, here: Kernels, key: tuple[Any, ...], make: Callable[[], list[Tensor]]) -> list[Tensor]:
+        constant = _constant.get()
+        kernel = self.kernels.get(key) or here.get(key)
+        if kernel is None or (kernel.parts[0].is_mkldnn and _failures):
+            kernel = _Kernel(make())
+            keeps = constant is not None and constant.room(kernel.size)
+            (self.kernels if keeps else here)[key] = kernel
+        kernel.call = 0 if constant is None else constant.calls
+        return kernel.parts
 
 
 def _reorder(weight: Tensor, x: Tensor, up: int, padding: list[int], phases: bool) -> Tensor:
@@ -140,12 +177,13 @@ def packs(dtype: torch.dtype) -> bool:
 def _ready(weight: Tensor) -> _Ready:
     constant = _constant.get()
     version = 0 if weight.is_inference() else weight._version
-    if constant is None:
-        return _Ready(weight, version, weight.data_ptr())
-    known = constant.known.get(id(weight))
+    known = None if constant is None else constant.known.get(id(weight))
     if known is None or (known.version, known.address) != (version, weight.data_ptr()):
         known = _Ready(weight, version, weight.data_ptr())
-        _remember(constant.known, id(weight), known, WEIGHTS)
+        if constant is not None:
+            constant.known[id(weight)] = known
+            for old in list(constant.known)[:-WEIGHTS]:
+                constant.known.pop(old, None)
     return known
 
 
@@ -227,6 +265,21 @@ def modulated_conv2d(
         noise = (noise.float() * gain).expand(*noise.shape[:-2], h, w)
 
     x = x.contiguous(memory_format=torch.channels_last)
+    here: Kernels = {}
+    if up == 1 and winograd.pays(x, weight, (h, w)):
+        rows = winograd.block_rows(weight, (h, w))
+
+        def product(point: int, t: Tensor) -> Tensor:
+            return _convolve(t, partial(ready.point, here, point, rows, t, [0, x0]), None, 1, [0, x0])
+
+        y = torch.empty((len(x), len(weight), h, w), memory_format=torch.channels_last)
+        for i, top, t in winograd.blocks(x, styles, rows, (y0, x0), product):
+            block = slice(top, top + t.shape[2])
+            extra = noise[i : i + 1] if noise is not None and noise.ndim == 4 and len(noise) > 1 else noise
+            extra = None if extra is None else extra[..., block, :]
+            _finish(t, y[i : i + 1, :, block], scale[i : i + 1], bias, extra, act, alpha, clamp)
+        return y
+
     phases = _phases_pay(x) and (up, kh, kw, *cut, *rest) == (2, 3, 3, 0, 0, 1, 1, 1, 1)
     elements = x[0].numel() + len(weight) * h * w
     fold = elements > FOLD * weight.numel()
@@ -236,7 +289,7 @@ def modulated_conv2d(
         some, part = slice(i, i + step), x[i : i + step]
         factors: Tensor | None = scale[some]
         if not fold:
-            kernel = partial(ready.kernel, part, up, cut, phases)
+            kernel = partial(ready.kernel, here, part, up, cut, phases)
             part = (part * styles[some]).to(x.dtype)  # rounded once
         elif up > 1:
             kernel = partial(_reorder, weight.float() * styles[i], part, up, cut, phases)

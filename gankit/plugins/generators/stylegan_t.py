@@ -264,6 +264,8 @@ class SynthesisBlock(nn.Module):
         else:
             x = self.conv0(x, first, noise_mode)
         for layer, w in zip(self.convs1, middle):
+            if isinstance(layer, ResidualLayer):
+                x = layer.normalize(x)
             x = layer(x, w, noise_mode, gain=math.sqrt(0.5))
         if img is not None:
             img = upsample2d(img, self.resample_filter)
@@ -401,12 +403,15 @@ class ResidualLayer(SynthesisLayer):
         self.norm = nn.GroupNorm(math.gcd(norm_groups, channels), channels)
         self.gamma = nn.Parameter(torch.full([1, channels, 1, 1], layer_scale_init))
 
-    def forward(self, x: Tensor, w: Tensor, noise_mode: str, gain: float = 1) -> Tensor:
+    def normalize(self, x: Tensor) -> Tensor:
+        """sqrt(2) * x', which spares the sum a pass, and in half precision a rounding."""
         norm, root2 = self.norm, math.sqrt(2)
-        # sqrt(2) * x' spares the sum a pass, and in half precision a rounding
-        x = F.group_norm(x, norm.num_groups, norm.weight * root2, norm.bias * root2, norm.eps).to(x.dtype)
+        return F.group_norm(x, norm.num_groups, norm.weight * root2, norm.bias * root2, norm.eps).to(x.dtype)
+
+    def forward(self, x: Tensor, w: Tensor, noise_mode: str, gain: float = 1) -> Tensor:
+        """`x` is what `normalize` gave: apart from this, so that the map before it need not be held meanwhile."""
         y = super().forward(x, w, noise_mode, gain)
-        return torch.addcmul(x.to(y.dtype), y, (self.gamma * root2).to(y.dtype))
+        return torch.addcmul(x.to(y.dtype), y, (self.gamma * math.sqrt(2)).to(y.dtype))
 
 
 class ToRGB(nn.Module):

@@ -1,0 +1,123 @@
+"""Winograd's minimal filtering along the height: three taps with half of the products, for float32 on a CPU.
+
+Four rows of outputs depend on six rows of inputs. Seen as polynomials, these are evaluated at the points 0, +-A, +-B
+and infinity, and so are the three rows of the kernel; the six products interpolate the outputs (Lavin and Gray, "Fast
+Algorithms for Convolutional Neural Networks", 2016, section 4.1). A product is a convolution along the width, so that 6
+convolutions of one row stand for 12. Along the width as well it would be 36 products for 144, but the additions, which
+are what it costs, then move 2.25 times as much memory: measured, that was faster from 256 channels on only.
+
+The usual points, 1 and 2, lose some bits to rounding, 5/8 and 3/2 none beside a direct convolution (Barabasz et al.,
+"Error Analysis and Improving the Accuracy of Winograd Convolution for Deep Neural Networks", 2020, choose points so).
+Their squares are exact in binary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+ROWS, TAPS, POINTS = 4, 3, 6
+A, B = 5 / 8, 3 / 2
+BLOCK_BYTES = 2**22  # of the inputs or outputs that go together, which should stay in cache
+FEWEST_PIXELS, FEWEST_CHANNELS = 1024, 64  # below, a direct convolution is as fast
+
+
+def pays(x: Tensor, weight: Tensor, size: tuple[int, int]) -> bool:
+    """Whether it is faster than a direct convolution of `x` [N, I, H, W] with `weight` [O, I, kh, kw] to `size`.
+
+    That N has no say keeps an image the same in every batch.
+    """
+    enough = (
+        min(weight.shape[:2]) >= FEWEST_CHANNELS
+        and size[0] * size[1] >= FEWEST_PIXELS
+        and size[0] >= 2 * ROWS
+    )
+    return x.dtype == torch.float32 and weight.shape[2] == TAPS and enough
+
+
+def block_rows(weight: Tensor, size: tuple[int, int]) -> int:
+    """How many rows of outputs go together: a multiple of 4, as evenly as can be."""
+    groups = -(-size[0] // ROWS)
+    most = max(BLOCK_BYTES // (ROWS * size[1] * max(weight.shape[:2]) * 4), 1)
+    return -(-groups // -(-groups // most)) * ROWS
+
+
+def kernels(weight: Tensor) -> Iterator[Tensor]:
+    """[O, I, 3, kw] at the six points, [O, I, 1, kw] each, over the product of the point's distances to the others.
+
+    Those at A and B are A and B times as large, which spares `blocks` additions.
+    """
+    first, middle, last = weight.split(1, 2)
+    yield first / (A * B) ** 2
+    for a, b in ((A, B), (B, A)):
+        scale = 1 / (2 * a * (a**2 - b**2))
+        even, odd = torch.add(first, last, alpha=a**2).mul_(scale), middle * (a * scale)
+        yield even + odd
+        yield even.sub_(odd)
+    yield last
+
+
+def blocks(
+    x: Tensor,
+    styles: Tensor,
+    rows: int,
+    padding: Sequence[int],
+    product: Callable[[int, Tensor], Tensor],
+) -> Iterator[tuple[int, int, Tensor]]:
+    """The convolution of `x * styles` with zero padding, some rows at a time.
+
+    Args:
+        x: [N, I, H, W], float32, channels-last.
+        styles: [N, I, 1, 1].
+        rows: of outputs that go together, a multiple of 4.
+        padding: of height and width.
+        product: convolves, for a point, [1, I, rows / 4, W] with its kernel to [1, O, rows / 4, W'], channels-last.
+
+    Yields the sample, the first row and the outputs [1, O, rows or what is left, W'], good until the next step.
+    """
+    (n, i, h, w), height = x.shape, x.shape[2] + 2 * padding[0] - TAPS + 1
+    x, styles = x.permute(0, 2, 3, 1), styles.permute(0, 2, 3, 1)
+    inputs = x.new_empty(rows + TAPS - 1, w, i)
+    points, outputs = x.new_empty(POINTS, rows // ROWS, w, i), x.new_empty(0)
+    for sample in range(n):
+        for top in range(0, height, rows):
+            groups = -(-min(rows, height - top) // ROWS)
+            d, v = inputs[: groups * ROWS + TAPS - 1], points[:, :groups]
+            start = top - padding[0]
+            first, last = max(start, 0), min(start + len(d), h)
+            d[: first - start] = 0
+            d[last - start :] = 0
+            torch.mul(x[sample, first:last], styles[sample], out=d[first - start : last - start])
+            _evaluate([d[j : j + (groups - 1) * ROWS + 1 : ROWS] for j in range(POINTS)], v.unbind())
+            m = [product(j, t.permute(2, 0, 1)[None])[0].permute(1, 2, 0) for j, t in enumerate(v)]
+            if not outputs.numel():
+                outputs = x.new_empty(rows // ROWS, ROWS, *m[0].shape[1:])
+            _interpolate(m, outputs[:groups].unbind(1))
+            y = outputs.flatten(0, 1)[: min(rows, height - top)]
+            yield sample, top, y.permute(2, 0, 1)[None]
+
+
+def _evaluate(d: Sequence[Tensor], v: Sequence[Tensor]) -> None:
+    """From rows of inputs, to what multiplies the kernel at each point: the transpose of interpolation."""
+    even, odd = torch.add(d[4], d[2], alpha=-(B**2)), torch.add(d[3], d[1], alpha=-(B**2))
+    torch.add(even, odd, alpha=A, out=v[1])
+    torch.add(even, odd, alpha=-A, out=v[2])
+    torch.add(d[4], d[2], alpha=-(A**2), out=even)
+    torch.add(d[3], d[1], alpha=-(A**2), out=odd)
+    torch.add(even, odd, alpha=B, out=v[3])
+    torch.add(even, odd, alpha=-B, out=v[4])
+    torch.add(even, d[2], alpha=-(B**2), out=v[0]).add_(d[0], alpha=(A * B) ** 2)
+    torch.add(d[5], d[3], alpha=-(A**2), out=v[5]).add_(odd, alpha=-(B**2))
+
+
+def _interpolate(m: Sequence[Tensor], y: Sequence[Tensor]) -> None:
+    """From products at the points, to four rows of outputs."""
+    even, more = torch.add(m[1], m[2]), torch.add(m[3], m[4])
+    torch.add(m[0], even, alpha=1 / A, out=y[0]).add_(more, alpha=1 / B)
+    torch.mul(even, A, out=y[2]).add_(more, alpha=B)
+    torch.sub(m[1], m[2], out=even)
+    torch.sub(m[3], m[4], out=more)
+    torch.add(even, more, out=y[1])
+    torch.add(m[5], even, alpha=A**2, out=y[3]).add_(more, alpha=B**2)
