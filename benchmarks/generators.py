@@ -8,19 +8,21 @@ Three things are timed in turn, with the same random weights, and medians of the
 from __future__ import annotations
 
 import argparse
-import resource
+import re
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import textbook
 import torch
 from torch import Tensor
 
-from gankit.core import models
+from gankit.core import checkpoint, models
 from gankit.core.cuda import ConstantWeights
 from gankit.core.interfaces import CondSpec, Generator
 from gankit.core.plugins import registry
@@ -42,8 +44,12 @@ def build(net: str, size: int, last: bool = True) -> Generator:
     for name, parameter in generator.named_parameters():
         if name.endswith(("noise_strength", "bias")) and "affine" not in name:
             torch.nn.init.normal_(parameter, std=0.1)
+    with tempfile.TemporaryDirectory() as folder:  # in a file, as weights of gankit are
+        path = Path(folder, "generator.safetensors")
+        checkpoint.save_tensors(path, generator.state_dict())
+        checkpoint.load_stored(generator, checkpoint.load_tensors(path)[0], path, adopt=True)
     generator.eval().requires_grad_(False)
-    return models.channels_last(generator, torch.device("cpu")) if last else generator
+    return models.for_sampling(generator, torch.device("cpu")) if last else generator
 
 
 def images(generator: Generator, ws: Tensor) -> Tensor:
@@ -128,17 +134,25 @@ def profile(net: str, size: int, batch: int, dtype: str) -> str:
     )
 
 
+def peak() -> int:
+    """KB."""
+    found = re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())
+    assert found
+    return int(found[1])
+
+
 def peak_memory(net: str, size: int, batch: int, dtype: str, way: str) -> float:
-    """MB beyond what is in use before; run in a process of its own."""
+    """MB beyond what is in use before, the weights included; run in a process of its own, on Linux."""
     generator = build(net, size, last=way == "a")
     ws = generator.mapping(torch.randn(batch, generator.z_dim))
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    Path("/proc/self/clear_refs").write_text("5")  # the peak is what there is now
+    before = peak()
     if way == "a":
         images(generator, ws.to(DTYPES[dtype]))
     else:
         with textbook.instead(textbook.OPERATORS):
             images(generator, ws)
-    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+    return (peak() - before) / 1024
 
 
 def main() -> None:
@@ -154,7 +168,9 @@ def main() -> None:
         "--clock", choices=list(CLOCKS), default="wall", help="cpu: of this process, on a busy machine"
     )
     parser.add_argument("--profile", action="store_true", help="say where gankit's time goes, too")
-    parser.add_argument("--memory", action="store_true", help="peak memory instead of time")
+    parser.add_argument(
+        "--memory", action="store_true", help="peak memory instead of time, of so many processes"
+    )
     parser.add_argument("--way", choices=["a", "b"], help=argparse.SUPPRESS)
     options = parser.parse_args()
     torch.set_grad_enabled(False)
@@ -172,11 +188,18 @@ def main() -> None:
                         *("--net", net, "--batch", str(batch), "--dtype", dtype, "--size", str(options.size))
                     ]
                     mb = {
-                        way: float(subprocess.check_output([sys.executable, __file__, *own, "--way", way]))
+                        way: [
+                            float(subprocess.check_output([sys.executable, __file__, *own, "--way", way]))
+                            for _ in range(options.repeats)
+                        ]
                         for way in "ab"
                     }
-                    print(f"{net:10s} {options.size} px batch {batch} {dtype}: peak memory of gankit {mb['a']:.0f} MB, "
-                          f"textbook fp32 {mb['b']:.0f} MB", flush=True)  # fmt: skip
+                    a, b = (
+                        f"{statistics.median(mb[way]):.0f} MB ({min(mb[way]):.0f}-{max(mb[way]):.0f})"
+                        for way in "ab"
+                    )
+                    print(f"{net:10s} {options.size} px batch {batch} {dtype}: peak memory of gankit {a}, "
+                          f"textbook fp32 {b}", flush=True)  # fmt: skip
                     continue
                 print(
                     report(net, options.size, batch, dtype, options.repeats, CLOCKS[options.clock]),

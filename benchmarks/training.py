@@ -3,20 +3,23 @@
 StyleGAN2 (channel_base 16384) with R1 every 16th step, no augmentation, random pictures: a step with R1 and one
 without, forward and backward of G and D, of gankit in bf16, of gankit in fp32, and of the textbook formulation in fp32
 and NCHW (see `textbook.py`), in turn; 15 parts of the one and a part of the other make the mean step. Medians over the
-rounds, and of their ratios, are printed. R1 runs in fp32 in any case.
+rounds, and of their ratios, are printed. R1 runs in fp32 in any case. Each has a process of its own, as gankit keeps
+freed memory for the next step (`devices.keep_freed_memory`, with which `gankit train` begins); the textbook does not.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import multiprocessing
 import statistics
 import time
+from multiprocessing.connection import Connection
 
 import textbook
 import torch
 
-from gankit.core import distributed, models
+from gankit.core import devices, distributed, models
 from gankit.core import recipe as recipes
 from gankit.core.interfaces import Label
 from gankit.core.labels import Vocabulary
@@ -53,6 +56,21 @@ def timed(stepper: Stepper, step: int, images: torch.Tensor, labels: list[Label]
     return time.perf_counter() - start
 
 
+def work(orders: Connection, way: str, size: int, batch: int) -> None:
+    """Times steps as often as it is told to."""
+    torch.manual_seed(0)
+    own = way != "textbook"
+    if own:
+        devices.keep_freed_memory()
+    pictures = torch.randn(batch, 3, size, size).clamp(-1, 1)
+    if own:
+        pictures = pictures.contiguous(memory_format=torch.channels_last)
+    stepper = build(size, batch, way == "gankit bf16", own)
+    with contextlib.nullcontext() if own else textbook.instead(textbook.OPERATORS):
+        while orders.recv() == "round":
+            orders.send([timed(stepper, step, pictures, [Label()] * batch) for step in (0, 1)])
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -61,26 +79,20 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=3)
     wish = parser.parse_args()
-    torch.manual_seed(0)
-    pictures = torch.randn(wish.batch, 3, wish.size, wish.size).clamp(-1, 1)
-    last = pictures.contiguous(memory_format=torch.channels_last)
-    labels = [Label()] * wish.batch
-    ways = {
-        "gankit bf16": (build(wish.size, wish.batch, True, True), last, contextlib.nullcontext),
-        "gankit fp32": (build(wish.size, wish.batch, False, True), last, contextlib.nullcontext),
-        "textbook": (
-            build(wish.size, wish.batch, False, False),
-            pictures,
-            lambda: textbook.instead(textbook.OPERATORS),
-        ),
-    }
+    context = multiprocessing.get_context("spawn")
+    ways: dict[str, Connection] = {}
+    for way in ("gankit bf16", "gankit fp32", "textbook"):
+        ways[way], other = context.Pipe()
+        context.Process(target=work, args=(other, way, wish.size, wish.batch), daemon=True).start()
     seconds: dict[str, list[float]] = {way: [] for way in ways}
     for number in range(wish.rounds + 1):
-        for way, (stepper, images, context) in ways.items():
-            with context():
-                with_r1, without = (timed(stepper, step, images, labels) for step in (0, 1))
+        for way, worker in ways.items():
+            worker.send("round")
+            with_r1, without = worker.recv()
             if number:  # the first round warms up
                 seconds[way].append((with_r1 + (INTERVAL - 1) * without) / INTERVAL)
+    for worker in ways.values():
+        worker.send("end")
     print(
         f"torch {torch.__version__}, {torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}"
     )

@@ -72,7 +72,7 @@ class Pipeline:
     ) -> None:
         self.recipe, self.nimg, self.device = model.recipe, model.nimg, device
         self.conditioner = model.conditioner.to(device).eval().requires_grad_(False)
-        self.generator: Generator = models.channels_last(model.generator, device)
+        self.generator: Generator = models.for_sampling(model.generator, device)
         self.generator.eval().requires_grad_(False)
         self._weights = ConstantWeights()
         spec = self.conditioner.spec

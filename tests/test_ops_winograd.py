@@ -139,6 +139,20 @@ def test_where_it_is_taken(monkeypatch, shape, weight, dtype, taken):
 
 
 @torch.no_grad()
+def test_defaults_of_torch_do_not_matter():
+    x, w, s = torch.randn(3, 64, 32, 32), torch.randn(64, 64, 3, 3), torch.rand(3, 64)
+    small = x[:, :, :8, :8]
+    expected = [cuda.modulated_conv2d(t, w, s, padding=1) for t in (x, small)]
+    torch.set_default_dtype(torch.float64)
+    try:
+        with torch.device("meta"):
+            for t, value in zip((x, small), expected):
+                assert torch.equal(cuda.modulated_conv2d(t, w, s, padding=1), value)
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+@torch.no_grad()
 def test_a_failing_onednn_is_replaced(monkeypatch):
     monkeypatch.setattr(inference, "_failures", [])
     x, w, s = torch.randn(1, 64, 32, 32), torch.randn(64, 64, 3, 3), torch.rand(1, 64)

@@ -175,8 +175,14 @@ def stored_buffers(module: nn.Module) -> list[Tensor]:
     return [b for name, b in module.named_buffers() if not (prefixes and name.startswith(prefixes))]
 
 
-def load_stored(module: nn.Module, tensors: Mapping[str, Tensor], origin: Path | str) -> None:
-    """The inverse of `stored_state`; names and shapes must agree."""
+def load_stored(
+    module: nn.Module, tensors: Mapping[str, Tensor], origin: Path | str, *, adopt: bool = False
+) -> None:
+    """The inverse of `stored_state`; names and shapes must agree.
+
+    `adopt` has the module take the tensors themselves where their types agree, too: those of `load_tensors` lie in the
+    file, and cost memory only as far as they are read.
+    """
     expected = stored_state(module)
     missing = sorted(expected.keys() - tensors.keys())
     surplus = sorted(tensors.keys() - expected.keys())
@@ -193,7 +199,26 @@ def load_stored(module: nn.Module, tensors: Mapping[str, Tensor], origin: Path |
         )
     with torch.no_grad():
         for name, tensor in expected.items():
-            tensor.copy_(tensors[name])
+            if not (adopt and _adopt(module, name, tensors[name])):
+                tensor.copy_(tensors[name])
+
+
+def _adopt(module: nn.Module, name: str, tensor: Tensor) -> bool:
+    """Put a tensor in the place of the parameter or buffer of this name and of its type, if there is one."""
+    path, _, name = name.rpartition(".")
+    try:
+        owner = module.get_submodule(path)
+    except AttributeError:  # the module saves itself in a way of its own
+        return False
+    old = owner._parameters.get(name)
+    if old is not None and (old.dtype, old.device) == (tensor.dtype, tensor.device):
+        owner._parameters[name] = nn.Parameter(tensor, requires_grad=old.requires_grad)
+        return True
+    buffer = owner._buffers.get(name)
+    if buffer is not None and (buffer.dtype, buffer.device) == (tensor.dtype, tensor.device):
+        owner._buffers[name] = tensor
+        return True
+    return False
 
 
 def optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -78,6 +79,19 @@ def channels_last(module: Network, device: torch.device) -> Network:
     if device.type == "mps":
         return module.to(device)
     return module.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+def for_sampling(generator: Generator, device: torch.device) -> Generator:
+    """As `channels_last`, but on a CPU weights stay where they are if they are `any_layout`, as their module says: the
+    operators bring them into their own order (see `gankit.core.cuda.ConstantWeights`)."""
+    if device.type != "cpu":
+        return channels_last(generator, device)
+    for module in generator.modules():
+        if not getattr(module, "any_layout", False):
+            for tensor in (*module.parameters(recurse=False), *module.buffers(recurse=False)):
+                if tensor.dim() == 4:
+                    tensor.data = tensor.data.contiguous(memory_format=torch.channels_last)
+    return generator.to(device)
 
 
 # --------------------------------------------------------------------------------------------- model folders
@@ -165,7 +179,8 @@ def load_model(folder: Path) -> Model:
     tensors, metadata = checkpoint.load_tensors(path)
     with filled_later():
         generator = build_generator(recipe, conditioner)
-    checkpoint.load_stored(generator, tensors, path)
+    # elsewhere than on POSIX, a file that is in use cannot be replaced, as a training would
+    checkpoint.load_stored(generator, tensors, path, adopt=os.name == "posix")
     return Model(recipe, conditioner, generator, int(metadata.get("gankit", {}).get("images", 0)))
 
 

@@ -26,13 +26,13 @@ from gankit.core.cuda import winograd
 from gankit.core.cuda.activations import ACTIVATIONS
 from gankit.core.cuda.arguments import filter_size
 from gankit.core.cuda.upfirdn2d import upfirdn2d
-from gankit.core.devices import bf16_units
+from gankit.core.devices import bf16_units, forget, unchanged_in_file
 
 BLOCK_BYTES = 2**21  # samples go together as long as their maps are below this
 FOLD = 2  # factors go into a weight where maps are so many times as large
 ONE, NONE = [1, 1], [0, 0]
 WEIGHTS = 512  # remembered at most
-KEPT_BYTES = 96 * 2**20  # of weights made ready
+KEPT_BYTES = 32 * 2**20  # of weights made ready, beyond the weights' own
 
 
 class ConstantWeights:
@@ -40,7 +40,9 @@ class ConstantWeights:
 
     A weight that is written to in place, replaced or moved is made ready anew; writing through `weight.data` or numpy
     goes unnoticed. Takes `most` bytes at most: the first to come are kept, in a generator those of the coarse layers,
-    where making a weight ready takes the largest share of the time. What the last call did not use makes room.
+    where making a weight ready takes the largest share of the time. What the last call did not use makes room. A weight
+    that lies unchanged in a mapped file, as those of `gankit.load` on Linux do, gives its memory for what is made of
+    it, and is read again where it is wanted.
     """
 
     def __init__(self, most: int = KEPT_BYTES) -> None:
@@ -66,7 +68,7 @@ class ConstantWeights:
                 if kernel.call < self.calls - 1:
                     ready.kernels.pop(key, None)
                 else:
-                    free -= kernel.size
+                    free -= kernel.extra
         return free >= 0
 
 
@@ -78,11 +80,8 @@ class _Kernel:
     """A weight made ready for maps of one size and dtype: in one piece, or in several."""
 
     parts: list[Tensor]
+    extra: int  # bytes that keeping it takes
     call: int = 0  # the last that used it
-
-    @property
-    def size(self) -> int:
-        return sum(part.numel() * part.element_size() for part in self.parts)
 
 
 Kernels = dict[tuple[Any, ...], _Kernel]
@@ -120,9 +119,15 @@ class _Ready:
         constant = _constant.get()
         kernel = self.kernels.get(key) or here.get(key)
         if kernel is None or (kernel.parts[0].is_mkldnn and _failures):
-            kernel = _Kernel(make())
-            keeps = constant is not None and constant.room(kernel.size)
+            parts = make()
+            size = sum(part.numel() * part.element_size() for part in parts)
+            # values that lie in a file need no memory beside those that are ready
+            spare = constant is not None and not self.kernels and unchanged_in_file(self.weight)
+            kernel = _Kernel(parts, size - self.weight.nbytes if spare else size)
+            keeps = constant is not None and constant.room(kernel.extra)
             (self.kernels if keeps else here)[key] = kernel
+            if keeps and spare:
+                forget(self.weight)
         kernel.call = 0 if constant is None else constant.calls
         return kernel.parts
 
@@ -272,7 +277,7 @@ def modulated_conv2d(
         def product(point: int, t: Tensor) -> Tensor:
             return _convolve(t, partial(ready.point, here, point, rows, t, [0, x0]), None, 1, [0, x0])
 
-        y = torch.empty((len(x), len(weight), h, w), memory_format=torch.channels_last)
+        y = _empty(x, (len(x), len(weight), h, w))
         for i, top, t in winograd.blocks(x, styles, rows, (y0, x0), product):
             block = slice(top, top + t.shape[2])
             extra = noise[i : i + 1] if noise is not None and noise.ndim == 4 and len(noise) > 1 else noise
@@ -303,7 +308,7 @@ def modulated_conv2d(
             t = _convolve(part, kernel, bias if factors is None else None, up, cut)
             t = t if up == 1 else upfirdn2d(t, resample_filter, padding=rest, gain=up**2)
         if i == 0:  # of a batch that goes at once, the result is finished in place
-            y = t if step >= len(x) else _like(t, len(x))
+            y = t if step >= len(x) else _empty(t, (len(x), *t.shape[1:]))
         extra = noise[some] if noise is not None and noise.ndim == 4 and len(noise) > 1 else noise
         _finish(t, y[some], factors, bias if up > 1 or not fold else None, extra, act, alpha, clamp)
     return y
@@ -363,8 +368,8 @@ def _packed_convolution(x: Tensor, w: Tensor, b: Tensor | None, up: int, padding
     )
 
 
-def _like(x: Tensor, n: int) -> Tensor:
-    return torch.empty((n, *x.shape[1:]), dtype=x.dtype, memory_format=torch.channels_last)
+def _empty(x: Tensor, shape: tuple[int, ...]) -> Tensor:
+    return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
 
 
 def _finish(

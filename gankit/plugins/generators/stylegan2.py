@@ -233,6 +233,8 @@ class SynthesisLayer(nn.Module):
     resample_filter: Tensor
     noise_const: Tensor
 
+    any_layout = True  # of the weight, see models.for_sampling
+
     def __init__(
         self,
         in_channels: int,
@@ -279,6 +281,8 @@ class SynthesisLayer(nn.Module):
 
 class ToRGB(nn.Module):
     """Feature maps -> image: modulated 1x1 convolution without demodulation."""
+
+    any_layout = True  # of the weight, see models.for_sampling
 
     def __init__(self, in_channels: int, img_channels: int, w_dim: int, conv_clamp: float | None) -> None:
         super().__init__()

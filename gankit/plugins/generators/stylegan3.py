@@ -344,6 +344,8 @@ class SynthesisLayer(nn.Module):
     up_filter: Tensor | None
     down_filter: Tensor | None
 
+    any_layout = True  # of the weight, see models.for_sampling
+
     def __init__(
         self, w_dim: int, spec: LayerSpec, *, conv_clamp: float | None, magnitude_ema_beta: float
     ) -> None:

@@ -338,6 +338,8 @@ class SynthesisLayer(nn.Module):
     noise_const: Tensor
     input_gain: float | None = None
 
+    any_layout = True  # of the weight, see models.for_sampling
+
     def __init__(
         self,
         in_channels: int,
@@ -409,13 +411,17 @@ class ResidualLayer(SynthesisLayer):
         return F.group_norm(x, norm.num_groups, norm.weight * root2, norm.bias * root2, norm.eps).to(x.dtype)
 
     def forward(self, x: Tensor, w: Tensor, noise_mode: str, gain: float = 1) -> Tensor:
-        """`x` is what `normalize` gave: apart from this, so that the map before it need not be held meanwhile."""
+        """`x` is what `normalize` gave: apart from this, so that the map before it need not be held meanwhile. Without
+        gradients, the result is written into it."""
         y = super().forward(x, w, noise_mode, gain)
-        return torch.addcmul(x.to(y.dtype), y, (self.gamma * math.sqrt(2)).to(y.dtype))
+        x, gamma = x.to(y.dtype), (self.gamma * math.sqrt(2)).to(y.dtype)
+        return torch.addcmul(x, y, gamma) if torch.is_grad_enabled() else x.addcmul_(y, gamma)
 
 
 class ToRGB(nn.Module):
     """Feature maps -> image: modulated 1x1 convolution without demodulation."""
+
+    any_layout = True  # of the weight, see models.for_sampling
 
     def __init__(self, in_channels: int, img_channels: int, w_dim: int, conv_clamp: float | None) -> None:
         super().__init__()
