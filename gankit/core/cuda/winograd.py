@@ -7,8 +7,8 @@ convolutions of one row stand for 12. Along the width as well it would be 36 pro
 are what it costs, then move 2.25 times as much memory: measured, that was faster from 256 channels on only.
 
 With the usual points, 1 and 2, the error was 1.9 times that of a direct convolution (root mean square, 64 to 512
-channels), with 5/8 and 3/2, whose squares are exact in binary, 1.3 times (Barabasz et al., "Error Analysis and Improving
-the Accuracy of Winograd Convolution for Deep Neural Networks", 2020, choose points so).
+channels), with 5/8 and 3/2, whose squares are exact in binary, 1.3 times (Barabasz et al., "Error Analysis and
+Improving the Accuracy of Winograd Convolution for Deep Neural Networks", 2020, choose points so).
 """
 
 from __future__ import annotations
