@@ -210,15 +210,15 @@ def _adopt(module: nn.Module, name: str, tensor: Tensor) -> bool:
         owner = module.get_submodule(path)
     except AttributeError:  # the module saves itself in a way of its own
         return False
-    old = owner._parameters.get(name)
-    if old is not None and (old.dtype, old.device) == (tensor.dtype, tensor.device):
-        owner._parameters[name] = nn.Parameter(tensor, requires_grad=old.requires_grad)
-        return True
-    buffer = owner._buffers.get(name)
-    if buffer is not None and (buffer.dtype, buffer.device) == (tensor.dtype, tensor.device):
+    parameter = owner._parameters.get(name)
+    old = owner._buffers.get(name) if parameter is None else parameter
+    if old is None or (old.dtype, old.device) != (tensor.dtype, tensor.device):
+        return False
+    if parameter is None:
         owner._buffers[name] = tensor
-        return True
-    return False
+    else:
+        owner._parameters[name] = nn.Parameter(tensor, requires_grad=parameter.requires_grad)
+    return True
 
 
 def optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

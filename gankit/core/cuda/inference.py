@@ -39,10 +39,10 @@ class ConstantWeights:
     """Weights of convolutions as the CPU wants them, made ready once for many calls without gradients.
 
     A weight that is written to in place, replaced or moved is made ready anew; writing through `weight.data` or numpy
-    goes unnoticed. Takes `most` bytes at most: the first to come are kept, in a generator those of the coarse layers,
-    where making a weight ready takes the largest share of the time. What the last call did not use makes room. A weight
-    that lies unchanged in a mapped file, as those of `gankit.load` on Linux do, gives its memory for what is made of
-    it, and is read again where it is wanted.
+    goes unnoticed. Takes `most` bytes beyond the weights' own memory: the first to come are kept, in a generator those
+    of the coarse layers, where making a weight ready takes the largest share of the time. What the last call did not
+    use makes room. A weight that lies unchanged in a mapped file, as those of `gankit.load` on Linux do, gives its
+    memory for what is made of it, and is read again where it is wanted.
     """
 
     def __init__(self, most: int = KEPT_BYTES) -> None:

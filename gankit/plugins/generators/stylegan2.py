@@ -282,8 +282,6 @@ class SynthesisLayer(nn.Module):
 class ToRGB(nn.Module):
     """Feature maps -> image: modulated 1x1 convolution without demodulation."""
 
-    any_layout = True  # of the weight, see models.for_sampling
-
     def __init__(self, in_channels: int, img_channels: int, w_dim: int, conv_clamp: float | None) -> None:
         super().__init__()
         self.conv_clamp = conv_clamp
