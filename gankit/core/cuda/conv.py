@@ -19,6 +19,7 @@ from gankit.core.cuda import inference
 from gankit.core.cuda.activations import ACTIVATIONS
 from gankit.core.cuda.arguments import filter_size
 from gankit.core.cuda.bias_act import activate, bias_act
+from gankit.core.cuda.convolution import conv2d, conv_transpose2d
 from gankit.core.cuda.upfirdn2d import symmetric, upfirdn2d
 from gankit.core.precision import at_least_float32, without_autocast
 
@@ -54,18 +55,18 @@ def conv2d_resample(
 
     if up == 1 and down == 1:
         x, same = symmetric(x, pad)
-        return F.conv2d(x, w, b, padding=same, groups=groups)
+        return conv2d(x, w, b, 1, same, groups)
     if up == 1 and pointwise:
         return F.conv2d(resample(x, f, ONE, (down, down), pad, False, 1), w, b, groups=groups)
     if up == 1:
-        return F.conv2d(resample(x, f, ONE, ONE, pad, False, 1), w, b, stride=down, groups=groups)
+        return conv2d(resample(x, f, ONE, ONE, pad, False, 1), w, b, down, (0, 0), groups)
     if pointwise and down == 1:
         pad = (x0 + (nx + up - 1) // 2, x1 + (nx - up) // 2, y0 + (ny + up - 1) // 2, y1 + (ny - up) // 2)
         x = resample(F.conv2d(x, w, groups=groups), f, (up, up), ONE, pad, False, up**2)
     else:
         cut, rest = transposed_padding(pad, (nx, ny), (kw, kh), up)
         w = w.unflatten(0, (groups, -1)).transpose(1, 2).flatten(0, 1)
-        x = F.conv_transpose2d(x, w, stride=up, padding=cut, groups=groups)
+        x = conv_transpose2d(x, w, up, cut, groups)
         x = resample(x, f, ONE, ONE, rest, False, up**2)
         if down > 1:
             x = resample(x, f, ONE, (down, down), (0, 0, 0, 0), False, 1)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import cached_property, partial
@@ -311,6 +311,21 @@ def modulated_conv2d(
             y = t if step >= len(x) else _empty(t, (len(x), *t.shape[1:]))
         extra = noise[some] if noise is not None and noise.ndim == 4 and len(noise) > 1 else noise
         _finish(t, y[some], factors, bias if up > 1 or not fold else None, extra, act, alpha, clamp)
+    return y
+
+
+def filtered_convolution(x: Tensor, weight: Tensor, padding: Sequence[int]) -> Tensor:
+    """A plain convolution of a channels-last map in float32 by `winograd`, without gradients."""
+    h, w = (size + 2 * pad - taps + 1 for size, pad, taps in zip(x.shape[2:], padding, weight.shape[2:]))
+    rows, cut = winograd.block_rows(weight, (h, w)), [0, padding[1]]
+    here, ready = Kernels(), _Ready(weight, 0, 0)
+    y = _empty(x, (len(x), len(weight), h, w))
+
+    def product(point: int, t: Tensor) -> Tensor:
+        return _convolve(t, partial(ready.point, here, point, rows, t, cut), None, 1, cut)
+
+    for i, top, t in winograd.blocks(x, None, rows, padding, product):
+        y[i : i + 1, :, top : top + t.shape[2]] = t
     return y
 
 

@@ -61,7 +61,7 @@ def kernels(weight: Tensor) -> Iterator[Tensor]:
 
 def blocks(
     x: Tensor,
-    styles: Tensor,
+    styles: Tensor | None,
     rows: int,
     padding: Sequence[int],
     product: Callable[[int, Tensor], Tensor],
@@ -70,7 +70,7 @@ def blocks(
 
     Args:
         x: [N, I, H, W], float32, channels-last.
-        styles: [N, I, 1, 1].
+        styles: [N, I, 1, 1], or None for 1.
         rows: of outputs that go together, a multiple of 4.
         padding: of height and width.
         product: convolves, for a point, [1, I, rows / 4, W] with its kernel to [1, O, rows / 4, W'], channels-last.
@@ -78,7 +78,7 @@ def blocks(
     Yields the sample, the first row and the outputs [1, O, rows or what is left, W'], good until the next step.
     """
     (n, i, h, w), height = x.shape, x.shape[2] + 2 * padding[0] - TAPS + 1
-    x, styles = x.permute(0, 2, 3, 1), styles.permute(0, 2, 3, 1)
+    x = x.permute(0, 2, 3, 1)
     inputs = x.new_empty(rows + TAPS - 1, w, i)
     points, outputs = x.new_empty(POINTS, rows // ROWS, w, i), x.new_empty(0)
     for sample in range(n):
@@ -89,7 +89,11 @@ def blocks(
             first, last = max(start, 0), min(start + len(d), h)
             d[: first - start] = 0
             d[last - start :] = 0
-            torch.mul(x[sample, first:last], styles[sample], out=d[first - start : last - start])
+            inner = d[first - start : last - start]
+            if styles is None:
+                inner.copy_(x[sample, first:last])
+            else:
+                torch.mul(x[sample, first:last], styles[sample].flatten(), out=inner)
             _evaluate([d[j : j + (groups - 1) * ROWS + 1 : ROWS] for j in range(POINTS)], v.unbind())
             m = [product(j, t.permute(2, 0, 1)[None])[0].permute(1, 2, 0) for j, t in enumerate(v)]
             if not outputs.numel():
@@ -97,6 +101,77 @@ def blocks(
             _interpolate(m, outputs[:groups].unbind(1))
             y = outputs.flatten(0, 1)[: min(rows, height - top)]
             yield sample, top, y.permute(2, 0, 1)[None]
+
+
+def weight_gradient(x: Tensor, dy: Tensor, padding: Sequence[int], width: int) -> Tensor:
+    """[O, I, 3, width], the gradient by the kernel of a convolution with zero padding.
+
+    Three rows of it depend on four of `dy` and six of `x`: the filtering of `blocks` with the parts exchanged, so that
+    `dy` is evaluated at the points as there the result was interpolated, and the six sums of products are taken to the
+    rows of the kernel as there the kernel was taken to the points.
+
+    Args:
+        x: [N, I, H, W], float32, channels-last.
+        dy: [N, O, H', W'], the same.
+        padding: of height and width.
+        width: of the kernel.
+    """
+    (n, o, height, _), (i, h, w) = dy.shape, x.shape[1:]
+    groups = -(-height // ROWS)
+    step = max(BLOCK_BYTES // (groups * w * max(i, o) * 4), 1)
+    step = -(-n // -(-n // step))
+    inputs = x.new_zeros(step, groups * ROWS + TAPS - 1, w, i)
+    points = x.new_empty(POINTS, step, groups, w, i)
+    x, dy = x.permute(0, 2, 3, 1), dy.permute(0, 2, 3, 1)
+    sums: list[Tensor] = []
+    for first in range(0, n, step):
+        some = slice(first, first + step)
+        count = len(x[some])
+        kept = min(h, inputs.shape[1] - padding[0])  # rows below reach no output
+        d, v = inputs[:count], points[:, :count]
+        d[:, padding[0] : padding[0] + kept] = x[some, :kept]
+        _evaluate([d[:, j : j + (groups - 1) * ROWS + 1 : ROWS] for j in range(POINTS)], v.unbind())
+        y = dy[some]
+        if height % ROWS:
+            y = torch.cat([y, y.new_zeros(count, groups * ROWS - height, *y.shape[2:])], 1)
+        for point, (t, u) in enumerate(zip(v, _spread([y[:, j::ROWS] for j in range(ROWS)]))):
+            t, u = t.permute(0, 3, 1, 2), u.permute(0, 3, 1, 2)
+            part = direct_weight_gradient(t, u, (o, i, 1, width), [0, padding[1]])[:, :, 0]
+            if first:
+                sums[point].add_(part)
+            else:
+                sums.append(part)
+    dw = torch.empty(o, i, TAPS, width, dtype=x.dtype, memory_format=torch.channels_last)
+    top, middle, bottom = dw.unbind(2)
+    top.copy_(sums[0]).div_((A * B) ** 2)
+    middle.zero_()
+    bottom.copy_(sums[5])
+    for a, b, one, other in ((A, B, sums[1], sums[2]), (B, A, sums[3], sums[4])):
+        scale = 1 / (2 * a * (a**2 - b**2))
+        top.add_(even := one + other, alpha=scale)
+        bottom.add_(even, alpha=scale * a**2)
+        middle.add_(one.sub_(other), alpha=scale * a)
+    return dw
+
+
+def direct_weight_gradient(
+    x: Tensor, dy: Tensor, shape: Sequence[int], padding: Sequence[int] = (0, 0)
+) -> Tensor:
+    """That of torch: [O, I, kh, kw], which is `shape`."""
+    weight, mask = x.new_empty(()).expand(*shape), [False, True, False]
+    return torch.ops.aten.convolution_backward(  # type: ignore[no-any-return]
+        dy, x, weight, None, [1, 1], list(padding), [1, 1], False, [0, 0], 1, mask
+    )[1]
+
+
+def _spread(y: Sequence[Tensor]) -> Iterator[Tensor]:
+    """From four rows of outputs, to the points: the transpose of `_interpolate`."""
+    yield y[0].contiguous()
+    for a in (A, B):
+        even, odd = torch.add(y[0] / a, y[2], alpha=a), torch.add(y[1], y[3], alpha=a**2)
+        yield even + odd
+        yield even.sub_(odd)
+    yield y[3].contiguous()
 
 
 def _evaluate(d: Sequence[Tensor], v: Sequence[Tensor]) -> None:
