@@ -315,16 +315,22 @@ def modulated_conv2d(
 
 
 def filtered_convolution(x: Tensor, weight: Tensor, padding: Sequence[int]) -> Tensor:
-    """A plain convolution of a channels-last map in float32 by `winograd`, without gradients."""
+    """A plain convolution of a channels-last map in float32 by `winograd`, without gradients. Of a weight in training,
+    nothing is kept from call to call."""
     h, w = (size + 2 * pad - taps + 1 for size, pad, taps in zip(x.shape[2:], padding, weight.shape[2:]))
-    rows, cut = winograd.block_rows(weight, (h, w)), [0, padding[1]]
-    here, ready = Kernels(), _Ready(weight, 0, 0)
-    y = _empty(x, (len(x), len(weight), h, w))
+    cut = [0, padding[1]]
+    ready: list[Tensor] = []
+
+    def kernel(point: int, t: Tensor) -> Tensor:
+        if not ready or (ready[0].is_mkldnn and _failures):
+            ready[:] = [_reorder(part, t, 1, cut, False) for part in winograd.kernels(weight)]
+        return ready[point]
 
     def product(point: int, t: Tensor) -> Tensor:
-        return _convolve(t, partial(ready.point, here, point, rows, t, cut), None, 1, cut)
+        return _convolve(t, partial(kernel, point, t), None, 1, cut)
 
-    for i, top, t in winograd.blocks(x, None, rows, padding, product):
+    y = _empty(x, (len(x), len(weight), h, w))
+    for i, top, t in winograd.blocks(x, None, winograd.block_rows(weight, (h, w)), padding, product):
         y[i : i + 1, :, top : top + t.shape[2]] = t
     return y
 
