@@ -20,7 +20,7 @@ from torch import Tensor
 
 from gankit.core.cuda import inference, winograd
 
-# Below, torch's own are as fast. That N has no say keeps gradients the same in micro-batches of any size
+# Below, torch's own are as fast. N has no say, so that micro-batches of any size go one way
 FEWEST_CHANNELS, FEWEST_VALUES = 128, 2**18  # with stride 1: of the fewer channels, in all pixels
 FEWEST_STRIDED_CHANNELS, FEWEST_STRIDED_PIXELS = 64, 2**14  # else: of the larger maps
 
@@ -45,6 +45,7 @@ class _Form:
         return _Product.apply(a, w, biases, to_weight, self, transposed)  # type: ignore[no-any-return]
 
     def pays(self, w: Tensor) -> bool:
+        """Whether this is faster than torch's own, in sum with the gradients."""
         channels = min(w.shape[:2])
         if self.stride == 1:
             enough = channels >= FEWEST_CHANNELS and channels * math.prod(self.narrow) >= FEWEST_VALUES
@@ -67,6 +68,7 @@ class _Form:
         return F.conv_transpose2d(y, w, None, self.stride, 0, lost)
 
     def by_weight(self, x: Tensor, y: Tensor) -> Tensor:
+        """[O, I, kh, kw], from wide maps and a gradient by narrow ones, or the other way round."""
         if self.stride == 1:
             return winograd.weight_gradient(x, y, self.padding, self.kernel[1])
         shape = (y.shape[1], x.shape[1], *self.kernel)
