@@ -150,6 +150,22 @@ def test_what_is_asked_for_is_computed(small, taken):
     assert taken == ["narrowed"]
 
 
+@pytest.mark.parametrize("stride", [1, 2])
+def test_defaults_of_torch_do_not_matter(stride):
+    form = convolution._Form((9, 9), ((9 - 3) // stride + 1,) * 2, (3, 3), stride, (0, 0))
+    x, w = torch.randn(2, 64, *form.wide), torch.randn(48, 64, *form.kernel)
+    y = torch.randn(2, 48, *form.narrow)
+    call = lambda: (form.narrowed(x, w), form.widened(y, w), form.by_weight(x, y))  # noqa: E731
+    expected = call()
+    torch.set_default_dtype(torch.float64)
+    try:
+        with torch.device("meta"):
+            for mine, value in zip(call(), expected):
+                assert torch.equal(mine, value)
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
 def test_layers_are_trained_by_it(small, taken):
     layer = nn.Conv2d(64, 64, 3, padding=1)
     x = torch.randn(1, 64, 32, 32)

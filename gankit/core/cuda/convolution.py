@@ -72,7 +72,7 @@ class _Form:
         if self.stride == 1:
             return winograd.weight_gradient(x, y, self.padding, self.kernel[1])
         shape = (y.shape[1], x.shape[1], *self.kernel)
-        dw = torch.empty(shape, dtype=x.dtype, memory_format=torch.channels_last)
+        dw = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
         for top in range(min(self.stride, self.kernel[0])):
             for left in range(min(self.stride, self.kernel[1])):
                 part = dw[:, :, top :: self.stride, left :: self.stride]

@@ -141,7 +141,7 @@ def weight_gradient(x: Tensor, dy: Tensor, padding: Sequence[int], width: int) -
                 sums[point].add_(part)
             else:
                 sums.append(part)
-    dw = torch.empty(o, i, TAPS, width, dtype=x.dtype, memory_format=torch.channels_last)
+    dw = torch.empty((o, i, TAPS, width), dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
     top, middle, bottom = dw.unbind(2)
     top.copy_(sums[0]).div_((A * B) ** 2)
     middle.zero_()
