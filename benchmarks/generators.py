@@ -3,11 +3,14 @@
 Three things are timed in turn, with the same random weights, and medians of the repeats are printed: (a) gankit,
 (b) the textbook formulation in fp32 (see `textbook.py`), (c) the convolutions alone, channels-last, in the dtype of
 (a). Ratios are medians of the ratios of each round, so that a machine that is busy for a while disturbs all alike.
+(a) and (c) have a process of their own that keeps freed memory, as `gankit sample` does (`devices.keep_freed_memory`).
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import multiprocessing
 import re
 import statistics
 import subprocess
@@ -15,6 +18,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +26,7 @@ import textbook
 import torch
 from torch import Tensor
 
-from gankit.core import checkpoint, models
+from gankit.core import checkpoint, devices, models
 from gankit.core.cuda import ConstantWeights
 from gankit.core.interfaces import CondSpec, Generator
 from gankit.core.plugins import registry
@@ -68,18 +72,26 @@ def calls_of(generator: Generator, ws: Tensor) -> list[tuple[Any, ...]]:
     return calls
 
 
-def measure(
-    ways: dict[str, Callable[[], object]], repeats: int, clock: Callable[[], float]
-) -> dict[str, list[float]]:
-    """Milliseconds of each way in each round."""
-    times: dict[str, list[float]] = {way: [] for way in ways}
-    for i in range(repeats + 1):
-        for way, run in ways.items():
-            start = clock()
-            run()
-            if i:  # the first round warms up
-                times[way].append((clock() - start) * 1000)
-    return times
+def work(orders: Connection, net: str, size: int, batch: int, dtype: str, clock: str) -> None:
+    """Times ways as often as it is told to, and sends milliseconds and the images; `dtype` "textbook": that way."""
+    torch.set_grad_enabled(False)
+    own = dtype in DTYPES
+    if own:
+        devices.keep_freed_memory()
+    generator = build(net, size, last=own)
+    ws = generator.mapping(torch.randn(batch, generator.z_dim))
+    ways: dict[str, Callable[[], object]] = {}
+    if own:
+        ws = ws.to(DTYPES[dtype])
+        alone = textbook.convolutions(calls_of(generator, ws), DTYPES[dtype])
+        ways["c"] = lambda: [function(x, w, **options) for function, x, w, options in alone]
+    ways["a" if own else "b"] = lambda: images(generator, ws)
+    with contextlib.nullcontext() if own else textbook.instead(textbook.OPERATORS):
+        while (way := orders.recv()) != "end":
+            start = CLOCKS[clock]()
+            made = ways[way]()
+            passed = (CLOCKS[clock]() - start) * 1000
+            orders.send((passed, made.numpy() if isinstance(made, Tensor) else None))
 
 
 def quotient(a: list[float], b: list[float]) -> float:
@@ -91,30 +103,30 @@ def psnr(a: Tensor, b: Tensor) -> float:
     return 10 * torch.log10(4 / (a.double() - b.double()).square().mean()).item()
 
 
-def report(net: str, size: int, batch: int, dtype: str, repeats: int, clock: Callable[[], float]) -> str:
-    generator = build(net, size)
-    ws = generator.mapping(torch.randn(batch, generator.z_dim))
-    own, original = ws.to(DTYPES[dtype]), build(net, size, last=False)
-    alone = textbook.convolutions(calls_of(generator, own), DTYPES[dtype])
-
-    def b() -> Tensor:
-        with textbook.instead(textbook.OPERATORS):
-            return images(original, ws)
-
-    similarity = psnr(images(generator, own), b())
-    times = measure(
-        {
-            "a": lambda: images(generator, own),
-            "b": b,
-            "c": lambda: [function(x, w, **options) for function, x, w, options in alone],
-        },
-        repeats,
-        clock,
-    )
-    a, b_, c = (statistics.median(t) for t in times.values())
+def report(net: str, size: int, batch: int, dtype: str, repeats: int, clock: str) -> str:
+    context = multiprocessing.get_context("spawn")
+    workers: dict[str, Connection] = {}
+    for way in (dtype, "textbook"):
+        workers[way], other = context.Pipe()
+        context.Process(target=work, args=(other, net, size, batch, way, clock), daemon=True).start()
+    times: dict[str, list[float]] = {way: [] for way in "abc"}
+    pictures: dict[str, Tensor] = {}
+    for i in range(repeats + 1):
+        for way in times:
+            worker = workers["textbook" if way == "b" else dtype]
+            worker.send(way)
+            milliseconds, made = worker.recv()
+            if i:  # the first round warms up
+                times[way].append(milliseconds)
+            elif made is not None:
+                pictures[way] = torch.from_numpy(made)
+    for worker in workers.values():
+        worker.send("end")
+    similarity = psnr(pictures["a"], pictures["b"])
+    a, b, c = (statistics.median(t) for t in times.values())
     faster, over = quotient(times["b"], times["a"]), quotient(times["a"], times["c"])
     return (
-        f"{net:10s} {size} px batch {batch} {dtype}: gankit {a:7.0f} ms  textbook fp32 {b_:7.0f} ms  convolutions "
+        f"{net:10s} {size} px batch {batch} {dtype}: gankit {a:7.0f} ms  textbook fp32 {b:7.0f} ms  convolutions "
         f"alone {c:7.0f} ms  (b)/(a) {faster:5.2f}  (a)/(c) {over:5.2f}  PSNR {similarity:5.1f} dB"
     )
 
@@ -202,7 +214,7 @@ def main() -> None:
                           f"textbook fp32 {b}", flush=True)  # fmt: skip
                     continue
                 print(
-                    report(net, options.size, batch, dtype, options.repeats, CLOCKS[options.clock]),
+                    report(net, options.size, batch, dtype, options.repeats, options.clock),
                     flush=True,
                 )
                 if options.profile:

@@ -16,7 +16,7 @@ from typing import Any
 
 import textbook
 import torch
-from generators import CLOCKS, DTYPES, WEIGHTS, measure, quotient
+from generators import CLOCKS, DTYPES, WEIGHTS, quotient
 from torch import Tensor
 
 from gankit.core import cuda
@@ -66,6 +66,20 @@ def alone(call: Callable[..., Tensor], variables: list[Tensor], dtype: torch.dty
     with textbook.instead(spy), torch.no_grad():
         call(*variables)
     return textbook.convolutions(calls, dtype)
+
+
+def measure(
+    ways: dict[str, Callable[[], object]], repeats: int, clock: Callable[[], float]
+) -> dict[str, list[float]]:
+    """Milliseconds of each way in each round."""
+    times: dict[str, list[float]] = {way: [] for way in ways}
+    for i in range(repeats + 1):
+        for way, run in ways.items():
+            start = clock()
+            run()
+            if i:  # the first round warms up
+                times[way].append((clock() - start) * 1000)
+    return times
 
 
 def line(

@@ -8,13 +8,14 @@ implementations in `gankit.core.cuda`.
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import Iterator
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gankit.core.cuda import dispatch
+from gankit.core.cuda import dispatch, inference
 from gankit.core.cuda.activations import ACTIVATIONS
 
 ONE, NONE = (1, 1), (0, 0, 0, 0)
@@ -112,13 +113,15 @@ OPERATORS = {
 
 @contextlib.contextmanager
 def instead(operators: dict[str, dispatch.Function]) -> Iterator[None]:
-    """gankit's networks computing with `operators` in place of the `cpu` implementation."""
-    before = dict(dispatch.COMPOSITE)
+    """gankit's networks computing with `operators` in place of the `cpu` implementation, a batch at once."""
+    before, size = dict(dispatch.COMPOSITE), inference.MAP_BYTES
     dispatch.COMPOSITE.update(operators)
     dispatch._choices.clear()
+    inference.MAP_BYTES = sys.maxsize
     try:
         yield
     finally:
+        inference.MAP_BYTES = size
         dispatch.COMPOSITE.update(before)
         dispatch._choices.clear()
 

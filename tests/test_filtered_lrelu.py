@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import warnings
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -87,6 +88,30 @@ def test_is_its_definition(call):
     torch.testing.assert_close(x.detach(), before, rtol=0, atol=0)
 
 
+@settings(max_examples=150, deadline=None)
+@given(calls(), st.integers(1, 20), st.sampled_from([2, 4]))
+def test_sampling_is_its_definition(call, channels, up):
+    """In float32, which oneDNN computes, where the map is split by parity."""
+    n, h, w = call["size"]
+    torch.manual_seed(0)
+    x, b = torch.randn(n, channels, h, w), torch.randn(channels)
+    fu, fd = (None if shape is None else torch.randn(shape) for shape in (call["fu"], call["fd"]))
+    rest = (up, 2, call["padding"], call["gain"], 0.2, call["clamp"])
+    try:
+        expected = by_definition(x.double(), fu, fd, b.double(), *rest, call["flip"])
+        assert expected.numel() or n == 0
+    except (RuntimeError, ValueError, AssertionError):
+        return
+    before = x.clone()
+    with pytest.MonkeyPatch.context() as patch, torch.no_grad():
+        patch.setattr(sys.modules["gankit.core.cuda.filtered_lrelu"], "BLOCK_BYTES", call["block"])
+        y = cuda.filtered_lrelu(x, fu, fd, b, *rest, call["flip"])
+    largest = expected.abs().max() if expected.numel() else 0
+    assert ((y.double() - expected).abs() <= 1e-5 * largest).all()
+    assert y.shape == expected.shape
+    assert torch.equal(x, before)
+
+
 @pytest.mark.parametrize(("up", "down", "taps"), [(2, 2, (6, 6)), (4, 2, (12, 6)), (2, 4, (6, 12))])
 def test_differentiates_twice(up, down, taps):
     torch.manual_seed(0)
@@ -101,10 +126,13 @@ def test_differentiates_twice(up, down, taps):
     assert gradgradcheck(run, (x, b))
 
 
-SAMPLING = [  # up, down, taps: in phases, interleaved
+SAMPLING = [  # up, down, taps: by parity, interleaved
     (2, 2, 12),
     (2, 2, 5),
     (4, 2, 24),
+    (4, 2, 12),
+    (4, 2, 7),
+    (3, 2, 9),
     (2, 1, 6),
 ]
 
@@ -167,7 +195,9 @@ def test_forward_mode_derivatives_traces_and_fake_tensors(up, down, taps):
         assert run(torch.empty(1, 8, 12, 11)).shape == expected.shape
 
 
-def test_a_private_operator_that_fails_is_replaced_with_one_warning(monkeypatch):
+@pytest.mark.parametrize("name", ["_convolution_pointwise", "_convolution_pointwise_"])
+@pytest.mark.parametrize("up", [2, 4])
+def test_a_private_operator_that_fails_is_replaced_with_one_warning(monkeypatch, name, up):
     monkeypatch.setattr(inference, "_failures", [])
     if not inference.packs(torch.float32):
         pytest.skip("this torch has no interface to oneDNN")
@@ -175,9 +205,11 @@ def test_a_private_operator_that_fails_is_replaced_with_one_warning(monkeypatch)
     def changed(*arguments):
         raise RuntimeError("no such overload")
 
-    monkeypatch.setattr(torch.ops.mkldnn, "_convolution_pointwise", changed)
+    monkeypatch.setattr(
+        torch.ops.mkldnn, name, SimpleNamespace(binary=changed) if name.endswith("_") else changed
+    )
     with pytest.warns(RuntimeWarning, match="no such overload") as seen:
-        results = [sampled(2, 2, 12, 0.5) for _ in range(2)]
+        results = [sampled(up, 2, 12, 0.5) for _ in range(2)]
     for y, expected in results:
         torch.testing.assert_close(y.double(), expected, rtol=1e-5, atol=1e-5)
     assert len(seen) == 1

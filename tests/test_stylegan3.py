@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 import gankit
+from gankit.core.cuda import inference
 from gankit.core.interfaces import CondSpec
 from gankit.core.transfer import transfer
 from gankit.errors import GankitError
@@ -226,6 +227,24 @@ def test_bf16_stays_close():
         assert actual.dtype == torch.float32
         assert (actual - expected).square().mean().sqrt() < 0.02 * expected.std()
         assert not torch.equal(actual, expected)
+
+
+def test_large_images_are_made_one_after_the_other(monkeypatch):
+    torch.manual_seed(0)
+    generator = StyleGAN3((3, 32, 32), CondSpec(), **TINY)
+    ws = generator.mapping(torch.randn(5, 8)).detach()
+    batches = []
+    layer = generator.synthesis.get_submodule(generator.synthesis.layer_names[0])
+    layer.register_forward_hook(lambda module, arguments, y: batches.append(len(y)))
+    with torch.no_grad():
+        expected = generator.synthesis(ws)
+        monkeypatch.setattr(inference, "MAP_BYTES", 2 * 52 * 52 * 4 * 4)  # two samples of the largest map
+        actual = generator.synthesis(ws)
+        assert batches == [5, 2, 2, 1]
+        torch.testing.assert_close(actual, expected)
+        generator.synthesis(ws, update_emas=True)
+    generator.synthesis(ws)  # with gradients
+    assert batches == [5, 2, 2, 1, 5, 5]
 
 
 @pytest.mark.parametrize(

@@ -87,8 +87,9 @@ class _FilteredLReLU:
         offset: tuple[int, int],
         size: tuple[int, int],
         alone: bool = False,
+        y: Tensor | None = None,
     ) -> Tensor:
-        """`alone`: see `inference.undisturbed`."""
+        """`alone`: see `inference.undisturbed`. The result may be written to `y`, of its shape, where that is given."""
         (taps_x, taps_y), up, down = filter_size(self.fd), self.up, self.down
         fine = ((size[0] - 1) * down + taps_y, (size[1] - 1) * down + taps_x)
         fine = (
@@ -98,13 +99,12 @@ class _FilteredLReLU:
         spans = [_inputs(len(self.fu), up, offset[i], fine[i]) for i in (0, 1)]
         x = _window(x, spans, b)
         start = [offset[i] + spans[i][0] * up for i in (0, 1)]
-        fuses = alone and up > 1 and self.slope >= 0
-        if fuses and up == down == 2 and self.fd is not None and self.fd.ndim == 1 and len(self.fd) > 1:
+        if alone and self.splits:
             with without_autocast(x):
-                return self._in_phases(x, self.fd, start, fine, size)
+                return self._by_parity(x, start, fine, size, y)
         x = _resample(x, self._taps(self.fu, x, up * self.gain), 2, up, 1, start[0], fine[0])
         taps = self._taps(self.fu, x, up)
-        if fuses:
+        if alone and up > 1 and self.slope >= 0:
             with without_autocast(x):
                 x = _clamp(_interpolate(x, taps, 3, up, start[1], fine[1], self.slope), self.clamp)
         else:
@@ -115,45 +115,73 @@ class _FilteredLReLU:
         x = upfirdn2d(x, self.fd, down=down, flip_filter=self.flip)
         return x[:, :, : size[0], : size[1]]
 
-    def _in_phases(
-        self, x: Tensor, fd: Tensor, start: Sequence[int], fine: tuple[int, int], size: tuple[int, int]
+    @property
+    def splits(self) -> bool:
+        """Whether `_by_parity` can take this."""
+        fd = self.fd
+        return (
+            self.up in (2, 4)
+            and self.down == 2
+            and self.slope >= 0
+            and fd is not None
+            and fd.ndim == 1 < len(fd)
+        )
+
+    def _by_parity(
+        self,
+        x: Tensor,
+        start: Sequence[int],
+        fine: tuple[int, int],
+        size: tuple[int, int],
+        y: Tensor | None,
     ) -> Tensor:
-        """Twice enlarged and reduced: the four phases of the upsampled map stay maps of their own, and each meets every
-        other tap of `fd`. With other factors this is no faster than to interleave them."""
-        channels, total = x.shape[1], x.new_empty(0)
-        fu, fd = self._taps(self.fu, x, 2), self._taps(fd, x)
-        x, rows = _apart(x, self._taps(self.fu, x, 2 * self.gain), 2, 2, start[0], fine[0])
+        """Twice reduced: pixels of the upsampled map in even and odd rows and columns are four maps of their own, each
+        of one phase or two, and each meets every other tap of `fd`. So nothing is strided, and less is interleaved."""
+        channels, up = x.shape[1], self.up
+        assert self.fd is not None
+        taps, fd = self._taps(self.fu, x, up), self._taps(self.fd, x)
+        x, rows = _apart(x, self._taps(self.fu, x, up * self.gain), 2, up, start[0], fine[0])
+        x, columns = _apart(x, taps, 3, up, start[1], fine[1])
+        enlarge = [_weight(columns[s::2], channels, 3) for s in (0, 1)]
+        reduce = [[_weight(fd[s::2][None], channels, axis) for s in (0, 1)] for axis in (2, 3)]
+        width = fine[1] // 2 - (len(fd) + 1) // 2 + 1  # cutting the maps here would copy them
+        total = y.zero_() if y is not None and width == size[1] else None
         for r in (0, 1):
-            y = F.conv2d(x, _weight(rows[r][None], channels, 2), groups=channels)
-            y, columns = _apart(y, fu, 3, 2, start[1], fine[1])
-            reduced = x.new_empty(0)
+            t = _repeated(x, rows[r::2])
+            part: Tensor | None = None
             for s in (0, 1):
-                z = _clamp(_convolve(y, _weight(columns[s][None], channels, 3), self.slope), self.clamp)
-                z = F.conv2d(z, _weight(fd[s::2][None], channels, 3), groups=channels)[..., : size[1]]
-                reduced = reduced.add_(z) if s else z
-            y = F.conv2d(reduced, _weight(fd[r::2][None], channels, 2), groups=channels)[:, :, : size[0]]
-            total = total.add_(y) if r else y
-        return total
+                z = _clamp(_woven(_convolve(t, enlarge[s], self.slope), channels), self.clamp)
+                w = reduce[1][s]
+                part = _add(part, z[..., : w.shape[3] + width - 1], w)
+            w = reduce[0][r]
+            assert part is not None
+            total = _add(total, part[:, :, : w.shape[2] + size[0] - 1], w)
+        assert total is not None
+        return total if total is y else total[..., : size[1]]
 
     def in_blocks(
         self, x: Tensor, b: Tensor | None, offset: tuple[int, int], size: tuple[int, int], alone: bool
     ) -> Tensor:
         """The same, block after block of rows, so that upsampled maps are small enough for a CPU's cache."""
         (_, taps), n = filter_size(self.fd), len(self.fu)
+        row = x.shape[1] * size[1] * self.down**2 * x.element_size()  # upsampled, for each row of the result
+        row = row // 2 if alone and self.splits else row  # so much is held at a time
+        step = max(BLOCK_BYTES // row, taps // self.down, 1)
+        if len(x) == 1 and step >= size[0]:
+            return self(x, b, offset, size, alone).contiguous(memory_format=torch.channels_last)
         shape = (len(x), x.shape[1], *size)
         y = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
-        row = x.shape[1] * size[1] * self.down**2 * x.element_size()  # upsampled, for each row of the result
-        step = max(BLOCK_BYTES // row, taps // self.down, 1)
         for first in range(0, size[0], step):
             count = min(step, size[0] - first)
             fine = first * self.down - offset[0]  # on the grid where pixel i of x lies at i * up
             i0 = max(-(-fine // self.up), 0)
             i1 = max((fine + (count - 1) * self.down + taps + n - 2) // self.up + 1, i0)
             rows, start = x[:, :, i0:i1], i0 * self.up - fine
-            for sample in range(len(x)):
-                y[sample : sample + 1, :, first : first + count] = self(
-                    rows[sample : sample + 1], b, (start, offset[1]), (count, size[1]), alone
-                )
+            for i in range(len(x)):
+                part = y[i : i + 1, :, first : first + count]
+                own = self(rows[i : i + 1], b, (start, offset[1]), (count, size[1]), alone, part)
+                if own is not part:
+                    part.copy_(own)
         return y
 
     def may_clamp(self, x: Tensor, b: Tensor | None) -> bool:
@@ -269,10 +297,25 @@ def _interpolate(
     if axis == 2:
         maps = [F.conv2d(x, _weight(row[None], channels, 2), groups=channels) for row in phases]
         return torch.stack([y.permute(0, 2, 3, 1) for y in maps], 2).flatten(1, 2).permute(0, 3, 1, 2)
-    # with the phases as slow channels of one convolution, its channels-last result is interleaved already
-    y = _convolve(torch.cat([x] * up, 1), _weight(phases, channels, 3), slope)
-    y = y.permute(0, 2, 3, 1)
-    return y.reshape(*y.shape[:2], up * y.shape[2], channels).permute(0, 3, 1, 2)
+    return _woven(_convolve(torch.cat([x] * up, 1), _weight(phases, channels, 3), slope), channels)
+
+
+def _repeated(x: Tensor, phases: Tensor) -> Tensor:
+    """As `_interpolate` along axis 2, with all channels as often as there are phases. Without gradients."""
+    (n, channels, _, w), times = x.shape, len(phases)
+    maps = [F.conv2d(x, _weight(row[None], channels, 2), groups=channels) for row in phases]
+    if times == 1:
+        return maps[0]
+    y = x.new_empty(n, maps[0].shape[2], times, w, times, channels)
+    for r, rows in enumerate(maps):
+        y[:, :, r] = rows.permute(0, 2, 3, 1)[..., None, :]
+    return y.flatten(4).flatten(1, 2).permute(0, 3, 1, 2)
+
+
+def _woven(y: Tensor, channels: int) -> Tensor:
+    """Columns of several maps in turn: with these as the slow channels of one convolution, its channels-last result is
+    interleaved already."""
+    return y.permute(0, 2, 3, 1).unflatten(3, (-1, channels)).flatten(2, 3).permute(0, 3, 1, 2)
 
 
 def _apart(x: Tensor, taps: Tensor, axis: int, up: int, start: int, size: int) -> tuple[Tensor, Tensor]:
@@ -301,6 +344,18 @@ def _convolve(x: Tensor, weight: Tensor, slope: float) -> Tensor:
         except Exception as error:
             inference.give_up(error)
     return F.leaky_relu_(F.conv2d(x, weight, groups=x.shape[1]), slope)
+
+
+def _add(total: Tensor | None, x: Tensor, weight: Tensor) -> Tensor:
+    """`total`, if there is one, plus the depthwise convolution of `x`, in place: by oneDNN in the same pass."""
+    if total is not None and inference.packs(x.dtype):
+        options: tuple[Any, ...] = ([0, 0], [1, 1], [1, 1], x.shape[1], "add", None, None, [], None)
+        try:
+            return torch.ops.mkldnn._convolution_pointwise_.binary(total, x, weight, None, *options)  # type: ignore[no-any-return]
+        except Exception as error:
+            inference.give_up(error)
+    y = F.conv2d(x, weight, groups=x.shape[1])
+    return y if total is None else total.add_(y)
 
 
 def _weight(taps: Tensor, channels: int, axis: int) -> Tensor:

@@ -29,6 +29,7 @@ from gankit.core.cuda.upfirdn2d import upfirdn2d
 from gankit.core.devices import bf16_units, forget, unchanged_in_file
 
 BLOCK_BYTES = 2**21  # samples go together as long as their maps are below this
+MAP_BYTES = 2**23  # as BLOCK_BYTES, of a whole network whose layers work through their maps in blocks
 FOLD = 2  # factors go into a weight where maps are so many times as large
 ONE, NONE = [1, 1], [0, 0]
 WEIGHTS = 512  # remembered at most
@@ -172,8 +173,9 @@ def packs(dtype: torch.dtype) -> bool:
     if _failures or not torch.backends.mkldnn.is_available() or not torch.backends.mkldnn.enabled:
         return False
     ops = torch.ops.mkldnn
-    needed = ("_convolution_pointwise", "_convolution_transpose_pointwise", "_reorder_convolution_weight",
-              "_reorder_convolution_transpose_weight", "_is_mkldnn_bf16_supported")  # fmt: skip
+    needed = ("_convolution_pointwise", "_convolution_pointwise_", "_convolution_transpose_pointwise",
+              "_reorder_convolution_weight", "_reorder_convolution_transpose_weight",
+              "_is_mkldnn_bf16_supported")  # fmt: skip
     if not all(hasattr(ops, name) for name in needed):
         return False
     return dtype == torch.float32 or (dtype == torch.bfloat16 and bool(ops._is_mkldnn_bf16_supported()))
@@ -221,6 +223,12 @@ def undisturbed(x: Tensor, variables: tuple[Tensor | None, ...]) -> bool:
     if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in variables):
         return False
     return not (torch.compiler.is_compiling() or torch.jit.is_tracing() or _transformed())
+
+
+def at_once(x: Tensor, variables: tuple[Tensor | None, ...], size: int) -> int | None:
+    """How many samples of `x` a network should take together that makes maps of up to so many bytes of each; None: all
+    of them."""
+    return max(MAP_BYTES // size, 1) if undisturbed(x, variables) else None
 
 
 def _transformed() -> bool:
@@ -401,6 +409,10 @@ def _finish(
 
     Without `factors` there is no bias, either. Half precision is computed in float32, which is faster, too.
     """
+    if act == "linear" and all(part is None for part in (factors, bias, noise, clamp)):
+        if y.data_ptr() != t.data_ptr():
+            y.copy_(t)
+        return
     rows = max(BLOCK_BYTES // (4 * t[:, :, 0].numel()), 1)
     exact = None if t.dtype == torch.float32 else torch.empty_like(t[:, :, :rows], dtype=torch.float32)
     for first in range(0, t.shape[2], rows):

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from gankit.core.cuda import filtered_lrelu, modulated_conv2d
+from gankit.core.cuda.inference import at_once
 from gankit.core.filters import design_lowpass_filter
 from gankit.core.interfaces import Cond, CondSpec, Generator, ImageShape
 from gankit.core.layers import FullyConnected, MappingNetwork
@@ -254,7 +255,7 @@ def layer_specs(
 
 class SynthesisNetwork(nn.Module):
     """ws [B, num_ws, w_dim] -> images; the condition acts through ws alone. There is no noise. Maps are in half
-    precision if ws is."""
+    precision if ws is. On a CPU without gradients, large images are made one after the other."""
 
     def __init__(
         self,
@@ -268,6 +269,7 @@ class SynthesisNetwork(nn.Module):
         self.w_dim, self.num_ws = w_dim, len(layers) + 1
         self.input = SynthesisInput(w_dim, layers[0].source)
         self.layer_names = [layer.name for layer in layers]
+        self.largest = max(math.prod(layer.target.size) * layer.target.channels for layer in layers)
         for layer in layers:
             self.add_module(
                 layer.name,
@@ -280,6 +282,10 @@ class SynthesisNetwork(nn.Module):
         """`update_emas` moves the running magnitudes of all layers' inputs."""
         if ws.shape[1:] != (self.num_ws, self.w_dim):
             raise ValueError(f"ws must be [B, {self.num_ws}, {self.w_dim}], not {list(ws.shape)}")
+        size = self.largest * ws.element_size()
+        step = None if update_emas else at_once(ws, tuple(self.parameters()), size)
+        if step is not None and len(ws) > step:
+            return torch.cat([self(part) for part in ws.split(step)])
         w = ws.unbind(1)
         x = as_half(self.input(w[0]), ws)
         for name, w_layer in zip(self.layer_names, w[1:]):
@@ -392,12 +398,13 @@ class SynthesisLayer(nn.Module):
                 b=self.bias,
                 clamp=self.conv_clamp,
             )
-        x = modulated_conv2d(x, self.weight, styles, padding=k - 1, input_gain=input_gain, normalize=True)
+        x = modulated_conv2d(
+            x, self.weight, styles, padding=k - 1, input_gain=input_gain, normalize=True, b=self.bias
+        )
         return filtered_lrelu(
             x,
             self.up_filter,
             self.down_filter,
-            self.bias,
             up=self.up,
             down=self.down,
             padding=self.padding,
