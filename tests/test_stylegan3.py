@@ -245,6 +245,9 @@ def test_large_images_are_made_one_after_the_other(monkeypatch):
         generator.synthesis(ws, update_emas=True)
     generator.synthesis(ws)  # with gradients
     assert batches == [5, 2, 2, 1, 5, 5]
+    generator.requires_grad_(False)
+    generator.synthesis(ws.requires_grad_())
+    assert batches == [5, 2, 2, 1, 5, 5, 5]
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from gankit.core.cuda.bias_act import bias_act
 from gankit.core.cuda.upfirdn2d import pad_or_crop, upfirdn2d
 from gankit.core.precision import without_autocast
 
-BLOCK_BYTES = 2**24  # of the upsampled map
+BLOCK_BYTES = 2**24  # of what is held of the upsampled map
 
 
 def filtered_lrelu(

@@ -10,8 +10,9 @@ of its own. oneDNN reorders weights at every call; here they are reordered once 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import cached_property, partial
@@ -215,7 +216,7 @@ def applies(
     )
 
 
-def undisturbed(x: Tensor, variables: tuple[Tensor | None, ...]) -> bool:
+def undisturbed(x: Tensor, variables: Iterable[Tensor | None]) -> bool:
     """Whether numbers alone are asked for, of a plain tensor on a CPU: no derivative by `variables`, no graph, no
     transform. So operators without derivatives may run, and values may be looked at."""
     if type(x) is not Tensor or x.device.type != "cpu":
@@ -225,10 +226,10 @@ def undisturbed(x: Tensor, variables: tuple[Tensor | None, ...]) -> bool:
     return not (torch.compiler.is_compiling() or torch.jit.is_tracing() or _transformed())
 
 
-def at_once(x: Tensor, variables: tuple[Tensor | None, ...], size: int) -> int | None:
+def at_once(x: Tensor, parameters: Iterable[Tensor], size: int) -> int | None:
     """How many samples of `x` a network should take together that makes maps of up to so many bytes of each; None: all
-    of them."""
-    return max(MAP_BYTES // size, 1) if undisturbed(x, variables) else None
+    of them, as where a derivative by `x` or `parameters` is asked for."""
+    return max(MAP_BYTES // size, 1) if undisturbed(x, itertools.chain([x], parameters)) else None
 
 
 def _transformed() -> bool:

@@ -269,7 +269,7 @@ class SynthesisNetwork(nn.Module):
         self.w_dim, self.num_ws = w_dim, len(layers) + 1
         self.input = SynthesisInput(w_dim, layers[0].source)
         self.layer_names = [layer.name for layer in layers]
-        self.largest = max(math.prod(layer.target.size) * layer.target.channels for layer in layers)
+        self.largest_map = max(math.prod(layer.target.size) * layer.target.channels for layer in layers)
         for layer in layers:
             self.add_module(
                 layer.name,
@@ -282,8 +282,8 @@ class SynthesisNetwork(nn.Module):
         """`update_emas` moves the running magnitudes of all layers' inputs."""
         if ws.shape[1:] != (self.num_ws, self.w_dim):
             raise ValueError(f"ws must be [B, {self.num_ws}, {self.w_dim}], not {list(ws.shape)}")
-        size = self.largest * ws.element_size()
-        step = None if update_emas else at_once(ws, tuple(self.parameters()), size)
+        size = self.largest_map * ws.element_size()
+        step = None if update_emas else at_once(ws, self.parameters(), size)
         if step is not None and len(ws) > step:
             return torch.cat([self(part) for part in ws.split(step)])
         w = ws.unbind(1)
