@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 import torch
 
 import gankit
-from gankit.core.cuda import dispatch
+from gankit.core.cuda import dispatch, native
 from gankit.core.devices import bf16_units, has_fast_bf16
 from gankit.errors import GankitError
 
@@ -50,6 +50,9 @@ def _machine() -> Iterator[str]:
         yield f"Triton   {importlib.metadata.version('triton')}"
     except importlib.metadata.PackageNotFoundError:
         yield "Triton   not installed"
+    reason = native.obstacle()
+    version = None if reason else importlib.metadata.version("llvmlite")
+    yield f"LLVM     {f'no kernels for CPUs: {reason}' if reason else f'llvmlite {version}'}"
     yield f"{dispatch.ENVIRONMENT} {os.environ.get(dispatch.ENVIRONMENT) or 'not set'}"
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 import warnings
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -16,7 +15,8 @@ from torch._subclasses import FakeTensorMode
 from torch.autograd import forward_ad, gradcheck, gradgradcheck
 
 from gankit.core import cuda
-from gankit.core.cuda import inference
+from gankit.core.cuda import native
+from gankit.core.cuda.native import filters
 from gankit.core.filters import design_lowpass_filter
 
 
@@ -88,15 +88,22 @@ def test_is_its_definition(call):
     torch.testing.assert_close(x.detach(), before, rtol=0, atol=0)
 
 
-@settings(max_examples=150, deadline=None)
-@given(calls(), st.integers(1, 20), st.sampled_from([2, 4]))
-def test_sampling_is_its_definition(call, channels, up):
-    """In float32, which oneDNN computes, where the map is split by parity."""
+@settings(max_examples=250, deadline=None)
+@given(
+    calls(),
+    st.integers(1, 40),
+    st.sampled_from([(1, 1), (2, 2), (4, 2), (2, 1), (3, 3), (4, 1)]),
+    st.booleans(),
+)
+def test_sampling_is_its_definition(call, channels, rates, kernels):
+    """In float32, which a kernel computes or oneDNN."""
     n, h, w = call["size"]
     torch.manual_seed(0)
     x, b = torch.randn(n, channels, h, w), torch.randn(channels)
     fu, fd = (None if shape is None else torch.randn(shape) for shape in (call["fu"], call["fd"]))
-    rest = (up, 2, call["padding"], call["gain"], 0.2, call["clamp"])
+    up, down = rates
+    b = b if call["bias"] else torch.zeros(channels)
+    rest = (up, down, call["padding"], call["gain"], call["slope"], call["clamp"])
     try:
         expected = by_definition(x.double(), fu, fd, b.double(), *rest, call["flip"])
         assert expected.numel() or n == 0
@@ -105,9 +112,13 @@ def test_sampling_is_its_definition(call, channels, up):
     before = x.clone()
     with pytest.MonkeyPatch.context() as patch, torch.no_grad():
         patch.setattr(sys.modules["gankit.core.cuda.filtered_lrelu"], "BLOCK_BYTES", call["block"])
-        y = cuda.filtered_lrelu(x, fu, fd, b, *rest, call["flip"])
-    largest = expected.abs().max() if expected.numel() else 0
-    assert ((y.double() - expected).abs() <= 1e-5 * largest).all()
+        if not kernels:
+            patch.setattr(native, "_failures", ["none in this test"])
+        y = cuda.filtered_lrelu(x, fu, fd, b if call["bias"] else None, *rest, call["flip"])
+    # of the largest sum of absolute values that rounding can meet
+    largest = [t if t is None else t.double().abs() for t in (x, fu, fd, b)]
+    bound = by_definition(*largest, *rest[:4], 1, None, call["flip"]).max() if expected.numel() else 0
+    assert ((y.double() - expected).abs() <= 1e-5 * bound).all()
     assert y.shape == expected.shape
     assert torch.equal(x, before)
 
@@ -126,49 +137,119 @@ def test_differentiates_twice(up, down, taps):
     assert gradgradcheck(run, (x, b))
 
 
-SAMPLING = [  # up, down, taps: by parity, interleaved
+SAMPLING = [  # up, down, taps; the last two not by a kernel
     (2, 2, 12),
     (2, 2, 5),
     (4, 2, 24),
     (4, 2, 12),
     (4, 2, 7),
-    (3, 2, 9),
     (2, 1, 6),
+    (1, 1, 4),
+    (3, 2, 9),
+    (1, 2, 6),
 ]
 
 
 def sampled(up, down, taps, clamp, dtype=torch.float32):
     """The path without gradients, and the definition in float64."""
     torch.manual_seed(0)
-    x, b, f = torch.randn(2, 8, 20, 17).to(dtype), torch.randn(8), torch.rand(taps) * up / taps
+    x, b, f = torch.randn(2, 23, 20, 17).to(dtype), torch.randn(23), torch.rand(taps) * up / taps
     rest = (up, down, (taps, taps + 1, taps, taps - 1), 1.3, 0.2, clamp)
     with torch.no_grad():
         y = cuda.filtered_lrelu(x, f, f, b, *rest)
     return y, by_definition(x.double(), f, f, b.double(), *rest, False)
 
 
+@pytest.fixture
+def threads():
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
 @pytest.mark.parametrize(("up", "down", "taps"), SAMPLING)
-@pytest.mark.parametrize("private", [True, False])
+@pytest.mark.parametrize("kernels", [True, False])
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 2e-6), (torch.bfloat16, 2e-2)])
-def test_sampling_with_and_without_torchs_private_operators(
-    monkeypatch, up, down, taps, private, dtype, tolerance
-):
-    if not private:
-        monkeypatch.setattr(inference, "packs", lambda dtype: False)
-    y, expected = sampled(up, down, taps, 0.5, dtype)
-    assert y.dtype == dtype
-    assert (y.double() - expected).abs().max() <= tolerance * expected.abs().max()
+def test_sampling_with_and_without_kernels(monkeypatch, threads, up, down, taps, kernels, dtype, tolerance):
+    calls, run = [], filters.run
+    monkeypatch.setattr(filters, "run", lambda *a: calls.append(1) or run(*a))
+    monkeypatch.setattr(filters, "ROWS", 4)
+    monkeypatch.setattr(native, "_failures", [] if kernels else ["none in this test"])
+    for count in (1, 3):
+        threads(count)
+        for clamp in (0.5, None):
+            y, expected = sampled(up, down, taps, clamp, dtype)
+            assert y.dtype == dtype
+            assert y.is_contiguous(memory_format=torch.channels_last)
+            assert (y.double() - expected).abs().max() <= tolerance * expected.abs().max()
+    assert len(calls) == (4 if kernels and up % down == 0 else 0)
 
 
-@pytest.mark.parametrize(("up", "down", "taps"), SAMPLING)
-def test_the_bound_is_left_out_only_where_nothing_reaches_it(monkeypatch, up, down, taps):
-    calls, function = [], F.hardtanh_
-    monkeypatch.setattr(F, "hardtanh_", lambda *a: calls.append(1) or function(*a))
-    for clamp, applied in ((0.3, True), (1.0, True), (3.0, None), (8.0, None), (1e3, False)):
-        calls.clear()
-        y, expected = sampled(up, down, taps, clamp)
+@pytest.mark.parametrize(("up", "down", "taps"), SAMPLING[:-2])
+def test_a_kernel_rounds_once(up, down, taps):
+    torch.manual_seed(0)
+    x, f = torch.randn(2, 23, 20, 17).bfloat16(), torch.rand(taps) * up / taps
+    rest = (up, down, (taps, taps + 1, taps, taps - 1), 1.3, 0.2, None)
+    with torch.no_grad():
+        y = cuda.filtered_lrelu(x, f, f, None, *rest)
+    expected = by_definition(x.double(), f, f, None, *rest, False)
+    assert ((y.double() - expected).abs() <= expected.abs() / 2**8 + 1e-6 * expected.abs().max()).all()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_kernel_keeps_what_is_not_a_number(dtype):
+    x, f = torch.randn(1, 16, 9, 9).to(dtype), torch.ones(4) / 4
+    expected = cuda.filtered_lrelu(x, f, f, None, 2, 2, 3, clamp=1)
+    x[0, 3, 4, 4], x[0, 5, 0, 0] = torch.nan, -torch.inf
+    y = cuda.filtered_lrelu(x, f, f, None, 2, 2, 3, clamp=1)
+    others = [c for c in range(16) if c not in (3, 5)]
+    assert torch.equal(y[:, others], expected[:, others])
+    assert y[0, 3, 4, 4].isnan()
+    assert y[0, 3, 0, 0] == expected[0, 3, 0, 0]
+    assert y[0, 5].isfinite().all()
+    assert y[0, 5, 0, 0] == -1
+
+
+@torch.no_grad()
+def test_a_kernel_writes_its_map_alone():
+    """Neither beside a map that is part of a larger one, nor with the channels of neighbours."""
+    x, f = torch.randn(2, 19, 8, 7).contiguous(memory_format=torch.channels_last), torch.rand(12) / 6
+    expected = cuda.filtered_lrelu(x, f, f, None, 2, 2, 9, 1, flip_filter=True)
+    h, w = expected.shape[2:]
+    rows, columns = (filters.Phases.of(2 * f, 2, 9, (n - 1) * 2 + 12) for n in (h, w))
+    whole = torch.full((2, 3 * h, 3 * w, 19), 7.0).permute(0, 3, 1, 2)
+    inner = whole[:, :, h : 2 * h, w : 2 * w]
+    filters.run(x, inner, rows, columns, f, 2, 0.2, None)
+    torch.testing.assert_close(inner, expected)
+    inner.fill_(7)
+    assert (whole == 7).all()
+
+
+@pytest.mark.parametrize("moment", ["compile", "run"])
+def test_a_kernel_that_fails_is_replaced_with_one_warning(monkeypatch, threads, moment):
+    def broken(*arguments):
+        raise RuntimeError("no such instruction")
+
+    monkeypatch.setattr(native, "_failures", [])
+    monkeypatch.setattr(filters, "kernel", broken if moment == "compile" else lambda kind: broken)
+    threads(2)
+    with pytest.warns(RuntimeWarning, match="no such instruction") as seen:
+        results = [sampled(2, 2, 12, 0.5) for _ in range(2)]
+    for y, expected in results:
         torch.testing.assert_close(y.double(), expected, rtol=1e-5, atol=1e-5)
-        assert applied in (None, bool(calls))
+    assert len(seen) == 1
+    assert "no such instruction" in native.obstacle()
+
+
+def test_without_llvmlite_operators_of_torch_do_it_in_silence(monkeypatch):
+    monkeypatch.setattr(native, "_failures", [])
+    for name in ("filters", "machine"):
+        monkeypatch.delitem(sys.modules, f"gankit.core.cuda.native.{name}")
+    monkeypatch.setitem(sys.modules, "llvmlite", None)
+    y, expected = sampled(2, 2, 12, 0.5)
+    torch.testing.assert_close(y.double(), expected, rtol=1e-5, atol=1e-5)
+    assert "llvmlite cannot be imported" in native.obstacle()
 
 
 @torch.no_grad()
@@ -176,7 +257,7 @@ def test_the_bound_is_left_out_only_where_nothing_reaches_it(monkeypatch, up, do
 def test_forward_mode_derivatives_traces_and_fake_tensors(up, down, taps):
     """The fast path looks at values and has no derivatives: it stands back here."""
     torch.manual_seed(0)
-    x, dx, f = torch.randn(1, 8, 12, 11), torch.randn(1, 8, 12, 11), torch.rand(taps) * up / taps
+    x, dx, f = torch.randn(1, 16, 12, 11), torch.randn(1, 16, 12, 11), torch.rand(taps) * up / taps
 
     def run(x):
         return cuda.filtered_lrelu(x, f, f, None, up, down, taps, clamp=1e3)
@@ -192,27 +273,7 @@ def test_forward_mode_derivatives_traces_and_fake_tensors(up, down, taps):
         traced = torch.jit.trace(run, (x,), check_trace=False)
     torch.testing.assert_close(traced(1e4 * x), run(1e4 * x), rtol=1e-5, atol=1e-3)  # with the bound
     with FakeTensorMode(allow_non_fake_inputs=True):
-        assert run(torch.empty(1, 8, 12, 11)).shape == expected.shape
-
-
-@pytest.mark.parametrize("name", ["_convolution_pointwise", "_convolution_pointwise_"])
-@pytest.mark.parametrize("up", [2, 4])
-def test_a_private_operator_that_fails_is_replaced_with_one_warning(monkeypatch, name, up):
-    monkeypatch.setattr(inference, "_failures", [])
-    if not inference.packs(torch.float32):
-        pytest.skip("this torch has no interface to oneDNN")
-
-    def changed(*arguments):
-        raise RuntimeError("no such overload")
-
-    monkeypatch.setattr(
-        torch.ops.mkldnn, name, SimpleNamespace(binary=changed) if name.endswith("_") else changed
-    )
-    with pytest.warns(RuntimeWarning, match="no such overload") as seen:
-        results = [sampled(up, 2, 12, 0.5) for _ in range(2)]
-    for y, expected in results:
-        torch.testing.assert_close(y.double(), expected, rtol=1e-5, atol=1e-5)
-    assert len(seen) == 1
+        assert run(torch.empty(1, 16, 12, 11)).shape == expected.shape
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

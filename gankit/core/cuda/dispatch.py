@@ -1,7 +1,8 @@
 """Which implementation computes an operator.
 
 - `reference`: the definition, step by step. Slow.
-- `cpu`: composites of torch's operators, built to be fast on a CPU; they run on every device.
+- `cpu`: composites of torch's operators, built to be fast on a CPU; they run on every device. Without gradients, a
+  kernel compiled for this CPU may do a part (`native`).
 - `triton`: one kernel for each operator, for NVIDIA GPUs.
 - `auto`: `triton` for CUDA tensors where its self-test passes, but for small ones, else `cpu`.
 
@@ -22,7 +23,7 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
-from gankit.core.cuda import reference
+from gankit.core.cuda import native, reference
 from gankit.core.cuda.bias_act import bias_act
 from gankit.core.cuda.conv import conv2d_resample, modulated_conv2d
 from gankit.core.cuda.filtered_lrelu import filtered_lrelu
@@ -155,7 +156,12 @@ def obstacle(device: torch.device) -> str | None:
 def self_test(operator: str, name: str, device: torch.device) -> Result:
     """Test one implementation on a device where it can run."""
     if name != "triton":
-        return check(operator, (REFERENCE if name == "reference" else COMPOSITE)[operator], device)
+        before = native.obstacle()
+        with warnings.catch_warnings():  # the result says it
+            warnings.simplefilter("ignore")
+            result = check(operator, (REFERENCE if name == "reference" else COMPOSITE)[operator], device)
+        after = native.obstacle()
+        return Result(result.error, f"raised {after}") if result.passed and after != before else result
     with warnings.catch_warnings():  # the result says it
         warnings.simplefilter("ignore")
         result = check(operator, getattr(kernels(), operator), device)

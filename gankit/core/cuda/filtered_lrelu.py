@@ -1,28 +1,29 @@
 """Leaky ReLU between an upsampling and a downsampling FIR filter (StyleGAN3, Karras et al. 2021, section 3.1).
 
 The nonlinearity acts at a higher sampling rate, where the frequencies that it makes can be filtered away again.
-Zeros are never inserted: 1-D filters run as depthwise convolutions, one for each phase of the upsampled grid. On a CPU
-in channels-last this is bound by memory, so without gradients the op runs over blocks of rows whose upsampled maps stay
-in the cache. Products with banded matrices were no faster over the layers of StyleGAN3-T, with AMX or without.
+Zeros are never inserted: 1-D filters run as depthwise convolutions, one for each phase of the upsampled grid. Without
+gradients there is a kernel for CPUs (`native/filters.py`). Where that does not apply, the op runs over blocks of rows
+whose upsampled maps stay in the cache, as in channels-last it is bound by memory.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gankit.core.cuda import inference
+from gankit.core.cuda import inference, native
 from gankit.core.cuda.arguments import filter_size
 from gankit.core.cuda.bias_act import bias_act
 from gankit.core.cuda.upfirdn2d import pad_or_crop, upfirdn2d
 from gankit.core.precision import without_autocast
 
 BLOCK_BYTES = 2**24  # of what is held of the upsampled map
+MOST = 16  # phases, and taps of each, that a kernel is compiled for
 
 
 def filtered_lrelu(
@@ -60,9 +61,8 @@ def filtered_lrelu(
         x = x.contiguous(memory_format=torch.channels_last)
         trained = torch.is_grad_enabled() and (x.requires_grad or (b is not None and b.requires_grad))
         if not trained and not torch.compiler.is_compiling():
-            alone = inference.undisturbed(x, (x, b))
-            op = replace(op, clamp=None) if alone and not op.may_clamp(x, b) else op
-            return op.in_blocks(x, b, (pad[2], pad[0]), (height, width), alone)
+            y = op.by_kernel(x, b, (pad[2], pad[0]), (height, width))
+            return op.in_blocks(x, b, (pad[2], pad[0]), (height, width)) if y is None else y
     return op(x, b, (pad[2], pad[0]), (height, width))
 
 
@@ -80,16 +80,7 @@ class _FilteredLReLU:
     clamp: float | None
     flip: bool
 
-    def __call__(
-        self,
-        x: Tensor,
-        b: Tensor | None,
-        offset: tuple[int, int],
-        size: tuple[int, int],
-        alone: bool = False,
-        y: Tensor | None = None,
-    ) -> Tensor:
-        """`alone`: see `inference.undisturbed`. The result may be written to `y`, of its shape, where that is given."""
+    def __call__(self, x: Tensor, b: Tensor | None, offset: tuple[int, int], size: tuple[int, int]) -> Tensor:
         (taps_x, taps_y), up, down = filter_size(self.fd), self.up, self.down
         fine = ((size[0] - 1) * down + taps_y, (size[1] - 1) * down + taps_x)
         fine = (
@@ -99,76 +90,55 @@ class _FilteredLReLU:
         spans = [_inputs(len(self.fu), up, offset[i], fine[i]) for i in (0, 1)]
         x = _window(x, spans, b)
         start = [offset[i] + spans[i][0] * up for i in (0, 1)]
-        if alone and self.splits:
-            with without_autocast(x):
-                return self._by_parity(x, start, fine, size, y)
         x = _resample(x, self._taps(self.fu, x, up * self.gain), 2, up, 1, start[0], fine[0])
         taps = self._taps(self.fu, x, up)
-        if alone and up > 1 and self.slope >= 0:
-            with without_autocast(x):
-                x = _clamp(_interpolate(x, taps, 3, up, start[1], fine[1], self.slope), self.clamp)
-        else:
-            x = _activate(_resample(x, taps, 3, up, 1, start[1], fine[1]), self.slope, self.clamp)
+        x = _activate(_resample(x, taps, 3, up, 1, start[1], fine[1]), self.slope, self.clamp)
         if self.fd is not None and self.fd.ndim == 1:
             taps = self._taps(self.fd, x)
             return _resample(_resample(x, taps, 2, 1, down, 0, size[0]), taps, 3, 1, down, 0, size[1])
         x = upfirdn2d(x, self.fd, down=down, flip_filter=self.flip)
         return x[:, :, : size[0], : size[1]]
 
-    @property
-    def splits(self) -> bool:
-        """Whether `_by_parity` can take this."""
-        fd = self.fd
-        return (
-            self.up in (2, 4)
-            and self.down == 2
-            and self.slope >= 0
-            and fd is not None
-            and fd.ndim == 1 < len(fd)
+    def by_kernel(
+        self, x: Tensor, b: Tensor | None, offset: tuple[int, int], size: tuple[int, int]
+    ) -> Tensor | None:
+        """The same of a channels-last `x`, without gradients, or None where the kernel does not apply."""
+        up, down, fd = self.up, self.down, self.fd
+        if fd is None or fd.ndim == 2 or up % down or 0 in (*x.shape, *size):
+            return None
+        if max(up, len(self.fu) // up, len(fd) // down) > MOST:
+            return None
+        if x.dtype not in (torch.float32, torch.bfloat16) or not inference.undisturbed(x, (x, b)):
+            return None
+        kernel = native.load("filters")
+        y = x.new_empty(len(x), *size, x.shape[1]).permute(0, 3, 1, 2)
+        if kernel is None or x.shape[1] < kernel.LANES or type(y) is not Tensor:
+            return None
+        x = x if b is None else x + b.to(x.dtype).view(-1, 1, 1)
+        exact = x[:0].float()  # the kernel computes in float32
+        rows, columns = (
+            kernel.Phases.of(
+                self._taps(self.fu, exact, up * g), up, offset[i], (size[i] - 1) * down + len(fd)
+            )
+            for i, g in ((0, self.gain), (1, 1))
         )
-
-    def _by_parity(
-        self,
-        x: Tensor,
-        start: Sequence[int],
-        fine: tuple[int, int],
-        size: tuple[int, int],
-        y: Tensor | None,
-    ) -> Tensor:
-        """Twice reduced: pixels of the upsampled map in even and odd rows and columns are four maps of their own, each
-        of one phase or two, and each meets every other tap of `fd`. So nothing is strided, and less is interleaved."""
-        channels, up = x.shape[1], self.up
-        assert self.fd is not None
-        taps, fd = self._taps(self.fu, x, up), self._taps(self.fd, x)
-        x, rows = _apart(x, self._taps(self.fu, x, up * self.gain), 2, up, start[0], fine[0])
-        x, columns = _apart(x, taps, 3, up, start[1], fine[1])
-        enlarge = [_weight(columns[s::2], channels, 3) for s in (0, 1)]
-        reduce = [[_weight(fd[s::2][None], channels, axis) for s in (0, 1)] for axis in (2, 3)]
-        width = fine[1] // 2 - (len(fd) + 1) // 2 + 1  # cutting the maps here would copy them
-        total = y.zero_() if y is not None and width == size[1] else None
-        for r in (0, 1):
-            t = _repeated(x, rows[r::2])
-            part: Tensor | None = None
-            for s in (0, 1):
-                z = _clamp(_woven(_convolve(t, enlarge[s], self.slope), channels), self.clamp)
-                w = reduce[1][s]
-                part = _add(part, z[..., : w.shape[3] + width - 1], w)
-            w = reduce[0][r]
-            assert part is not None
-            total = _add(total, part[:, :, : w.shape[2] + size[0] - 1], w)
-        assert total is not None
-        return total if total is y else total[..., : size[1]]
+        try:
+            with torch.profiler.record_function("gankit::filtered_lrelu"):
+                kernel.run(x, y, rows, columns, self._taps(fd, exact), down, self.slope, self.clamp)
+        except Exception as error:
+            native.give_up(error)
+            return None
+        return y
 
     def in_blocks(
-        self, x: Tensor, b: Tensor | None, offset: tuple[int, int], size: tuple[int, int], alone: bool
+        self, x: Tensor, b: Tensor | None, offset: tuple[int, int], size: tuple[int, int]
     ) -> Tensor:
         """The same, block after block of rows, so that upsampled maps are small enough for a CPU's cache."""
         (_, taps), n = filter_size(self.fd), len(self.fu)
         row = x.shape[1] * size[1] * self.down**2 * x.element_size()  # upsampled, for each row of the result
-        row = row // 2 if alone and self.splits else row  # so much is held at a time
         step = max(BLOCK_BYTES // row, taps // self.down, 1)
         if len(x) == 1 and step >= size[0]:
-            return self(x, b, offset, size, alone).contiguous(memory_format=torch.channels_last)
+            return self(x, b, offset, size).contiguous(memory_format=torch.channels_last)
         shape = (len(x), x.shape[1], *size)
         y = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
         for first in range(0, size[0], step):
@@ -178,22 +148,9 @@ class _FilteredLReLU:
             i1 = max((fine + (count - 1) * self.down + taps + n - 2) // self.up + 1, i0)
             rows, start = x[:, :, i0:i1], i0 * self.up - fine
             for i in range(len(x)):
-                part = y[i : i + 1, :, first : first + count]
-                own = self(rows[i : i + 1], b, (start, offset[1]), (count, size[1]), alone, part)
-                if own is not part:
-                    part.copy_(own)
+                own = self(rows[i : i + 1], b, (start, offset[1]), (count, size[1]))
+                y[i : i + 1, :, first : first + count] = own
         return y
-
-    def may_clamp(self, x: Tensor, b: Tensor | None) -> bool:
-        """Whether any value can reach the bound: a pass over the small map, which may spare one over the large one."""
-        if self.clamp is None or x.numel() == 0:
-            return False
-        largest = torch.stack(torch.aminmax(x.permute(0, 2, 3, 1))).abs().max().item()
-        largest += 0.0 if b is None else b.abs().max().item()
-        sums = [self.fu[r :: self.up].abs().sum().item() for r in range(self.up)]
-        grown = self.up * max(sums)  # along one axis
-        bound = largest * grown**2 * self.gain * max(abs(self.slope), 1) * 1.05  # rounding in half precision
-        return not bound <= self.clamp  # nor where it is not a number
 
     def _taps(self, f: Tensor, x: Tensor, gain: float = 1) -> Tensor:
         """In the order of a correlation, in the dtype of `x`."""
@@ -209,11 +166,7 @@ def _activate(x: Tensor, slope: float, clamp: float | None) -> Tensor:
         return x if clamp is None else x.clamp(-clamp, clamp)
     if torch.is_grad_enabled() and x.requires_grad:
         return _Activate.apply(x, slope, clamp)
-    return _clamp(F.leaky_relu_(x, slope), clamp)
-
-
-def _clamp(x: Tensor, clamp: float | None) -> Tensor:
-    """In place."""
+    x = F.leaky_relu_(x, slope)
     return x if clamp is None else F.hardtanh_(x, -clamp, clamp)
 
 
@@ -287,35 +240,16 @@ def _decimate(x: Tensor, taps: Tensor, axis: int, down: int, start: int, size: i
     return F.conv2d(x, weight, None, stride, padding, groups=x.shape[1])
 
 
-def _interpolate(
-    x: Tensor, taps: Tensor, axis: int, up: int, start: int, size: int, slope: float = 1
-) -> Tensor:
-    """`size` outputs or more: those with o mod up = r see every up-th tap, a plain convolution of `x` for each r.
-    Along axis 3, a leaky ReLU can follow."""
+def _interpolate(x: Tensor, taps: Tensor, axis: int, up: int, start: int, size: int) -> Tensor:
+    """`size` outputs or more: those with o mod up = r see every up-th tap, a plain convolution of `x` for each r."""
     x, phases = _apart(x, taps, axis, up, start, size)
     channels = x.shape[1]
     if axis == 2:
         maps = [F.conv2d(x, _weight(row[None], channels, 2), groups=channels) for row in phases]
         return torch.stack([y.permute(0, 2, 3, 1) for y in maps], 2).flatten(1, 2).permute(0, 3, 1, 2)
-    return _woven(_convolve(torch.cat([x] * up, 1), _weight(phases, channels, 3), slope), channels)
-
-
-def _repeated(x: Tensor, phases: Tensor) -> Tensor:
-    """As `_interpolate` along axis 2, with all channels as often as there are phases. Without gradients."""
-    (n, channels, _, w), times = x.shape, len(phases)
-    maps = [F.conv2d(x, _weight(row[None], channels, 2), groups=channels) for row in phases]
-    if times == 1:
-        return maps[0]
-    y = x.new_empty(n, maps[0].shape[2], times, w, times, channels)
-    for r, rows in enumerate(maps):
-        y[:, :, r] = rows.permute(0, 2, 3, 1)[..., None, :]
-    return y.flatten(4).flatten(1, 2).permute(0, 3, 1, 2)
-
-
-def _woven(y: Tensor, channels: int) -> Tensor:
-    """Columns of several maps in turn: with these as the slow channels of one convolution, its channels-last result is
-    interleaved already."""
-    return y.permute(0, 2, 3, 1).unflatten(3, (-1, channels)).flatten(2, 3).permute(0, 3, 1, 2)
+    # with the phases as the slow channels of one convolution, its channels-last result is interleaved already
+    y = F.conv2d(torch.cat([x] * up, 1), _weight(phases, channels, 3), groups=up * channels)
+    return y.permute(0, 2, 3, 1).unflatten(3, (up, channels)).flatten(2, 3).permute(0, 3, 1, 2)
 
 
 def _apart(x: Tensor, taps: Tensor, axis: int, up: int, start: int, size: int) -> tuple[Tensor, Tensor]:
@@ -331,31 +265,6 @@ def _apart(x: Tensor, taps: Tensor, axis: int, up: int, start: int, size: int) -
         own = taps[t::up]
         rows.append(F.pad(own, (skipped, width - skipped - len(own))))
     return _window(x, spans), torch.stack(rows)
-
-
-def _convolve(x: Tensor, weight: Tensor, slope: float) -> Tensor:
-    """Depthwise, and a leaky ReLU if `slope` is not 1: by oneDNN in the same pass."""
-    if slope == 1:
-        return F.conv2d(x, weight, groups=x.shape[1])
-    if inference.packs(x.dtype):
-        options = ([0, 0], [1, 1], [1, 1], x.shape[1], "leaky_relu", [slope], "")
-        try:
-            return torch.ops.mkldnn._convolution_pointwise(x, weight, None, *options)  # type: ignore[no-any-return]
-        except Exception as error:
-            inference.give_up(error)
-    return F.leaky_relu_(F.conv2d(x, weight, groups=x.shape[1]), slope)
-
-
-def _add(total: Tensor | None, x: Tensor, weight: Tensor) -> Tensor:
-    """`total`, if there is one, plus the depthwise convolution of `x`, in place: by oneDNN in the same pass."""
-    if total is not None and inference.packs(x.dtype):
-        options: tuple[Any, ...] = ([0, 0], [1, 1], [1, 1], x.shape[1], "add", None, None, [], None)
-        try:
-            return torch.ops.mkldnn._convolution_pointwise_.binary(total, x, weight, None, *options)  # type: ignore[no-any-return]
-        except Exception as error:
-            inference.give_up(error)
-    y = F.conv2d(x, weight, groups=x.shape[1])
-    return y if total is None else total.add_(y)
 
 
 def _weight(taps: Tensor, channels: int, axis: int) -> Tensor:

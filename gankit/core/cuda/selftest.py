@@ -105,6 +105,13 @@ def _cases(operator: str) -> Iterator[tuple[list[Tensor], Callable[..., Any]]]:
             return f(x, fu, fd, b, 2, 2, (6, 5, 6, 5), 1.4, 0.2, 0.8, False)
 
         yield [x, b], filtered
+        many = [randn(1, 16, 7, 6), randn(16)]  # a kernel wants some channels, and filters along one axis
+        yield (
+            many,
+            lambda f, device, x, b: f(
+                x, taps.to(device), taps.to(device), b, 2, 2, (6, 5, 6, 5), 1.4, 0.2, 0.8, False
+            ),
+        )
     elif operator == "conv2d_resample":
         for up, down in ((1, 2), (2, 1)):
 

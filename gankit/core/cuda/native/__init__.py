@@ -1,0 +1,43 @@
+"""Kernels for a CPU, compiled in memory by LLVM, for what operators of torch do in many passes. Without gradients.
+
+Each has its place in a composite of torch's operators, which does the same where llvmlite is missing or fails.
+"""
+
+from __future__ import annotations
+
+import importlib
+import warnings
+from types import ModuleType
+
+_failures: list[str] = []  # why this process has no kernels
+
+
+def load(name: str) -> ModuleType | None:
+    """A module of this package, where it can be had."""
+    if not _failures:
+        try:
+            return importlib.import_module(f"{__name__}.{name}")
+        except ImportError as error:
+            _failures.append(f"llvmlite cannot be imported: {error}")
+        except Exception as error:  # whatever the loading of a library raises
+            give_up(error)
+    return None
+
+
+def give_up(error: Exception) -> None:
+    """Go on without kernels, after one warning."""
+    reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+    if not _failures:
+        warnings.warn(
+            f"gankit's kernels for CPUs failed ({reason}). Operators of torch take their place, slower but equal. "
+            "Please report it with what `gankit doctor` prints",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+    _failures.append(reason)
+
+
+def obstacle() -> str | None:
+    """What keeps kernels from running in this process, as far as it is known."""
+    load("machine")
+    return _failures[0] if _failures else None

@@ -1,0 +1,206 @@
+"""`filtered_lrelu` of channels-last maps on a CPU as one kernel, without gradients.
+
+A vector holds one pixel of `LANES` channels, in float32. Rows of the map are read in turn and enlarged along y, then
+along x, where leaky ReLU and clamp follow, and reduced along x; there they wait until as many are there as the filter
+along y sees. So a single row of the upsampled map exists at a time, close to the core, where operators of torch carry
+the map through memory several times and round it to its dtype at every step.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from llvmlite import ir
+from torch import Tensor
+
+from gankit.core.cuda.native.machine import FLOAT, FLOATS, HALF, HALVES, INT, LANES, Code, Int, on_all_threads
+
+ROWS = 32  # of the result, at least, that a thread takes: it reads some ten more of the map than these need
+SIZES = (
+    "h", "top", "steps", "skipped", "x_row", "x_column", "columns", "margin", "span", "fine",
+    "rows", "width", "y_row", "y_column", "y_columns",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Phases:
+    """One axis enlarged: pixel `i` of phase `r` is the sum over k of x[first + i + k] * taps[r][k]. The pixel that was
+    asked for as the first is number `skipped` of all phases in turn."""
+
+    taps: Tensor  # [up, K]
+    first: int
+    count: int  # of pixels of each phase
+    skipped: int
+
+    @staticmethod
+    def of(taps: Tensor, up: int, start: int, size: int) -> Phases:
+        """For y[o] = sum over i of x[i] * taps[i * up + start - o], o below `size`. Phases begin where all see the same
+        inputs, so that none has a tap more than it needs."""
+        skipped = (up - 1 - start) % up
+        k = math.ceil(len(taps) / up)
+        padded = torch.nn.functional.pad(taps, (0, k * up - len(taps)))
+        # phase r of o + skipped = up * i + r sees the taps up - 1 - r + up * k
+        rows = padded.view(k, up).flip(1).T
+        return Phases(rows, -((start + skipped) // up), math.ceil((size + skipped) / up), skipped)
+
+
+def run(
+    x: Tensor, y: Tensor, rows: Phases, columns: Phases, fd: Tensor, down: int, slope: float, clamp: float | None
+) -> None:  # fmt: skip
+    """Fill `y` [N, C, h, w], channels-last like `x`, both float32 or bfloat16 with `LANES` channels or more. `rows` and
+    `columns` enlarge `x`, `fd` reduces, as a correlation; `down` divides the number of phases."""
+    (n, channels, h, w), (height, width) = x.shape, y.shape[2:]
+    up, k = columns.taps.shape
+    kind = Kind(x.dtype == torch.bfloat16, up, down, k, len(fd), columns.skipped, slope > 1)
+    call = kernel(kind)
+    phases, threads = up // down, torch.get_num_threads()
+    # the last two groups of channels may overlap: both write the same values
+    parts = [min(i, channels - LANES) for i in range(0, channels, LANES)]
+    bands = min(math.ceil(2 * threads / (n * len(parts))), max(height // ROWS, 1)) if threads > 1 else 1
+    step = math.ceil(math.ceil(height / bands) / phases) * phases
+    tasks = iter([(i, c, r) for i in range(n) for c in parts for r in range(0, height, step)])
+    weights = np.concatenate([t.flatten().numpy() for t in (rows.taps, columns.taps, fd)])
+    weights = np.append(weights, [slope, math.inf if clamp is None else clamp]).astype(np.float32)
+    low, high = max(columns.first, 0), min(columns.first + columns.count + k - 1, w)
+    sizes = {
+        "h": h, "skipped": rows.skipped, "x_row": x.stride(2), "x_column": x.stride(3), "columns": max(high - low, 0),
+        "margin": low - columns.first, "span": columns.count + k - 1, "fine": columns.count,
+        "width": math.ceil(width / phases), "y_row": y.stride(2), "y_column": y.stride(3), "y_columns": width,
+    }  # fmt: skip
+
+    def work() -> None:
+        size = buffer_size(kind, sizes["span"], sizes["fine"], sizes["width"])
+        buffer = torch.empty(size, dtype=torch.float32, device="cpu")
+        for i, channel, row in tasks:
+            own = {**sizes, "rows": min(step, height - row), "top": rows.first + row * down // up}
+            own["steps"] = math.ceil(((own["rows"] - 1) * down + len(fd) + rows.skipped) / up)
+            numbers = np.array([own[name] for name in SIZES], np.int64)
+            a = x.data_ptr() + (i * x.stride(0) + low * x.stride(3) + channel) * x.element_size()
+            b = y.data_ptr() + (i * y.stride(0) + row * y.stride(2) + channel) * y.element_size()
+            call(a, b, buffer.data_ptr(), numbers.ctypes.data, weights.ctypes.data)
+
+    on_all_threads(work)
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What is fixed in machine code."""
+
+    half: bool
+    up: int
+    down: int
+    taps_up: int  # of a phase
+    taps_down: int
+    skipped: int  # along x
+    steep: bool  # slope > 1
+
+
+def buffer_size(kind: Kind, span: int, fine: int, width: int) -> int:
+    """In floats."""
+    lines = kind.up // kind.down
+    # the last is read, but goes nowhere, where `lines` does not divide the width of the result
+    pixels = (kind.taps_up + kind.up) * span + kind.up * fine + (kind.taps_down + 1) * lines * width + 1
+    return pixels * LANES
+
+
+@functools.cache
+def kernel(kind: Kind) -> Callable[..., None]:
+    """Takes the addresses of x, y, buffer, sizes (int64, by `SIZES`) and weights (float32: phases along y, along x, the
+    filter that reduces, slope, bound). Those of x and y are of the first of `LANES` channels, in the first row and the
+    first of the `columns`."""
+    up, down, k, t = kind.up, kind.down, kind.taps_up, kind.taps_down
+    lines = up // down  # of the result, as phases along x
+    number, vector = (HALF, HALVES) if kind.half else (FLOAT, FLOATS)
+    code = Code([number, number, FLOAT, INT, FLOAT])
+    b = code.b
+    x, y, buffer, sizes, weights = code.arguments
+    size = {name: Int(b, b.load(code.at(sizes, i))) for i, name in enumerate(SIZES)}
+
+    place, length, end = {}, {}, code.number(0)
+    for name, pixels, count in (
+        ("input", size["span"], k),
+        ("tall", size["span"], up),
+        ("wide", size["fine"], up),
+        ("narrow", size["width"] * lines, t),
+        ("result", size["width"] * lines, 1),
+    ):
+        place[name], length[name] = end, pixels * LANES
+        end = end + length[name] * count
+
+    def line(name: str, index: Int | int) -> Int:
+        return place[name] + length[name] * index
+
+    def weight(index: int) -> ir.Value:
+        return code.every(b.load(code.at(weights, index)))
+
+    def sweep(
+        pixels: Int, sources: Sequence[Int], targets: Sequence[Int], first: int, taps: int, shift: int = 0,
+        activate: bool = False,
+    ) -> None:  # fmt: skip
+        """Each target is a sum of `taps` sources. Either it has weights of its own, from number `first` on, or, with
+        `shift`, all have the same and each starts so many sources after the one before."""
+        own = [
+            [weight(first + (0 if shift else i * taps) + j) for j in range(taps)] for i in range(len(targets))
+        ]
+        slope, bound = weight(2 * up * k + t), weight(2 * up * k + t + 1)
+        with code.loop(0, pixels * LANES, LANES) as p:
+            values = [code.load(buffer, source + p, FLOATS) for source in sources]
+            for i, target in enumerate(targets):
+                v = code.dot(values[i * shift : i * shift + taps], own[i])
+                if activate:  # what is not a number stays so
+                    other, low = b.fmul(v, slope), b.fneg(bound)
+                    v = b.select(b.fcmp_ordered("<" if kind.steep else ">", other, v), other, v)
+                    v = b.select(b.fcmp_ordered(">", v, bound), bound, v)
+                    v = b.select(b.fcmp_ordered("<", v, low), low, v)
+                code.store(v, buffer, target + p)
+
+    zero = code.every(ir.Constant(FLOAT, 0.0))
+    with code.loop(0, place["tall"], LANES) as p:  # columns beside the map stay zero
+        code.store(zero, buffer, p)
+    done = b.alloca(INT)
+    b.store(code.number(0).value, done)
+    with code.loop(0, size["steps"] + (k - 1)) as i:
+        row, target = size["top"] + i, line("input", i % k)
+        inside = b.and_(row.compared(">=", 0), row.compared("<", size["h"]))
+        with b.if_else(inside) as (then, otherwise):
+            with then, code.loop(0, size["columns"]) as j:
+                v = code.load(x, row * size["x_row"] + j * size["x_column"], vector)
+                code.store(code.widened(v) if kind.half else v, buffer, target + (size["margin"] + j) * LANES)
+            with otherwise, code.loop(0, size["span"] * LANES, LANES) as p:
+                code.store(zero, buffer, target + p)
+
+        with b.if_then(i.compared(">=", k - 1)):
+            seen = [line("input", (i + 1 + j) % k) for j in range(k)]
+            for c in range(0, up, 2):  # more at once would want more registers than there are
+                pair = [line("tall", s) for s in range(c, min(c + 2, up))]
+                sweep(size["span"], seen, pair, c * k, k)
+            with code.loop(0, up) as r:
+                seen = [line("tall", r) + j * LANES for j in range(k)]
+                for c in range(0, up, 2):
+                    pair = [line("wide", s) for s in range(c, min(c + 2, up))]
+                    sweep(size["fine"], seen, pair, (up + c) * k, k, activate=True)
+                fine_row = (i - (k - 1)) * up + r
+                all_of = range(kind.skipped, kind.skipped + t + (lines - 1) * down)
+                seen = [line("wide", j % up) + j // up * LANES for j in all_of]
+                targets = [line("narrow", fine_row % t) + size["width"] * (q * LANES) for q in range(lines)]
+                sweep(size["width"], seen, targets, 2 * up * k, t, shift=down)
+
+                waiting = Int(b, b.load(done))
+                start = waiting * down + size["skipped"]
+                ready = (fine_row + 1).compared("==", start + t)
+                with b.if_then(b.and_(ready, waiting.compared("<", size["rows"]))):
+                    seen = [line("narrow", (start + j) % t) for j in range(t)]
+                    sweep(size["width"] * lines, seen, [line("result", 0)], 2 * up * k, t)
+                    for q in range(lines):
+                        of_line = (size["y_columns"] + (lines - 1 - q)) // lines
+                        with code.loop(0, of_line) as j:
+                            v = code.load(buffer, place["result"] + (size["width"] * q + j) * LANES, FLOATS)
+                            to = waiting * size["y_row"] + (j * lines + q) * size["y_column"]
+                            code.store(code.rounded(v) if kind.half else v, y, to)
+                    b.store((waiting + 1).value, done)
+    return code.compiled()
