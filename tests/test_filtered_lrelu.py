@@ -137,27 +137,29 @@ def test_differentiates_twice(up, down, taps):
     assert gradgradcheck(run, (x, b))
 
 
-SAMPLING = [  # up, down, taps; the last two not by a kernel
-    (2, 2, 12),
-    (2, 2, 5),
-    (4, 2, 24),
-    (4, 2, 12),
-    (4, 2, 7),
-    (2, 1, 6),
-    (1, 1, 4),
-    (3, 2, 9),
-    (1, 2, 6),
+SAMPLING = [  # up, down, taps, whether fd has two dimensions; the last two not by a kernel
+    (2, 2, 12, False),
+    (2, 2, 5, False),
+    (4, 2, 24, False),
+    (4, 2, 12, True),
+    (4, 2, 7, False),
+    (2, 1, 6, True),
+    (2, 2, 9, True),
+    (1, 1, 4, False),
+    (3, 2, 9, False),
+    (1, 2, 6, True),
 ]
 
 
-def sampled(up, down, taps, clamp, dtype=torch.float32):
+def sampled(up, down, taps, square=False, clamp=None, dtype=torch.float32, bias=True):
     """The path without gradients, and the definition in float64."""
     torch.manual_seed(0)
     x, b, f = torch.randn(2, 23, 20, 17).to(dtype), torch.randn(23), torch.rand(taps) * up / taps
+    fd = torch.rand(taps, taps + 1) / taps**2 if square else f
     rest = (up, down, (taps, taps + 1, taps, taps - 1), 1.3, 0.2, clamp)
     with torch.no_grad():
-        y = cuda.filtered_lrelu(x, f, f, b, *rest)
-    return y, by_definition(x.double(), f, f, b.double(), *rest, False)
+        y = cuda.filtered_lrelu(x, f, fd, b if bias else None, *rest)
+    return y, by_definition(x.double(), f, fd, b.double() * bias, *rest, False)
 
 
 @pytest.fixture
@@ -167,10 +169,12 @@ def threads():
     torch.set_num_threads(before)
 
 
-@pytest.mark.parametrize(("up", "down", "taps"), SAMPLING)
+@pytest.mark.parametrize(("up", "down", "taps", "square"), SAMPLING)
 @pytest.mark.parametrize("kernels", [True, False])
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 2e-6), (torch.bfloat16, 2e-2)])
-def test_sampling_with_and_without_kernels(monkeypatch, threads, up, down, taps, kernels, dtype, tolerance):
+def test_sampling_with_and_without_kernels(
+    monkeypatch, threads, up, down, taps, square, kernels, dtype, tolerance
+):
     calls, run = [], filters.run
     monkeypatch.setattr(filters, "run", lambda *a: calls.append(1) or run(*a))
     monkeypatch.setattr(filters, "ROWS", 4)
@@ -178,21 +182,16 @@ def test_sampling_with_and_without_kernels(monkeypatch, threads, up, down, taps,
     for count in (1, 3):
         threads(count)
         for clamp in (0.5, None):
-            y, expected = sampled(up, down, taps, clamp, dtype)
+            y, expected = sampled(up, down, taps, square, clamp, dtype)
             assert y.dtype == dtype
             assert y.is_contiguous(memory_format=torch.channels_last)
             assert (y.double() - expected).abs().max() <= tolerance * expected.abs().max()
     assert len(calls) == (4 if kernels and up % down == 0 else 0)
 
 
-@pytest.mark.parametrize(("up", "down", "taps"), SAMPLING[:-2])
-def test_a_kernel_rounds_once(up, down, taps):
-    torch.manual_seed(0)
-    x, f = torch.randn(2, 23, 20, 17).bfloat16(), torch.rand(taps) * up / taps
-    rest = (up, down, (taps, taps + 1, taps, taps - 1), 1.3, 0.2, None)
-    with torch.no_grad():
-        y = cuda.filtered_lrelu(x, f, f, None, *rest)
-    expected = by_definition(x.double(), f, f, None, *rest, False)
+@pytest.mark.parametrize(("up", "down", "taps", "square"), SAMPLING[:-2])
+def test_a_kernel_rounds_once(up, down, taps, square):
+    y, expected = sampled(up, down, taps, square, dtype=torch.bfloat16, bias=False)
     assert ((y.double() - expected).abs() <= expected.abs() / 2**8 + 1e-6 * expected.abs().max()).all()
 
 
@@ -235,7 +234,7 @@ def test_a_kernel_that_fails_is_replaced_with_one_warning(monkeypatch, threads, 
     monkeypatch.setattr(filters, "kernel", broken if moment == "compile" else lambda kind: broken)
     threads(2)
     with pytest.warns(RuntimeWarning, match="no such instruction") as seen:
-        results = [sampled(2, 2, 12, 0.5) for _ in range(2)]
+        results = [sampled(2, 2, 12, clamp=0.5) for _ in range(2)]
     for y, expected in results:
         torch.testing.assert_close(y.double(), expected, rtol=1e-5, atol=1e-5)
     assert len(seen) == 1
@@ -247,20 +246,21 @@ def test_without_llvmlite_operators_of_torch_do_it_in_silence(monkeypatch):
     for name in ("filters", "machine"):
         monkeypatch.delitem(sys.modules, f"gankit.core.cuda.native.{name}")
     monkeypatch.setitem(sys.modules, "llvmlite", None)
-    y, expected = sampled(2, 2, 12, 0.5)
+    y, expected = sampled(2, 2, 12, clamp=0.5)
     torch.testing.assert_close(y.double(), expected, rtol=1e-5, atol=1e-5)
     assert "llvmlite cannot be imported" in native.obstacle()
 
 
 @torch.no_grad()
-@pytest.mark.parametrize(("up", "down", "taps"), SAMPLING)
-def test_forward_mode_derivatives_traces_and_fake_tensors(up, down, taps):
+@pytest.mark.parametrize(("up", "down", "taps", "square"), SAMPLING)
+def test_forward_mode_derivatives_traces_and_fake_tensors(up, down, taps, square):
     """The fast path looks at values and has no derivatives: it stands back here."""
     torch.manual_seed(0)
     x, dx, f = torch.randn(1, 16, 12, 11), torch.randn(1, 16, 12, 11), torch.rand(taps) * up / taps
+    fd = torch.rand(taps, taps) / taps**2 if square else f
 
     def run(x):
-        return cuda.filtered_lrelu(x, f, f, None, up, down, taps, clamp=1e3)
+        return cuda.filtered_lrelu(x, f, fd, None, up, down, taps, clamp=1e3)
 
     with forward_ad.dual_level():
         tangent = forward_ad.unpack_dual(run(forward_ad.make_dual(x, dx))).tangent

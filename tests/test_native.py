@@ -13,7 +13,6 @@ from gankit.core.cuda import dispatch, native
 from gankit.core.cuda.native import filters, machine
 from gankit.core.cuda.native.machine import FLOAT, FLOATS, HALF, HALVES, LANES, Code
 
-
 EVERY_HALF = np.arange(2**16).astype(np.uint16)  # the values of a bfloat16, as bits
 
 

@@ -104,9 +104,9 @@ class _FilteredLReLU:
     ) -> Tensor | None:
         """The same of a channels-last `x`, without gradients, or None where the kernel does not apply."""
         up, down, fd = self.up, self.down, self.fd
-        if fd is None or fd.ndim == 2 or up % down or 0 in (*x.shape, *size):
+        if fd is None or up % down or 0 in (*x.shape, *size):
             return None
-        if max(up, len(self.fu) // up, len(fd) // down) > MOST:
+        if max(up, len(self.fu) // up, *(n // down for n in fd.shape)) > MOST:
             return None
         if x.dtype not in (torch.float32, torch.bfloat16) or not inference.undisturbed(x, (x, b)):
             return None
@@ -116,11 +116,10 @@ class _FilteredLReLU:
             return None
         x = x if b is None else x + b.to(x.dtype).view(-1, 1, 1)
         exact = x[:0].float()  # the kernel computes in float32
+        (tx, ty), gains = filter_size(fd), (up * self.gain, up)
         rows, columns = (
-            kernel.Phases.of(
-                self._taps(self.fu, exact, up * g), up, offset[i], (size[i] - 1) * down + len(fd)
-            )
-            for i, g in ((0, self.gain), (1, 1))
+            kernel.Phases.of(self._taps(self.fu, exact, gains[i]), up, offset[i], (size[i] - 1) * down + t)
+            for i, t in enumerate((ty, tx))
         )
         try:
             with torch.profiler.record_function("gankit::filtered_lrelu"):
@@ -155,7 +154,9 @@ class _FilteredLReLU:
     def _taps(self, f: Tensor, x: Tensor, gain: float = 1) -> Tensor:
         """In the order of a correlation, in the dtype of `x`."""
         f = f.detach().to(x.device, torch.promote_types(f.dtype, x.dtype)) * gain
-        return (f if self.flip else f.flip(0)).to(x.dtype)
+        if not self.flip:
+            f = f.flip(0) if f.ndim == 1 else f.flip(0, 1)
+        return f.to(x.dtype)
 
 
 def _activate(x: Tensor, slope: float, clamp: float | None) -> Tensor:

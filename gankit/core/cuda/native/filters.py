@@ -2,8 +2,8 @@
 
 A vector holds one pixel of `LANES` channels, in float32. Rows of the map are read in turn and enlarged along y, then
 along x, where leaky ReLU and clamp follow, and reduced along x; there they wait until as many are there as the filter
-along y sees. So a single row of the upsampled map exists at a time, close to the core, where operators of torch carry
-the map through memory several times and round it to its dtype at every step.
+along y sees. So a single row of the upsampled map exists at a time (of a filter in two dimensions, as many as it sees),
+close to the core, where operators of torch carry the map through memory several times and round it at every step.
 """
 
 from __future__ import annotations
@@ -52,11 +52,24 @@ class Phases:
 def run(
     x: Tensor, y: Tensor, rows: Phases, columns: Phases, fd: Tensor, down: int, slope: float, clamp: float | None
 ) -> None:  # fmt: skip
-    """Fill `y` [N, C, h, w], channels-last like `x`, both float32 or bfloat16 with `LANES` channels or more. `rows` and
-    `columns` enlarge `x`, `fd` reduces, as a correlation; `down` divides the number of phases."""
+    """Fill `y` [N, C, h, w], channels-last like `x`, both float32 or bfloat16 with `LANES` channels or more.
+
+    `rows` and `columns` enlarge `x`. `fd` reduces, as a correlation: [t] along both axes, or [ty, tx]. `down` divides
+    the number of phases.
+    """
     (n, channels, h, w), (height, width) = x.shape, y.shape[2:]
     up, k = columns.taps.shape
-    kind = Kind(x.dtype == torch.bfloat16, up, down, k, len(fd), columns.skipped, slope > 1)
+    kind = Kind(
+        x.dtype == torch.bfloat16,
+        up,
+        down,
+        k,
+        fd.ndim == 2,
+        len(fd),
+        fd.shape[-1],
+        columns.skipped,
+        slope > 1,
+    )
     call = kernel(kind)
     phases, threads = up // down, torch.get_num_threads()
     # the last two groups of channels may overlap: both write the same values
@@ -95,17 +108,19 @@ class Kind:
     up: int
     down: int
     taps_up: int  # of a phase
-    taps_down: int
+    square: bool  # whether the filter that reduces is in two dimensions
+    rows: int  # of that filter
+    columns: int
     skipped: int  # along x
     steep: bool  # slope > 1
 
 
 def buffer_size(kind: Kind, span: int, fine: int, width: int) -> int:
     """In floats."""
-    lines = kind.up // kind.down
-    # the last is read, but goes nowhere, where `lines` does not divide the width of the result
-    pixels = (kind.taps_up + kind.up) * span + kind.up * fine + (kind.taps_down + 1) * lines * width + 1
-    return pixels * LANES
+    lines, rings = kind.up // kind.down, kind.rows
+    pixels = (kind.taps_up + kind.up) * span + kind.up * (rings if kind.square else 1) * fine
+    pixels += (1 if kind.square else 1 + rings) * lines * width
+    return (pixels + 1) * LANES  # the last is read, but goes nowhere, where `lines` does not divide the width
 
 
 @functools.cache
@@ -113,7 +128,7 @@ def kernel(kind: Kind) -> Callable[..., None]:
     """Takes the addresses of x, y, buffer, sizes (int64, by `SIZES`) and weights (float32: phases along y, along x, the
     filter that reduces, slope, bound). Those of x and y are of the first of `LANES` channels, in the first row and the
     first of the `columns`."""
-    up, down, k, t = kind.up, kind.down, kind.taps_up, kind.taps_down
+    up, down, k, rows, columns = kind.up, kind.down, kind.taps_up, kind.rows, kind.columns
     lines = up // down  # of the result, as phases along x
     number, vector = (HALF, HALVES) if kind.half else (FLOAT, FLOATS)
     code = Code([number, number, FLOAT, INT, FLOAT])
@@ -125,8 +140,8 @@ def kernel(kind: Kind) -> Callable[..., None]:
     for name, pixels, count in (
         ("input", size["span"], k),
         ("tall", size["span"], up),
-        ("wide", size["fine"], up),
-        ("narrow", size["width"] * lines, t),
+        ("wide", size["fine"], up * (rows if kind.square else 1)),
+        ("narrow", size["width"] * lines, 0 if kind.square else rows),
         ("result", size["width"] * lines, 1),
     ):
         place[name], length[name] = end, pixels * LANES
@@ -135,23 +150,28 @@ def kernel(kind: Kind) -> Callable[..., None]:
     def line(name: str, index: Int | int) -> Int:
         return place[name] + length[name] * index
 
-    def weight(index: int) -> ir.Value:
+    def weight(index: Int | int) -> ir.Value:
         return code.every(b.load(code.at(weights, index)))
 
+    reduce = 2 * up * k  # where the weights of that filter begin
+    last = reduce + rows * (columns if kind.square else 1)
+
     def sweep(
-        pixels: Int, sources: Sequence[Int], targets: Sequence[Int], first: int, taps: int, shift: int = 0,
-        activate: bool = False,
+        pixels: Int, sources: Sequence[Int], targets: Sequence[Int], first: Int | int, taps: int, shift: int = 0,
+        activate: bool = False, add: bool = False,
     ) -> None:  # fmt: skip
         """Each target is a sum of `taps` sources. Either it has weights of its own, from number `first` on, or, with
         `shift`, all have the same and each starts so many sources after the one before."""
         own = [
             [weight(first + (0 if shift else i * taps) + j) for j in range(taps)] for i in range(len(targets))
         ]
-        slope, bound = weight(2 * up * k + t), weight(2 * up * k + t + 1)
+        slope, bound = weight(last), weight(last + 1)
         with code.loop(0, pixels * LANES, LANES) as p:
             values = [code.load(buffer, source + p, FLOATS) for source in sources]
             for i, target in enumerate(targets):
                 v = code.dot(values[i * shift : i * shift + taps], own[i])
+                if add:
+                    v = b.fadd(v, code.load(buffer, target + p, FLOATS))
                 if activate:  # what is not a number stays so
                     other, low = b.fmul(v, slope), b.fneg(bound)
                     v = b.select(b.fcmp_ordered("<" if kind.steep else ">", other, v), other, v)
@@ -159,9 +179,20 @@ def kernel(kind: Kind) -> Callable[..., None]:
                     v = b.select(b.fcmp_ordered("<", v, low), low, v)
                 code.store(v, buffer, target + p)
 
-    zero = code.every(ir.Constant(FLOAT, 0.0))
-    with code.loop(0, place["tall"], LANES) as p:  # columns beside the map stay zero
-        code.store(zero, buffer, p)
+    def clear(start: Int | int, end: Int) -> None:
+        with code.loop(start, end, LANES) as p:
+            code.store(code.every(ir.Constant(FLOAT, 0.0)), buffer, p)
+
+    seen_along_x = range(kind.skipped, kind.skipped + columns + (lines - 1) * down)
+
+    def shifted(first: Int | int) -> list[Int]:
+        """Pixels of the upsampled row that starts with this line, as many as the filter sees along x."""
+        return [line("wide", first + j % up) + j // up * LANES for j in seen_along_x]
+
+    def each_line(start: Int) -> list[Int]:
+        return [start + size["width"] * (q * LANES) for q in range(lines)]
+
+    clear(0, place["tall"])  # columns beside the map stay zero
     done = b.alloca(INT)
     b.store(code.number(0).value, done)
     with code.loop(0, size["steps"] + (k - 1)) as i:
@@ -171,8 +202,8 @@ def kernel(kind: Kind) -> Callable[..., None]:
             with then, code.loop(0, size["columns"]) as j:
                 v = code.load(x, row * size["x_row"] + j * size["x_column"], vector)
                 code.store(code.widened(v) if kind.half else v, buffer, target + (size["margin"] + j) * LANES)
-            with otherwise, code.loop(0, size["span"] * LANES, LANES) as p:
-                code.store(zero, buffer, target + p)
+            with otherwise:
+                clear(target, target + size["span"] * LANES)
 
         with b.if_then(i.compared(">=", k - 1)):
             seen = [line("input", (i + 1 + j) % k) for j in range(k)]
@@ -180,22 +211,30 @@ def kernel(kind: Kind) -> Callable[..., None]:
                 pair = [line("tall", s) for s in range(c, min(c + 2, up))]
                 sweep(size["span"], seen, pair, c * k, k)
             with code.loop(0, up) as r:
+                fine_row = (i - (k - 1)) * up + r
+                slot = fine_row % rows
+                wide = slot * up if kind.square else code.number(0)
                 seen = [line("tall", r) + j * LANES for j in range(k)]
                 for c in range(0, up, 2):
-                    pair = [line("wide", s) for s in range(c, min(c + 2, up))]
+                    pair = [line("wide", wide + s) for s in range(c, min(c + 2, up))]
                     sweep(size["fine"], seen, pair, (up + c) * k, k, activate=True)
-                fine_row = (i - (k - 1)) * up + r
-                all_of = range(kind.skipped, kind.skipped + t + (lines - 1) * down)
-                seen = [line("wide", j % up) + j // up * LANES for j in all_of]
-                targets = [line("narrow", fine_row % t) + size["width"] * (q * LANES) for q in range(lines)]
-                sweep(size["width"], seen, targets, 2 * up * k, t, shift=down)
+                if not kind.square:
+                    targets = each_line(line("narrow", slot))
+                    sweep(size["width"], shifted(0), targets, reduce, columns, shift=down)
 
                 waiting = Int(b, b.load(done))
                 start = waiting * down + size["skipped"]
-                ready = (fine_row + 1).compared("==", start + t)
+                ready = (fine_row + 1).compared("==", start + rows)
                 with b.if_then(b.and_(ready, waiting.compared("<", size["rows"]))):
-                    seen = [line("narrow", (start + j) % t) for j in range(t)]
-                    sweep(size["width"] * lines, seen, [line("result", 0)], 2 * up * k, t)
+                    if kind.square:
+                        targets = each_line(place["result"])
+                        clear(place["result"], end)
+                        with code.loop(0, rows) as j:
+                            seen, own = shifted((start + j) % rows * up), j * columns + reduce
+                            sweep(size["width"], seen, targets, own, columns, shift=down, add=True)
+                    else:
+                        seen = [line("narrow", (start + j) % rows) for j in range(rows)]
+                        sweep(size["width"] * lines, seen, [place["result"]], reduce, rows)
                     for q in range(lines):
                         of_line = (size["y_columns"] + (lines - 1 - q)) // lines
                         with code.loop(0, of_line) as j:
