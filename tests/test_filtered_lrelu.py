@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch._subclasses import FakeTensorMode
 from torch.autograd import forward_ad, gradcheck, gradgradcheck
+from torch.fx.experimental.proxy_tensor import make_fx
 
 from gankit.core import cuda
 from gankit.core.cuda import native
@@ -272,6 +273,8 @@ def test_forward_mode_derivatives_traces_and_fake_tensors(up, down, taps, square
         warnings.simplefilter("ignore", torch.jit.TracerWarning)
         traced = torch.jit.trace(run, (x,), check_trace=False)
     torch.testing.assert_close(traced(1e4 * x), run(1e4 * x), rtol=1e-5, atol=1e-3)  # with the bound
+    graph = make_fx(run)(x)
+    torch.testing.assert_close(graph(1e4 * x), run(1e4 * x), rtol=1e-5, atol=1e-3)
     with FakeTensorMode(allow_non_fake_inputs=True):
         assert run(torch.empty(1, 16, 12, 11)).shape == expected.shape
 
