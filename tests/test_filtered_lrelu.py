@@ -152,10 +152,10 @@ SAMPLING = [  # up, down, taps, whether fd has two dimensions; the last two not 
 ]
 
 
-def sampled(up, down, taps, square=False, clamp=None, dtype=torch.float32, bias=True):
+def sampled(up, down, taps, square=False, clamp=None, dtype=torch.float32, bias=True, channels=23):
     """The path without gradients, and the definition in float64."""
     torch.manual_seed(0)
-    x, b, f = torch.randn(2, 23, 20, 17).to(dtype), torch.randn(23), torch.rand(taps) * up / taps
+    x, b, f = torch.randn(2, channels, 20, 17).to(dtype), torch.randn(channels), torch.rand(taps) * up / taps
     fd = torch.rand(taps, taps + 1) / taps**2 if square else f
     rest = (up, down, (taps, taps + 1, taps, taps - 1), 1.3, 0.2, clamp)
     with torch.no_grad():
@@ -180,19 +180,19 @@ def test_sampling_with_and_without_kernels(
     monkeypatch.setattr(filters, "run", lambda *a: calls.append(1) or run(*a))
     monkeypatch.setattr(filters, "ROWS", 4)
     monkeypatch.setattr(native, "_failures", [] if kernels else ["none in this test"])
-    for count in (1, 3):
+    for count, channels in ((1, 23), (3, 23), (3, 43)):  # a pixel is one vector, or two at a time in bf16
         threads(count)
         for clamp in (0.5, None):
-            y, expected = sampled(up, down, taps, square, clamp, dtype)
+            y, expected = sampled(up, down, taps, square, clamp, dtype, channels=channels)
             assert y.dtype == dtype
             assert y.is_contiguous(memory_format=torch.channels_last)
             assert (y.double() - expected).abs().max() <= tolerance * expected.abs().max()
-    assert len(calls) == (4 if kernels and up % down == 0 else 0)
+    assert len(calls) == (6 if kernels and up % down == 0 else 0)
 
 
 @pytest.mark.parametrize(("up", "down", "taps", "square"), SAMPLING[:-2])
 def test_a_kernel_rounds_once(up, down, taps, square):
-    y, expected = sampled(up, down, taps, square, dtype=torch.bfloat16, bias=False)
+    y, expected = sampled(up, down, taps, square, dtype=torch.bfloat16, bias=False, channels=43)
     assert ((y.double() - expected).abs() <= expected.abs() / 2**8 + 1e-6 * expected.abs().max()).all()
 
 
@@ -212,13 +212,17 @@ def test_a_kernel_keeps_what_is_not_a_number(dtype):
 
 
 @torch.no_grad()
-def test_a_kernel_writes_its_map_alone():
+@pytest.mark.parametrize(
+    ("dtype", "channels"), [(torch.float32, 19), (torch.bfloat16, 23), (torch.bfloat16, 43)]
+)
+def test_a_kernel_writes_its_map_alone(dtype, channels):
     """Neither beside a map that is part of a larger one, nor with the channels of neighbours."""
-    x, f = torch.randn(2, 19, 8, 7).contiguous(memory_format=torch.channels_last), torch.rand(12) / 6
+    x, f = torch.randn(2, channels, 8, 7).to(dtype), torch.rand(12) / 6
+    x = x.contiguous(memory_format=torch.channels_last)
     expected = cuda.filtered_lrelu(x, f, f, None, 2, 2, 9, 1, flip_filter=True)
     h, w = expected.shape[2:]
     rows, columns = (filters.Phases.of(2 * f, 2, 9, (n - 1) * 2 + 12) for n in (h, w))
-    whole = torch.full((2, 3 * h, 3 * w, 19), 7.0).permute(0, 3, 1, 2)
+    whole = torch.full((2, 3 * h, 3 * w, channels), 7.0, dtype=dtype).permute(0, 3, 1, 2)
     inner = whole[:, :, h : 2 * h, w : 2 * w]
     filters.run(x, inner, rows, columns, f, 2, 0.2, None)
     torch.testing.assert_close(inner, expected)

@@ -59,21 +59,13 @@ def run(
     """
     (n, channels, h, w), (height, width) = x.shape, y.shape[2:]
     up, k = columns.taps.shape
-    kind = Kind(
-        x.dtype == torch.bfloat16,
-        up,
-        down,
-        k,
-        fd.ndim == 2,
-        len(fd),
-        fd.shape[-1],
-        columns.skipped,
-        slope > 1,
-    )
+    half = x.dtype == torch.bfloat16
+    vectors = 2 if half and channels >= 2 * LANES else 1  # 64 bytes, a line of the cache
+    kind = Kind(half, vectors, up, down, k, fd.ndim == 2, len(fd), fd.shape[-1], columns.skipped, slope > 1)
     call = kernel(kind)
     phases, threads = up // down, torch.get_num_threads()
     # the last two groups of channels may overlap: both write the same values
-    parts = [min(i, channels - LANES) for i in range(0, channels, LANES)]
+    parts = [min(i, channels - vectors * LANES) for i in range(0, channels, vectors * LANES)]
     bands = min(math.ceil(2 * threads / (n * len(parts))), max(height // ROWS, 1)) if threads > 1 else 1
     step = math.ceil(math.ceil(height / bands) / phases) * phases
     tasks = iter([(i, c, r) for i in range(n) for c in parts for r in range(0, height, step)])
@@ -105,6 +97,7 @@ class Kind:
     """What is fixed in machine code."""
 
     half: bool
+    vectors: int  # of a pixel, at a time
     up: int
     down: int
     taps_up: int  # of a phase
@@ -120,14 +113,15 @@ def buffer_size(kind: Kind, span: int, fine: int, width: int) -> int:
     lines, rings = kind.up // kind.down, kind.rows
     pixels = (kind.taps_up + kind.up) * span + kind.up * (rings if kind.square else 1) * fine
     pixels += (1 if kind.square else 1 + rings) * lines * width
-    return (pixels + 1) * LANES  # the last is read, but goes nowhere, where `lines` does not divide the width
+    # the last is read, but goes nowhere, where `lines` does not divide the width
+    return (pixels * kind.vectors + 1) * LANES
 
 
 @functools.cache
 def kernel(kind: Kind) -> Callable[..., None]:
     """Takes the addresses of x, y, buffer, sizes (int64, by `SIZES`) and weights (float32: phases along y, along x, the
-    filter that reduces, slope, bound). Those of x and y are of the first of `LANES` channels, in the first row and the
-    first of the `columns`."""
+    filter that reduces, slope, bound). Those of x and y are of the first channel of a group of `vectors`, in the first
+    row and the first of the `columns`."""
     up, down, k, rows, columns = kind.up, kind.down, kind.taps_up, kind.rows, kind.columns
     lines = up // down  # of the result, as phases along x
     number, vector = (HALF, HALVES) if kind.half else (FLOAT, FLOATS)
@@ -147,8 +141,10 @@ def kernel(kind: Kind) -> Callable[..., None]:
         place[name], length[name] = end, pixels * LANES
         end = end + length[name] * count
 
+    part = code.number(0)  # where the lines of a vector begin, in loops over the vectors of a pixel
+
     def line(name: str, index: Int | int) -> Int:
-        return place[name] + length[name] * index
+        return part + place[name] + length[name] * index
 
     def weight(index: Int | int) -> ir.Value:
         return code.every(b.load(code.at(weights, index)))
@@ -192,54 +188,65 @@ def kernel(kind: Kind) -> Callable[..., None]:
     def each_line(start: Int) -> list[Int]:
         return [start + size["width"] * (q * LANES) for q in range(lines)]
 
-    clear(0, place["tall"])  # columns beside the map stay zero
     done = b.alloca(INT)
     b.store(code.number(0).value, done)
+    for v in range(kind.vectors):  # columns beside the map stay zero
+        clear(end * v, end * v + place["tall"])
     with code.loop(0, size["steps"] + (k - 1)) as i:
         row, target = size["top"] + i, line("input", i % k)
         inside = b.and_(row.compared(">=", 0), row.compared("<", size["h"]))
         with b.if_else(inside) as (then, otherwise):
             with then, code.loop(0, size["columns"]) as j:
-                v = code.load(x, row * size["x_row"] + j * size["x_column"], vector)
-                code.store(code.widened(v) if kind.half else v, buffer, target + (size["margin"] + j) * LANES)
+                source, to = row * size["x_row"] + j * size["x_column"], target + (size["margin"] + j) * LANES
+                for v in range(kind.vectors):
+                    values = code.load(x, source + v * LANES, vector)
+                    code.store(code.widened(values) if kind.half else values, buffer, to + end * v)
             with otherwise:
-                clear(target, target + size["span"] * LANES)
+                for v in range(kind.vectors):
+                    clear(target + end * v, target + end * v + size["span"] * LANES)
 
         with b.if_then(i.compared(">=", k - 1)):
-            seen = [line("input", (i + 1 + j) % k) for j in range(k)]
-            for c in range(0, up, 2):  # more at once would want more registers than there are
-                pair = [line("tall", s) for s in range(c, min(c + 2, up))]
-                sweep(size["span"], seen, pair, c * k, k)
+            with code.loop(0, end * kind.vectors, end) as part:
+                seen = [line("input", (i + 1 + j) % k) for j in range(k)]
+                for c in range(0, up, 2):  # more at once would want more registers than there are
+                    pair = [line("tall", s) for s in range(c, min(c + 2, up))]
+                    sweep(size["span"], seen, pair, c * k, k)
             with code.loop(0, up) as r:
                 fine_row = (i - (k - 1)) * up + r
                 slot = fine_row % rows
-                wide = slot * up if kind.square else code.number(0)
-                seen = [line("tall", r) + j * LANES for j in range(k)]
-                for c in range(0, up, 2):
-                    pair = [line("wide", wide + s) for s in range(c, min(c + 2, up))]
-                    sweep(size["fine"], seen, pair, (up + c) * k, k, activate=True)
-                if not kind.square:
-                    targets = each_line(line("narrow", slot))
-                    sweep(size["width"], shifted(0), targets, reduce, columns, shift=down)
+                with code.loop(0, end * kind.vectors, end) as part:
+                    wide = slot * up if kind.square else code.number(0)
+                    seen = [line("tall", r) + j * LANES for j in range(k)]
+                    for c in range(0, up, 2):
+                        pair = [line("wide", wide + s) for s in range(c, min(c + 2, up))]
+                        sweep(size["fine"], seen, pair, (up + c) * k, k, activate=True)
+                    if not kind.square:
+                        targets = each_line(line("narrow", slot))
+                        sweep(size["width"], shifted(0), targets, reduce, columns, shift=down)
 
                 waiting = Int(b, b.load(done))
                 start = waiting * down + size["skipped"]
                 ready = (fine_row + 1).compared("==", start + rows)
                 with b.if_then(b.and_(ready, waiting.compared("<", size["rows"]))):
-                    if kind.square:
-                        targets = each_line(place["result"])
-                        clear(place["result"], end)
-                        with code.loop(0, rows) as j:
-                            seen, own = shifted((start + j) % rows * up), j * columns + reduce
-                            sweep(size["width"], seen, targets, own, columns, shift=down, add=True)
-                    else:
-                        seen = [line("narrow", (start + j) % rows) for j in range(rows)]
-                        sweep(size["width"] * lines, seen, [place["result"]], reduce, rows)
+                    with code.loop(0, end * kind.vectors, end) as part:
+                        result = line("result", 0)
+                        if kind.square:
+                            clear(result, result + length["result"])
+                            with code.loop(0, rows) as j:
+                                seen, own = shifted((start + j) % rows * up), j * columns + reduce
+                                sweep(
+                                    size["width"], seen, each_line(result), own, columns, shift=down, add=True
+                                )
+                        else:
+                            seen = [line("narrow", (start + j) % rows) for j in range(rows)]
+                            sweep(size["width"] * lines, seen, [result], reduce, rows)
                     for q in range(lines):
                         of_line = (size["y_columns"] + (lines - 1 - q)) // lines
                         with code.loop(0, of_line) as j:
-                            v = code.load(buffer, place["result"] + (size["width"] * q + j) * LANES, FLOATS)
+                            source = place["result"] + (size["width"] * q + j) * LANES
                             to = waiting * size["y_row"] + (j * lines + q) * size["y_column"]
-                            code.store(code.rounded(v) if kind.half else v, y, to)
+                            for v in range(kind.vectors):
+                                values = code.load(buffer, source + end * v, FLOATS)
+                                code.store(code.rounded(values) if kind.half else values, y, to + v * LANES)
                     b.store((waiting + 1).value, done)
     return code.compiled()

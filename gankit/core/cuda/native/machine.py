@@ -76,7 +76,7 @@ class Code:
         return Int(self.b, ir.Constant(INT, value)) if isinstance(value, int) else value
 
     @contextmanager
-    def loop(self, start: Int | int, stop: Int | int, step: int = 1) -> Iterator[Int]:
+    def loop(self, start: Int | int, stop: Int | int, step: Int | int = 1) -> Iterator[Int]:
         """for i in range(start, stop, step)."""
         b = self.b
         before, (head, body, end) = b.block, (b.append_basic_block() for _ in range(3))
