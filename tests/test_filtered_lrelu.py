@@ -119,7 +119,7 @@ def test_sampling_is_its_definition(call, channels, rates, kernels):
     # of the largest sum of absolute values that rounding can meet
     largest = [t if t is None else t.double().abs() for t in (x, fu, fd, b)]
     bound = by_definition(*largest, *rest[:4], 1, None, call["flip"]).max() if expected.numel() else 0
-    assert ((y.double() - expected).abs() <= 1e-5 * bound).all()
+    assert ((y.double() - expected).abs() <= 1e-6 * bound).all()
     assert y.shape == expected.shape
     assert torch.equal(x, before)
 

@@ -174,9 +174,8 @@ def packs(dtype: torch.dtype) -> bool:
     if _failures or not torch.backends.mkldnn.is_available() or not torch.backends.mkldnn.enabled:
         return False
     ops = torch.ops.mkldnn
-    needed = ("_convolution_pointwise", "_convolution_pointwise_", "_convolution_transpose_pointwise",
-              "_reorder_convolution_weight", "_reorder_convolution_transpose_weight",
-              "_is_mkldnn_bf16_supported")  # fmt: skip
+    needed = ("_convolution_pointwise", "_convolution_transpose_pointwise", "_reorder_convolution_weight",
+              "_reorder_convolution_transpose_weight", "_is_mkldnn_bf16_supported")  # fmt: skip
     if not all(hasattr(ops, name) for name in needed):
         return False
     return dtype == torch.float32 or (dtype == torch.bfloat16 and bool(ops._is_mkldnn_bf16_supported()))
