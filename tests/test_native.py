@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import ctypes
 import threading
+import warnings
 
 import numpy as np
 import pytest
 import torch
 
 from gankit.core.cuda import dispatch, native
-from gankit.core.cuda.native import filters, machine
-from gankit.core.cuda.native.machine import FLOAT, FLOATS, HALF, HALVES, LANES, Code
+from gankit.core.cuda.native import LANES, filters, machine
+from gankit.core.cuda.native.machine import FLOAT, FLOATS, HALF, HALVES, Code
 
 EVERY_HALF = np.arange(2**16).astype(np.uint16)  # the values of a bfloat16, as bits
 
@@ -104,3 +105,15 @@ def test_doctor_finds_a_kernel_that_fails_or_is_wrong(gankit_cli, monkeypatch):
     assert result.code == 1
     assert "FAILED: raised RuntimeError: no such instruction" in result.out
     assert "Traceback" not in result.out + result.err
+
+
+def test_a_self_test_hides_no_other_warning(monkeypatch):
+    right = dispatch.COMPOSITE["bias_act"]
+
+    def warns(*arguments):
+        warnings.warn("torch's interface to oneDNN failed (in this test)", RuntimeWarning, stacklevel=1)
+        return right(*arguments)
+
+    monkeypatch.setitem(dispatch.COMPOSITE, "bias_act", warns)
+    with pytest.warns(RuntimeWarning, match="in this test"):
+        assert dispatch.self_test("bias_act", "cpu", torch.device("cpu")).passed

@@ -108,12 +108,12 @@ class _FilteredLReLU:
             return None
         if max(up, len(self.fu) // up, *(n // down for n in fd.shape)) > MOST:
             return None
-        if x.dtype not in (torch.float32, torch.bfloat16):
+        if x.dtype not in (torch.float32, torch.bfloat16) or x.shape[1] < native.LANES:
             return None
         if not inference.undisturbed(x, (x, b)) or native.watched():
             return None
         kernel = native.load("filters")
-        if kernel is None or x.shape[1] < kernel.LANES:
+        if kernel is None:
             return None
         y = x.new_empty(len(x), *size, x.shape[1]).permute(0, 3, 1, 2)
         x = x if b is None else x + b.to(x.dtype).view(-1, 1, 1)

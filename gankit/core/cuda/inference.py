@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -26,6 +25,7 @@ from torch.autograd import forward_ad
 from gankit.core.cuda import winograd
 from gankit.core.cuda.activations import ACTIVATIONS
 from gankit.core.cuda.arguments import filter_size
+from gankit.core.cuda.failures import note
 from gankit.core.cuda.upfirdn2d import upfirdn2d
 from gankit.core.devices import bf16_units, forget, unchanged_in_file
 
@@ -158,15 +158,7 @@ _failures: list[str] = []
 
 def give_up(error: Exception) -> None:
     """Go on without oneDNN's own order of weights, after one warning."""
-    reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
-    if not _failures:
-        warnings.warn(
-            f"torch's interface to oneDNN failed ({reason}). Its public convolutions take its place, slower but equal. "
-            "Please report it with what `gankit doctor` prints",
-            RuntimeWarning,
-            stacklevel=2,
-        )
-    _failures.append(reason)
+    note(_failures, error, "torch's interface to oneDNN", "Its public convolutions take its place")
 
 
 def packs(dtype: torch.dtype) -> bool:

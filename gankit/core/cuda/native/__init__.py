@@ -6,11 +6,13 @@ Each has its place in a composite of torch's operators, which does the same wher
 from __future__ import annotations
 
 import importlib
-import warnings
 from types import ModuleType
 
 import torch
 
+from gankit.core.cuda.failures import note
+
+LANES = 16  # floats in a vector of a kernel
 _failures: list[str] = []  # why this process has no kernels
 
 
@@ -37,15 +39,7 @@ def watched() -> bool:
 
 def give_up(error: Exception) -> None:
     """Go on without kernels, after one warning."""
-    reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
-    if not _failures:
-        warnings.warn(
-            f"gankit's kernels for CPUs failed ({reason}). Operators of torch take their place, slower but equal. "
-            "Please report it with what `gankit doctor` prints",
-            RuntimeWarning,
-            stacklevel=2,
-        )
-    _failures.append(reason)
+    note(_failures, error, "gankit's kernels for CPUs", "Operators of torch take their place")
 
 
 def obstacle() -> str | None:

@@ -18,7 +18,8 @@ import torch
 from llvmlite import ir
 from torch import Tensor
 
-from gankit.core.cuda.native.machine import FLOAT, FLOATS, HALF, HALVES, INT, LANES, Code, Int, on_all_threads
+from gankit.core.cuda.native import LANES
+from gankit.core.cuda.native.machine import FLOAT, FLOATS, HALF, HALVES, INT, Code, Int, on_all_threads
 
 ROWS = 32  # of the result, at least, that a thread takes: it reads some ten more of the map than these need
 SIZES = (

@@ -20,7 +20,8 @@ import llvmlite.binding as llvm
 import torch
 from llvmlite import ir
 
-LANES = 16
+from gankit.core.cuda.native import LANES
+
 INT, FLOAT = ir.IntType(64), ir.FloatType()
 HALF = ir.IntType(16)  # the bits of a bfloat16
 FLOATS, HALVES, WORDS = (ir.VectorType(t, LANES) for t in (FLOAT, HALF, ir.IntType(32)))
