@@ -235,8 +235,11 @@ def test_a_kernel_that_fails_is_replaced_with_one_warning(monkeypatch, threads, 
     def broken(*arguments):
         raise RuntimeError("no such instruction")
 
+    class Broken:
+        run = broken
+
     monkeypatch.setattr(native, "_failures", [])
-    monkeypatch.setattr(filters, "kernel", broken if moment == "compile" else lambda kind: broken)
+    monkeypatch.setattr(filters, "kernel", broken if moment == "compile" else lambda kind: Broken())
     threads(2)
     with pytest.warns(RuntimeWarning, match="no such instruction") as seen:
         results = [sampled(2, 2, 12, clamp=0.5) for _ in range(2)]

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from gankit.core import cuda
-from gankit.core.cuda import ConstantWeights, conv, inference
+from gankit.core.cuda import ConstantWeights, conv, inference, onednn, ready
 from gankit.core.interfaces import CondSpec
 from gankit.plugins.generators.stylegan2 import StyleGAN2
 from gankit.plugins.generators.stylegan_t import StyleGANT
@@ -39,8 +39,8 @@ def taken(monkeypatch):
 @pytest.fixture
 def reordered(monkeypatch):
     calls = []
-    function = inference._reorder
-    monkeypatch.setattr(inference, "_reorder", lambda *a: calls.append(1) or function(*a))
+    function = onednn.reorder
+    monkeypatch.setattr(onednn, "reorder", lambda *a: calls.append(1) or function(*a))
     return calls
 
 
@@ -113,7 +113,7 @@ def test_without_torchs_private_operators(monkeypatch, up, fold, dtype):
     monkeypatch.setattr(inference, "FOLD", fold)
     x, w, s = tensors(dtype)
     expected = convolve(x, w, s, up)
-    monkeypatch.setattr(inference, "packs", lambda dtype: False)
+    monkeypatch.setattr(onednn, "packs", lambda dtype: False)
     torch.testing.assert_close(convolve(x, w, s, up), expected)
 
 
@@ -123,9 +123,9 @@ def test_without_torchs_private_operators(monkeypatch, up, fold, dtype):
 @pytest.mark.parametrize("stage", ["reorder", "convolve"])
 def test_private_operators_that_fail_are_replaced_with_one_warning(monkeypatch, up, fold, stage):
     monkeypatch.setattr(inference, "FOLD", fold)
-    monkeypatch.setattr(inference, "_failures", [])
+    monkeypatch.setattr(onednn, "failures", [])
     x, w, s = tensors()
-    if not inference.packs(x.dtype):
+    if not onednn.packs(x.dtype):
         pytest.skip("this torch has no interface to oneDNN")
     expected, weights, calls = convolve(x, w, s, up, impl="reference"), ConstantWeights(), []
     with weights.kept():
@@ -155,7 +155,7 @@ def test_private_operators_that_fail_are_replaced_with_one_warning(monkeypatch, 
 @torch.no_grad()
 def test_what_is_remembered_is_bounded(reordered, monkeypatch):
     monkeypatch.setattr(inference, "FOLD", 1e9)
-    monkeypatch.setattr(inference, "WEIGHTS", 3)
+    monkeypatch.setattr(ready, "WEIGHTS", 3)
     _, w, s = tensors()
     weights = ConstantWeights(most=4 * 4 * w.numel() + 100)
 

@@ -9,7 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gankit.core import cuda
-from gankit.core.cuda import ConstantWeights, inference, winograd
+from gankit.core.cuda import ConstantWeights, native, onednn, winograd
+
+
+@pytest.fixture(autouse=True)
+def no_kernels(monkeypatch):
+    """These take its place where they are."""
+    monkeypatch.setattr(native, "_failures", ["none in this test"])
 
 
 def filtered(x, weight, styles, padding, rows):
@@ -154,14 +160,14 @@ def test_defaults_of_torch_do_not_matter():
 
 @torch.no_grad()
 def test_a_failing_onednn_is_replaced(monkeypatch):
-    monkeypatch.setattr(inference, "_failures", [])
+    monkeypatch.setattr(onednn, "failures", [])
     x, w, s = torch.randn(1, 64, 32, 32), torch.randn(64, 64, 3, 3), torch.rand(1, 64)
     expected = cuda.modulated_conv2d(x, w, s, padding=1)
 
     def broken(*arguments):
         raise RuntimeError("no such operator")
 
-    monkeypatch.setattr(inference, "_packed_convolution", broken)
+    monkeypatch.setattr(onednn, "_packed", broken)
     weights = ConstantWeights()
     with weights.kept(), pytest.warns(RuntimeWarning, match="no such operator"):
         y = cuda.modulated_conv2d(x, w, s, padding=1)

@@ -11,7 +11,8 @@ from torch import nn
 
 import gankit
 from gankit.core import checkpoint, cuda, devices, models
-from gankit.core.cuda import ConstantWeights, inference
+from gankit.core.cuda import ConstantWeights, inference, native
+from gankit.core.cuda.native import winograd
 
 linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="pagemap is Linux's")
 
@@ -125,8 +126,22 @@ def test_a_module_that_saves_itself_in_a_way_of_its_own_is_copied(tmp_path):
 
 @linux
 @torch.no_grad()
-@pytest.mark.parametrize(("side", "dtype"), [(8, torch.float32), (40, torch.float32), (8, torch.bfloat16)])
-def test_a_weight_gives_its_memory_for_what_is_made_of_it(tmp_path, monkeypatch, side, dtype):
+@pytest.mark.parametrize(
+    ("side", "dtype", "without"),
+    [
+        (8, torch.float32, True),
+        (40, torch.float32, True),
+        (8, torch.bfloat16, True),
+        (40, torch.float32, False),
+        (8, torch.bfloat16, False),
+    ],
+)
+def test_a_weight_gives_its_memory_for_what_is_made_of_it(tmp_path, monkeypatch, side, dtype, without):
+    """With kernels for this CPU and `without`."""
+    if without:
+        monkeypatch.setattr(native, "_failures", ["none in this test"])
+    elif winograd.kind(dtype == torch.bfloat16, False) is None or "AMX" in devices.bf16_units():
+        pytest.skip("these maps take no kernel on this CPU")
     monkeypatch.setattr(inference, "FOLD", 1e9)
     values = torch.randn(64, 64, 3, 3)
     weight = stored(tmp_path, w=values)["w"]
@@ -140,7 +155,8 @@ def test_a_weight_gives_its_memory_for_what_is_made_of_it(tmp_path, monkeypatch,
     (ready,) = weights.known.values()
     (kernel,) = ready.kernels.values()
     size = sum(part.numel() * part.element_size() for part in kernel.parts)
-    assert size == {8: 1, 40: 2}[side] * values.numel() * dtype.itemsize
+    points = {8: 9, 40: 18}[side] if without else 16  # numbers that are made of 9 of the weight
+    assert size * 9 == points * values.numel() * dtype.itemsize
     assert kernel.extra == size - values.nbytes
     with weights.kept():  # maps of another kind ask for the weight again
         y = cuda.modulated_conv2d(x.float()[:, :, :7], weight, s, padding=1)

@@ -56,8 +56,11 @@ class FullyConnected(nn.Module):
         with without_autocast(x):
             x = at_least_float32(x)
             # scaling x instead of the weight is the smaller job for any batch below `out_features`
-            y = F.linear(x * self.weight_gain, self.weight.to(x.dtype))
+            x, w = x * self.weight_gain, self.weight.to(x.dtype)
             b = None if self.bias is None else self.bias * self.bias_gain
+            if self.activation == "linear":
+                return F.linear(x, w, None if b is None else b.to(x.dtype))
+            y = F.linear(x, w)
             return bias_act(y, b, dim=y.ndim - 1, act=self.activation)
 
 

@@ -1,7 +1,6 @@
 """The operators of the StyleGAN family, each in several implementations of one meaning; see `dispatch`."""
 
 from gankit.core.cuda.bias_act import normalize_2nd_moment
-from gankit.core.cuda.inference import ConstantWeights
 from gankit.core.cuda.ops import (
     bias_act,
     conv2d_resample,
@@ -13,6 +12,7 @@ from gankit.core.cuda.ops import (
     upfirdn2d,
     upsample2d,
 )
+from gankit.core.cuda.ready import ConstantWeights
 
 __all__ = [
     "ConstantWeights",

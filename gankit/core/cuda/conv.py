@@ -143,6 +143,17 @@ def modulated_conv2d(
             x, weight, styles, noise, up, padding, resample_filter, demodulate, input_gain, normalize, b, act, alpha,
             gain, clamp,
         )  # fmt: skip
+    if (
+        not demodulate
+        and act == "linear"
+        and gain == 1
+        and noise is None
+        and padding == NONE
+        and up == down == 1
+    ):
+        y = inference.few_outputs(x, variables, weight, styles, input_gain, b, clamp)
+        if y is not None:
+            return y
     spec = ACTIVATIONS[act]
     weight, styles, scale = modulation(x, weight, styles, demodulate, input_gain, normalize)
     weight = weight.to(x.dtype)

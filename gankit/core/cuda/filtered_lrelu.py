@@ -124,7 +124,7 @@ class _FilteredLReLU:
             for i, t in enumerate((ty, tx))
         )
         try:
-            with torch.profiler.record_function("gankit::filtered_lrelu"):
+            with native.recorded("gankit::filtered_lrelu"):
                 kernel.run(x, y, rows, columns, self._taps(fd, exact), down, self.slope, self.clamp)
         except Exception as error:
             native.give_up(error)

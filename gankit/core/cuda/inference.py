@@ -9,181 +9,25 @@ of its own. oneDNN reorders weights at every call; here they are reordered once 
 
 from __future__ import annotations
 
-import contextlib
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextvars import ContextVar
-from dataclasses import dataclass, field
-from functools import cached_property, partial
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from gankit.core.cuda import winograd
+from gankit.core.cuda import native, onednn, winograd
 from gankit.core.cuda.activations import ACTIVATIONS
 from gankit.core.cuda.arguments import filter_size
-from gankit.core.cuda.failures import note
+from gankit.core.cuda.ready import Kernels, Ready, ready_for
 from gankit.core.cuda.upfirdn2d import upfirdn2d
-from gankit.core.devices import bf16_units, forget, unchanged_in_file
+from gankit.core.devices import bf16_units
 
 BLOCK_BYTES = 2**21  # samples go together as long as their maps are below this
 MAP_BYTES = 2**23  # as BLOCK_BYTES, of a whole network whose layers work through their maps in blocks
 FOLD = 2  # factors go into a weight where maps are so many times as large
-ONE, NONE = [1, 1], [0, 0]
-WEIGHTS = 512  # remembered at most
-KEPT_BYTES = 32 * 2**20  # of weights made ready, beyond the weights' own
-
-
-class ConstantWeights:
-    """Weights of convolutions as the CPU wants them, made ready once for many calls without gradients.
-
-    A weight that is written to in place, replaced or moved is made ready anew; writing through `weight.data` or numpy
-    goes unnoticed. Takes `most` bytes beyond the weights' own memory: the first to come are kept, in a generator those
-    of the coarse layers, where making a weight ready takes the largest share of the time. What the last call did not
-    use makes room. A weight that lies unchanged in a mapped file, as those of `gankit.load` on Linux do, gives its
-    memory for what is made of it, and is read again where it is wanted.
-    """
-
-    def __init__(self, most: int = KEPT_BYTES) -> None:
-        self.most = most
-        self.known: dict[int, _Ready] = {}
-        self.calls = 0
-
-    @contextlib.contextmanager
-    def kept(self) -> Iterator[None]:
-        """Within, which is one call, convolutions take their weights from here."""
-        self.calls += 1
-        token = _constant.set(self)
-        try:
-            yield
-        finally:
-            _constant.reset(token)
-
-    def room(self, size: int) -> bool:
-        """Whether so many bytes more may be kept, after what has fallen out of use is gone."""
-        free = self.most - size
-        for ready in list(self.known.values()):  # a list, as other threads may add, too
-            for key, kernel in list(ready.kernels.items()):
-                if kernel.call < self.calls - 1:
-                    ready.kernels.pop(key, None)
-                else:
-                    free -= kernel.extra
-        return free >= 0
-
-
-_constant: ContextVar[ConstantWeights | None] = ContextVar("constant weights", default=None)
-
-
-@dataclass
-class _Kernel:
-    """A weight made ready for maps of one size and dtype: in one piece, or in several."""
-
-    parts: list[Tensor]
-    extra: int  # bytes that keeping it takes
-    call: int = 0  # the last that used it
-
-
-Kernels = dict[tuple[Any, ...], _Kernel]
-
-
-@dataclass
-class _Ready:
-    """What depends on a weight alone. The weight is kept, so that its id stays its own."""
-
-    weight: Tensor
-    version: int
-    address: int
-    kernels: Kernels = field(default_factory=dict)
-
-    @cached_property
-    def energy(self) -> Tensor:
-        """[O, I] in float32, sums of squares."""
-        return self.weight.detach().float().square().sum((2, 3))
-
-    def kernel(self, here: Kernels, x: Tensor, up: int, padding: list[int], phases: bool) -> Tensor:
-        """The weight made ready for `x`, from what is kept, or from `here`, which is of one call."""
-        key = (x.dtype, x.shape[2:], up, *padding, phases)
-        return self._get(here, key, lambda: [_reorder(self.weight.detach(), x, up, padding, phases)])[0]
-
-    def point(self, here: Kernels, point: int, rows: int, x: Tensor, padding: list[int]) -> Tensor:
-        """As `kernel`, one of those of `winograd.kernels`, for `x` of a block of up to so many rows."""
-
-        def make() -> list[Tensor]:
-            points = winograd.kernels(self.weight.detach().float())
-            return [_reorder(part, x, 1, padding, False) for part in points]
-
-        return self._get(here, (x.dtype, rows, x.shape[3], *padding, "points"), make)[point]
-
-    def _get(self, here: Kernels, key: tuple[Any, ...], make: Callable[[], list[Tensor]]) -> list[Tensor]:
-        constant = _constant.get()
-        kernel = self.kernels.get(key) or here.get(key)
-        if kernel is None or (kernel.parts[0].is_mkldnn and _failures):
-            parts = make()
-            size = sum(part.numel() * part.element_size() for part in parts)
-            # values that lie in a file need no memory beside those that are ready
-            spare = constant is not None and not self.kernels and unchanged_in_file(self.weight)
-            kernel = _Kernel(parts, size - self.weight.nbytes if spare else size)
-            keeps = constant is not None and constant.room(kernel.extra)
-            (self.kernels if keeps else here)[key] = kernel
-            if keeps and spare:
-                forget(self.weight)
-        kernel.call = 0 if constant is None else constant.calls
-        return kernel.parts
-
-
-def _reorder(weight: Tensor, x: Tensor, up: int, padding: list[int], phases: bool) -> Tensor:
-    """The weight [O, I, kh, kw] in the dtype of `x` and in oneDNN's order for a convolution of it."""
-    if phases:
-        weight, up, padding = _phases(weight), 1, ONE
-    w = weight.to(x.dtype) if up == 1 else weight.to(x.dtype).transpose(0, 1)
-    try:
-        if packs(x.dtype):
-            ops, size = torch.ops.mkldnn, list(x.shape)
-            if up == 1:
-                return ops._reorder_convolution_weight(w, padding, ONE, ONE, 1, size)  # type: ignore[no-any-return]
-            return ops._reorder_convolution_transpose_weight(  # type: ignore[no-any-return]
-                w, padding, NONE, [up, up], ONE, 1, size
-            )
-    except Exception as error:
-        give_up(error)
-    return w.contiguous(memory_format=torch.channels_last)
-
-
-# Why torch's interface to oneDNN, which is private and may change, is no longer used by this process
-_failures: list[str] = []
-
-
-def give_up(error: Exception) -> None:
-    """Go on without oneDNN's own order of weights, after one warning."""
-    note(_failures, error, "torch's interface to oneDNN", "Its public convolutions take its place")
-
-
-def packs(dtype: torch.dtype) -> bool:
-    """Whether torch's interface to oneDNN, which its compiler uses, is there and works."""
-    if _failures or not torch.backends.mkldnn.is_available() or not torch.backends.mkldnn.enabled:
-        return False
-    ops = torch.ops.mkldnn
-    needed = ("_convolution_pointwise", "_convolution_transpose_pointwise", "_reorder_convolution_weight",
-              "_reorder_convolution_transpose_weight", "_is_mkldnn_bf16_supported")  # fmt: skip
-    if not all(hasattr(ops, name) for name in needed):
-        return False
-    return dtype == torch.float32 or (dtype == torch.bfloat16 and bool(ops._is_mkldnn_bf16_supported()))
-
-
-def _ready(weight: Tensor) -> _Ready:
-    constant = _constant.get()
-    version = 0 if weight.is_inference() else weight._version
-    known = None if constant is None else constant.known.get(id(weight))
-    if known is None or (known.version, known.address) != (version, weight.data_ptr()):
-        known = _Ready(weight, version, weight.data_ptr())
-        if constant is not None:
-            constant.known[id(weight)] = known
-            for old in list(constant.known)[:-WEIGHTS]:
-                constant.known.pop(old, None)
-    return known
+ONE = [1, 1]
 
 
 def applies(
@@ -253,7 +97,7 @@ def modulated_conv2d(
     """As `gankit.core.cuda.modulated_conv2d`, where it `applies`. The result is channels-last."""
     from gankit.core.cuda.conv import modulation, transposed_padding
 
-    ready = _ready(weight)
+    ready = ready_for(weight)
     energy = ready.energy if demodulate else None
     _, styles, demodulation = modulation(x, weight, styles, demodulate, input_gain, normalize, energy)
     styles = styles.float()[:, :, None, None]
@@ -271,11 +115,27 @@ def modulated_conv2d(
 
     x = x.contiguous(memory_format=torch.channels_last)
     here: Kernels = {}
+    kernels = None if native.watched() else native.load("modulated")
+    noises = None if noise is None else noise.reshape(-1, h, w)
+    if kernels is not None and _kernels_pay(x):
+        get = partial(ready.get, here)
+        try:
+            with native.recorded("gankit::modulated_conv2d"):
+                y = kernels.run(
+                    x, weight, get, (h, w), up, cut, rest, resample_filter, styles, scale, bias, noises, act, alpha,
+                    clamp,
+                )  # fmt: skip
+            if y is not None:
+                return y  # type: ignore[no-any-return]
+        except Exception as error:
+            native.give_up(error)
+            kernels = None
+
     if up == 1 and winograd.pays(x, weight, (h, w)):
         rows = winograd.block_rows(weight, (h, w))
 
         def product(point: int, t: Tensor) -> Tensor:
-            return _convolve(t, partial(ready.point, here, point, rows, t, [0, x0]), None, 1, [0, x0])
+            return onednn.convolve(t, partial(_point, ready, here, point, rows, t, [0, x0]), None, 1, [0, x0])
 
         y = _empty(x, (len(x), len(weight), h, w))
         for i, top, t in winograd.blocks(x, styles, rows, (y0, x0), product):
@@ -294,24 +154,60 @@ def modulated_conv2d(
         some, part = slice(i, i + step), x[i : i + step]
         factors: Tensor | None = scale[some]
         if not fold:
-            kernel = partial(ready.kernel, here, part, up, cut, phases)
+            kernel = partial(_direct, ready, here, part, up, cut, phases)
             part = (part * styles[some]).to(x.dtype)  # rounded once
         elif up > 1:
-            kernel = partial(_reorder, weight.float() * styles[i], part, up, cut, phases)
+            kernel = partial(_reordered, weight.float() * styles[i], part, up, cut, phases)
         else:
-            kernel = partial(_reorder, weight.float() * (scale[i, :, None] * styles[i]), part, up, cut, False)
+            kernel = partial(onednn.reorder, weight.float() * (scale[i, :, None] * styles[i]), part, up, cut)
             factors = None
         if phases:
             fine = _enlarge(part, kernel, fine)
-            t = upfirdn2d(fine[: len(part)], resample_filter, gain=up**2)
+            t, around = fine[: len(part)], (0, 0, 0, 0)
         else:
-            t = _convolve(part, kernel, bias if factors is None else None, up, cut)
-            t = t if up == 1 else upfirdn2d(t, resample_filter, padding=rest, gain=up**2)
-        if i == 0:  # of a batch that goes at once, the result is finished in place
+            t, around = onednn.convolve(part, kernel, bias if factors is None else None, up, cut), rest
+        if up > 1 and kernels is not None:
+            y = y if i else _empty(t, (len(x), len(weight), h, w))
+            own = noises[some] if noises is not None and len(noises) > 1 else noises
+            try:
+                with native.recorded("gankit::modulated_conv2d"):
+                    if kernels.smoothed(
+                        t, y[some], resample_filter, up, around, scale[some], bias, own, act, alpha, clamp
+                    ):
+                        continue
+            except Exception as error:
+                native.give_up(error)
+            kernels = None
+        if up > 1:
+            t = upfirdn2d(t, resample_filter, padding=around, gain=up**2)
+        if not y.numel():  # of a batch that goes at once, the result is finished in place
             y = t if step >= len(x) else _empty(t, (len(x), *t.shape[1:]))
         extra = noise[some] if noise is not None and noise.ndim == 4 and len(noise) > 1 else noise
         _finish(t, y[some], factors, bias if up > 1 or not fold else None, extra, act, alpha, clamp)
     return y
+
+
+def few_outputs(
+    x: Tensor, variables: tuple[Tensor | None, ...], weight: Tensor, styles: Tensor, input_gain: Tensor | float | None,
+    b: Tensor | None, clamp: float | None,
+) -> Tensor | None:  # fmt: skip
+    """A 1x1 convolution without demodulation, such as to RGB, by a kernel; None where that does not apply."""
+    if weight.shape[2:] != (1, 1) or x.dtype not in (torch.float32, torch.bfloat16) or not x.numel():
+        return None
+    if not x.is_contiguous(memory_format=torch.channels_last) or x.stride(1) != 1:
+        return None
+    if not undisturbed(x, variables) or torch.is_autocast_enabled("cpu") or native.watched():
+        return None
+    kernels = native.load("pointwise")
+    if kernels is None:
+        return None
+    styles = styles if input_gain is None else styles * input_gain
+    try:
+        with native.recorded("gankit::modulated_conv2d"):
+            return kernels.run(x, weight[:, :, 0, 0], styles, b, clamp)  # type: ignore[no-any-return]
+    except Exception as error:
+        native.give_up(error)
+        return None
 
 
 def filtered_convolution(x: Tensor, weight: Tensor, padding: Sequence[int]) -> Tensor:
@@ -322,17 +218,45 @@ def filtered_convolution(x: Tensor, weight: Tensor, padding: Sequence[int]) -> T
     ready: list[Tensor] = []
 
     def kernel(point: int, t: Tensor) -> Tensor:
-        if not ready or (ready[0].is_mkldnn and _failures):
-            ready[:] = [_reorder(part, t, 1, cut, False) for part in winograd.kernels(weight)]
+        if not ready or (ready[0].is_mkldnn and onednn.failures):
+            ready[:] = [onednn.reorder(part, t, 1, cut) for part in winograd.kernels(weight)]
         return ready[point]
 
     def product(point: int, t: Tensor) -> Tensor:
-        return _convolve(t, partial(kernel, point, t), None, 1, cut)
+        return onednn.convolve(t, partial(kernel, point, t), None, 1, cut)
 
     y = _empty(x, (len(x), len(weight), h, w))
     for i, top, t in winograd.blocks(x, None, winograd.block_rows(weight, (h, w)), padding, product):
         y[i : i + 1, :, top : top + t.shape[2]] = t
     return y
+
+
+def _kernels_pay(x: Tensor) -> bool:
+    """Where the kernels of `native`, with half of the products, beat convolutions of oneDNN. Those have AMX, which a
+    kernel has not; and of small maps in float32 the time goes into reading weights, of which a kernel's are larger."""
+    if x.dtype == torch.bfloat16:
+        return "AMX" not in bf16_units()
+    return x.shape[2] * x.shape[3] >= winograd.FEWEST_PIXELS
+
+
+def _direct(ready: Ready, here: Kernels, x: Tensor, up: int, padding: list[int], phases: bool) -> Tensor:
+    """The weight in oneDNN's order for `x`."""
+    key = (x.dtype, x.shape[2:], up, *padding, phases)
+    return ready.get(here, key, lambda: [_reordered(ready.weight.detach(), x, up, padding, phases)])[0]
+
+
+def _reordered(weight: Tensor, x: Tensor, up: int, padding: list[int], phases: bool) -> Tensor:
+    return onednn.reorder(_phases(weight), x, 1, ONE) if phases else onednn.reorder(weight, x, up, padding)
+
+
+def _point(ready: Ready, here: Kernels, point: int, rows: int, x: Tensor, padding: list[int]) -> Tensor:
+    """One of `winograd.kernels`, in oneDNN's order for `x` of a block of up to so many rows."""
+
+    def make() -> list[Tensor]:
+        points = winograd.kernels(ready.weight.detach().float())
+        return [onednn.reorder(part, x, 1, padding) for part in points]
+
+    return ready.get(here, (x.dtype, rows, x.shape[3], *padding, "points"), make)[point]
 
 
 def _phases_pay(x: Tensor) -> bool:
@@ -354,39 +278,12 @@ def _enlarge(x: Tensor, kernel: Callable[[], Tensor], fine: Tensor) -> Tensor:
     """The transposed convolution of stride 2 with a border of zeros, for the filter after it; into `fine`, if that
     holds an earlier result."""
     n, _, h, w = x.shape
-    y = _convolve(x, kernel, None, 1, ONE).permute(0, 2, 3, 1).unflatten(3, (2, 2, -1))
+    y = onednn.convolve(x, kernel, None, 1, ONE).permute(0, 2, 3, 1).unflatten(3, (2, 2, -1))
     if not fine.numel():
         fine = y.new_zeros(n, 2 * h + 3, 2 * w + 3, y.shape[-1]).permute(0, 3, 1, 2)
     inner = fine.permute(0, 2, 3, 1)[:n, :-1, :-1].unflatten(1, (-1, 2)).unflatten(3, (-1, 2))
     inner.copy_(y.permute(0, 1, 3, 2, 4, 5))
     return fine
-
-
-def _convolve(
-    x: Tensor, kernel: Callable[[], Tensor], b: Tensor | None, up: int, padding: list[int]
-) -> Tensor:
-    """`kernel` makes one ready; asked again after a failure, it is one for torch's public convolutions."""
-    b, w = None if b is None else b.to(x.dtype), kernel()
-    if w.is_mkldnn:
-        try:
-            return _packed_convolution(x, w, b, up, padding)
-        except Exception as error:
-            give_up(error)
-            w = kernel()
-    if up == 1:
-        return F.conv2d(x, w, b, padding=padding)
-    return F.conv_transpose2d(x, w, b, stride=up, padding=padding)
-
-
-def _packed_convolution(x: Tensor, w: Tensor, b: Tensor | None, up: int, padding: list[int]) -> Tensor:
-    ops = torch.ops.mkldnn
-    if up == 1:
-        return ops._convolution_pointwise(  # type: ignore[no-any-return]
-            x, w, b, padding, ONE, ONE, 1, "none", [], ""
-        )
-    return ops._convolution_transpose_pointwise(  # type: ignore[no-any-return]
-        x, w, b, padding, NONE, [up, up], ONE, 1, "none", [], ""
-    )
 
 
 def _empty(x: Tensor, shape: tuple[int, ...]) -> Tensor:

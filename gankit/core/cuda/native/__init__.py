@@ -5,6 +5,7 @@ Each has its place in a composite of torch's operators, which does the same wher
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 from types import ModuleType
 
@@ -35,6 +36,13 @@ def watched() -> bool:
     """
     depth = getattr(torch._C, "_len_torch_dispatch_stack", None)
     return depth is None or depth() > 0
+
+
+def recorded(name: str) -> contextlib.AbstractContextManager[object]:
+    """Shows a kernel to torch's profiler, which sees operators alone. Costs a tenth of a millisecond where it is on."""
+    if getattr(torch.autograd.profiler, "_is_profiler_enabled", True):
+        return torch.profiler.record_function(name)
+    return contextlib.nullcontext()
 
 
 def give_up(error: Exception) -> None:

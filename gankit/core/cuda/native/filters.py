@@ -9,8 +9,9 @@ close to the core, where operators of torch carry the map through memory several
 from __future__ import annotations
 
 import functools
+import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,7 +20,7 @@ from llvmlite import ir
 from torch import Tensor
 
 from gankit.core.cuda.native import LANES
-from gankit.core.cuda.native.machine import FLOAT, FLOATS, HALF, HALVES, INT, Code, Int, on_all_threads
+from gankit.core.cuda.native.machine import FLOAT, FLOATS, HALF, HALVES, INT, Code, Int, Kernel
 
 ROWS = 32  # of the result, at least, that a thread takes: it reads some ten more of the map than these need
 SIZES = (
@@ -69,7 +70,6 @@ def run(
     parts = [min(i, channels - vectors * LANES) for i in range(0, channels, vectors * LANES)]
     bands = min(math.ceil(2 * threads / (n * len(parts))), max(height // ROWS, 1)) if threads > 1 else 1
     step = math.ceil(math.ceil(height / bands) / phases) * phases
-    tasks = iter([(i, c, r) for i in range(n) for c in parts for r in range(0, height, step)])
     weights = np.concatenate([t.flatten().numpy() for t in (rows.taps, columns.taps, fd)])
     weights = np.append(weights, [slope, math.inf if clamp is None else clamp]).astype(np.float32)
     low, high = max(columns.first, 0), min(columns.first + columns.count + k - 1, w)
@@ -78,19 +78,18 @@ def run(
         "margin": low - columns.first, "span": columns.count + k - 1, "fine": columns.count,
         "width": math.ceil(width / phases), "y_row": y.stride(2), "y_column": y.stride(3), "y_columns": width,
     }  # fmt: skip
-
-    def work() -> None:
-        size = buffer_size(kind, sizes["span"], sizes["fine"], sizes["width"])
-        buffer = torch.empty(size, dtype=torch.float32, device="cpu")
-        for i, channel, row in tasks:
-            own = {**sizes, "rows": min(step, height - row), "top": rows.first + row * down // up}
-            own["steps"] = math.ceil(((own["rows"] - 1) * down + len(fd) + rows.skipped) / up)
-            numbers = np.array([own[name] for name in SIZES], np.int64)
-            a = x.data_ptr() + (i * x.stride(0) + low * x.stride(3) + channel) * x.element_size()
-            b = y.data_ptr() + (i * y.stride(0) + row * y.stride(2) + channel) * y.element_size()
-            call(a, b, buffer.data_ptr(), numbers.ctypes.data, weights.ctypes.data)
-
-    on_all_threads(work)
+    starts = range(0, height, step)
+    numbers = np.empty((len(starts), len(SIZES)), np.int64)
+    for own, row in zip(numbers, starts):
+        sizes |= {"rows": min(step, height - row), "top": rows.first + row * down // up}
+        sizes["steps"] = math.ceil(((sizes["rows"] - 1) * down + len(fd) + rows.skipped) / up)
+        own[:] = [sizes[name] for name in SIZES]
+    tasks = []
+    for i, channel, (row, own) in itertools.product(range(n), parts, zip(starts, numbers)):
+        a = x.data_ptr() + (i * x.stride(0) + low * x.stride(3) + channel) * x.element_size()
+        b = y.data_ptr() + (i * y.stride(0) + row * y.stride(2) + channel) * y.element_size()
+        tasks.append((a, b, own.ctypes.data, weights.ctypes.data))
+    call.run(tasks, buffer_size(kind, sizes["span"], sizes["fine"], sizes["width"]))
 
 
 @dataclass(frozen=True)
@@ -119,16 +118,16 @@ def buffer_size(kind: Kind, span: int, fine: int, width: int) -> int:
 
 
 @functools.cache
-def kernel(kind: Kind) -> Callable[..., None]:
-    """Takes the addresses of x, y, buffer, sizes (int64, by `SIZES`) and weights (float32: phases along y, along x, the
+def kernel(kind: Kind) -> Kernel:
+    """Takes the addresses of x, y, sizes (int64, by `SIZES`) and weights (float32: phases along y, along x, the
     filter that reduces, slope, bound). Those of x and y are of the first channel of a group of `vectors`, in the first
     row and the first of the `columns`."""
     up, down, k, rows, columns = kind.up, kind.down, kind.taps_up, kind.rows, kind.columns
     lines = up // down  # of the result, as phases along x
     number, vector = (HALF, HALVES) if kind.half else (FLOAT, FLOATS)
-    code = Code([number, number, FLOAT, INT, FLOAT])
+    code = Code([number, number, INT, FLOAT])
     b = code.b
-    x, y, buffer, sizes, weights = code.arguments
+    x, y, sizes, weights, buffer = code.arguments
     size = {name: Int(b, b.load(code.at(sizes, i))) for i, name in enumerate(SIZES)}
 
     place, length, end = {}, {}, code.number(0)

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import llvmlite.binding as llvm
+import numpy as np
 import torch
 from llvmlite import ir
 
@@ -24,7 +25,9 @@ from gankit.core.cuda.native import LANES
 
 INT, FLOAT = ir.IntType(64), ir.FloatType()
 HALF = ir.IntType(16)  # the bits of a bfloat16
-FLOATS, HALVES, WORDS = (ir.VectorType(t, LANES) for t in (FLOAT, HALF, ir.IntType(32)))
+WORD = ir.IntType(32)
+FLOATS, HALVES, WORDS = (ir.VectorType(t, LANES) for t in (FLOAT, HALF, WORD))
+PAIRS = ir.VectorType(HALF, 2 * LANES)
 
 
 @dataclass(frozen=True)
@@ -64,11 +67,12 @@ def _words(n: int) -> ir.Constant:
 
 
 class Code:
-    """A function without result, of pointers, under construction."""
+    """A function without result, of pointers, under construction. The last of `arguments` is to floats that a thread
+    has for itself."""
 
     def __init__(self, pointers: Sequence[ir.Type]) -> None:
         self.module = ir.Module()
-        signature = ir.FunctionType(ir.VoidType(), [t.as_pointer() for t in pointers])
+        signature = ir.FunctionType(ir.VoidType(), [t.as_pointer() for t in (*pointers, FLOAT)])
         function = ir.Function(self.module, signature, "kernel")
         self.arguments = function.args
         self.b = ir.IRBuilder(function.append_basic_block())
@@ -77,18 +81,28 @@ class Code:
         return Int(self.b, ir.Constant(INT, value)) if isinstance(value, int) else value
 
     @contextmanager
-    def loop(self, start: Int | int, stop: Int | int, step: Int | int = 1) -> Iterator[Int]:
-        """for i in range(start, stop, step)."""
+    def loop(
+        self, start: Int | int, stop: Int | int, step: Int | int = 1, carried: list[ir.Value] | None = None
+    ) -> Iterator[Int]:
+        """for i in range(start, stop, step). What the body puts into `carried` is there in the next turn, and after."""
         b = self.b
+        values = carried if carried is not None else []
         before, (head, body, end) = b.block, (b.append_basic_block() for _ in range(3))
         b.branch(head)
         b.position_at_end(head)
         i = b.phi(INT)
         i.add_incoming(self.number(start).value, before)
+        variables = [b.phi(value.type) for value in values]
+        for variable, value in zip(variables, values):
+            variable.add_incoming(value, before)
+        values[:] = variables
         b.cbranch(Int(b, i).compared("<", stop), body, end)
         b.position_at_end(body)
         yield Int(b, i)
         i.add_incoming((Int(b, i) + step).value, b.block)
+        for variable, value in zip(variables, values):
+            variable.add_incoming(value, b.block)
+        values[:] = variables
         b.branch(head)
         b.position_at_end(end)
 
@@ -101,21 +115,38 @@ class Code:
 
     def store(self, value: ir.Value, pointer: ir.Value, index: Int) -> None:
         address = self.b.bitcast(self.at(pointer, index), value.type.as_pointer())
-        self.b.store(value, address, align=2 if value.type == HALVES else 4)
+        self.b.store(value, address, align=4 if value.type in (FLOATS, WORDS) else 2)
+
+    def put(self, values: Sequence[ir.Value], half: bool, pointer: ir.Value, index: Int) -> None:
+        """Vectors of floats one after the other, as bfloat16 if `half`; these are two."""
+        if half:
+            self.store(self.joined(*values), pointer, index)
+        else:
+            for i, value in enumerate(values):
+                self.store(value, pointer, index + i * LANES)
+
+    def within(self, index: Int, size: Int) -> ir.Value:
+        return self.b.and_(index.compared(">=", 0), index.compared("<", size))
+
+    def lower(self, a: Int, b: Int | int) -> Int:
+        return Int(self.b, self.b.select(a.compared("<", b), a.value, self.number(b).value))
 
     def every(self, value: ir.Value) -> ir.Value:
-        """A vector of equal floats."""
-        empty = ir.Constant(FLOATS, ir.Undefined)
-        one = self.b.insert_element(empty, value, ir.Constant(ir.IntType(32), 0))
+        """A vector of equal floats, or of equal words."""
+        empty = ir.Constant(ir.VectorType(value.type, LANES), ir.Undefined)
+        one = self.b.insert_element(empty, value, ir.Constant(WORD, 0))
         return self.b.shuffle_vector(one, empty, _words(0))
 
     def dot(self, x: Sequence[ir.Value], weights: Sequence[ir.Value]) -> ir.Value:
         """Sum of products, which may be rounded once each."""
-        total = None
-        for value, weight in zip(x, weights):
-            part = self.b.fmul(value, weight, flags=["contract"])
-            total = part if total is None else self.b.fadd(total, part, flags=["contract"])
+        total = self.b.fmul(x[0], weights[0], flags=["contract"])
+        for value, weight in zip(x[1:], weights[1:]):
+            total = self.plus(total, value, weight)
         return total
+
+    def plus(self, total: ir.Value, x: ir.Value, y: ir.Value) -> ir.Value:
+        """total + x * y, which may be rounded once."""
+        return self.b.fadd(total, self.b.fmul(x, y, flags=["contract"]), flags=["contract"])
 
     def widened(self, bits: ir.Value) -> ir.Value:
         """bfloat16 -> float32."""
@@ -131,59 +162,152 @@ class Code:
         bits = b.select(b.fcmp_unordered("uno", value, value), _words(0x7FC00000), near)
         return b.trunc(b.lshr(bits, _words(16)), HALVES)
 
-    def compiled(self) -> Callable[..., None]:
-        """Takes addresses; other Python threads go on while it runs."""
+    def even_and_odd(self, pairs: ir.Value) -> list[ir.Value]:
+        """32 bfloat16, in words of two -> the first of each word in float32, and the second."""
+        even = self.b.shl(pairs, _words(16))
+        odd = self.b.and_(pairs, _words(0xFFFF0000))
+        return [self.b.bitcast(half, FLOATS) for half in (even, odd)]
+
+    def sum(self, vector: ir.Value) -> ir.Value:
+        """Of its floats."""
+        empty = ir.Constant(FLOATS, ir.Undefined)
+        for half in (8, 4, 2, 1):
+            other = ir.Constant(WORDS, [(i + half) % LANES for i in range(LANES)])
+            vector = self.b.fadd(vector, self.b.shuffle_vector(vector, empty, other))
+        return self.b.extract_element(vector, ir.Constant(WORD, 0))
+
+    def clamped(self, value: ir.Value, bound: ir.Value) -> ir.Value:
+        """To -bound to bound; what is not a number stays so."""
+        b, below = self.b, self.b.fneg(bound)
+        value = b.select(b.fcmp_ordered(">", value, bound), bound, value)
+        return b.select(b.fcmp_ordered("<", value, below), below, value)
+
+    def in_turn(self, even: ir.Value, odd: ir.Value) -> list[ir.Value]:
+        """From two vectors of floats, to the first and the second half of what takes one from each in turn."""
+        orders = [[i // 2 + i % 2 * LANES for i in range(start, start + LANES)] for start in (0, LANES)]
+        return [self.b.shuffle_vector(even, odd, ir.Constant(WORDS, order)) for order in orders]
+
+    def joined(self, first: ir.Value, second: ir.Value) -> ir.Value:
+        """Two vectors of float32, one after the other, as 32 bfloat16; AVX512_BF16. Like `rounded`, but what is below
+        the normal numbers becomes 0."""
+        function = self._instruction("avx512bf16.cvtne2ps2bf16.512", PAIRS, [FLOATS, FLOATS])
+        return self.b.call(function, [second, first])
+
+    def sum_of_pairs(self, total: ir.Value, x: ir.Value, y: ir.Value) -> ir.Value:
+        """total + x * y, of both bfloat16 of each word; AVX512_BF16."""
+        function = self._instruction("avx512bf16.dpbf16ps.512", FLOATS, [FLOATS, WORDS, WORDS])
+        return self.b.call(function, [total, x, y])
+
+    def _instruction(self, name: str, result: ir.Type, arguments: Sequence[ir.Type]) -> ir.Function:
+        name = f"llvm.x86.{name}"
+        known = self.module.globals.get(name)
+        return known or ir.Function(self.module, ir.FunctionType(result, arguments), name)
+
+    def compiled(self) -> Kernel:
+        """With an entry for threads, which take one task after the other."""
         self.b.ret_void()
-        return _compile(str(self.module), len(self.arguments))
+        function = self.b.function
+        entry = ir.Function(self.module, ir.FunctionType(ir.VoidType(), [INT.as_pointer()]), "entry")
+        b = self.b = ir.IRBuilder(entry.append_basic_block())
+        (data,) = entry.args
+
+        def next_number(place: int) -> Int:
+            """Another for each thread that asks."""
+            return Int(b, b.atomic_rmw("add", self.at(data, place), ir.Constant(INT, 1), "seq_cst"))
+
+        tasks, scratch, size = (Int(b, b.load(self.at(data, i))) for i in (2, 3, 4))
+        own = scratch + next_number(1) * size
+        head, body, end = (b.append_basic_block() for _ in range(3))
+        b.branch(head)
+        b.position_at_end(head)
+        task = next_number(0)
+        b.cbranch(task.compared("<", tasks), body, end)
+        b.position_at_end(body)
+        first = task * (len(function.args) - 1) + HEADER
+        values = [b.load(self.at(data, first + i)) for i in range(len(function.args) - 1)]
+        pairs = zip([*values, own.value], function.args)
+        b.call(function, [b.inttoptr(value, argument.type) for value, argument in pairs])
+        b.branch(head)
+        b.position_at_end(end)
+        b.ret_void()
+        return Kernel(_compile(str(self.module)))
+
+
+HEADER = 5  # numbers before the tasks: the next task and thread, how many tasks, scratch, and a thread's bytes of it
+
+
+@dataclass(frozen=True)
+class Kernel:
+    address: int
+
+    def run(self, tasks: np.ndarray | Sequence[Sequence[int]], scratch: int = 0) -> None:
+        """Run the function for each task, which is the addresses of its arguments, on all threads that torch has for a
+        CPU."""
+        if not len(tasks):
+            return
+        threads = min(torch.get_num_threads(), len(tasks))
+        space = torch.empty(threads * scratch, dtype=torch.float32, device="cpu")
+        header = [0, 0, len(tasks), space.data_ptr(), scratch * 4]
+        data = np.concatenate([np.array(header, np.int64), np.asarray(tasks, np.int64).ravel()])
+        on_all_threads(self.address, data.ctypes.data, threads)
 
 
 _lock = threading.Lock()
 _engines: list[Any] = []  # own the machine code
 
 
-def _compile(text: str, arguments: int) -> Callable[..., None]:
+@functools.cache
+def features() -> dict[str, bool]:
+    """What instructions the CPU has, by LLVM's names."""
+    try:
+        return dict(llvm.get_host_cpu_features())
+    except RuntimeError:  # LLVM does not know it of some CPUs
+        return {}
+
+
+def _compile(text: str) -> int:
     with _lock:
         llvm.initialize_native_target()
         llvm.initialize_native_asmprinter()
-        try:
-            features = llvm.get_host_cpu_features().flatten()
-        except RuntimeError:  # LLVM does not know of some CPUs what they have
-            features = ""
         target = llvm.Target.from_default_triple()
-        machine = target.create_target_machine(cpu=llvm.get_host_cpu_name(), features=features, opt=3)
+        known = ",".join(("+" if has else "-") + name for name, has in sorted(features().items()))
+        machine = target.create_target_machine(cpu=llvm.get_host_cpu_name(), features=known, opt=3)
         engine = llvm.create_mcjit_compiler(llvm.parse_assembly(text), machine)
         engine.finalize_object()
         _engines.append(engine)
-        address = engine.get_function_address("kernel")
-    return ctypes.CFUNCTYPE(None, *[ctypes.c_void_p] * arguments)(address)  # type: ignore[no-any-return]
+        return int(engine.get_function_address("entry"))
 
 
-def on_all_threads(work: Callable[[], None]) -> None:
-    """Call `work` as often as torch has threads on a CPU, at once. What one raises is raised here."""
-    count, failures = torch.get_num_threads(), list[BaseException]()
+@functools.cache
+def channels_in_groups(count: int, group: int, half: bool = False) -> np.ndarray:
+    """Their numbers in groups, of which the last has the last channels; if `half`, in each even ones come first."""
+    starts = [min(start, count - group) for start in range(0, count, group)]
+    numbers = np.array(starts)[:, None] + np.arange(group)
+    return (np.concatenate([numbers[:, ::2], numbers[:, 1::2]], 1) if half else numbers).ravel()
 
-    def guarded(_: object = None) -> None:
-        try:
-            work()
-        except BaseException as error:  # would be lost in a thread of OpenMP
-            failures.append(error)
 
-    team = _openmp()
+def numbered(names: Sequence[str], sizes: dict[str, int], count: int) -> np.ndarray:
+    """Rows of sizes, all alike; of names that are missing, 0."""
+    return np.tile(np.array([sizes.get(name, 0) for name in names], np.int64), (count, 1))
+
+
+def row_addresses(rows: np.ndarray) -> np.ndarray:
+    return rows.ctypes.data + np.arange(len(rows)) * rows.strides[0]
+
+
+def on_all_threads(address: int, data: int, count: int) -> None:
+    """Call the function at `address` with `data` from so many threads at once."""
+    function, team = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(address), _openmp()
     if count == 1:
-        guarded()
+        function(data)
     elif team is not None:
-        team(_TASK(guarded), None, count, 0)
+        team(address, data, count, 0)
     else:
         with ThreadPoolExecutor(count - 1) as pool:
-            others = [pool.submit(guarded) for _ in range(count - 1)]
-            guarded()
+            others = [pool.submit(function, data) for _ in range(count - 1)]
+            function(data)
             for other in others:
                 other.result()
-    if failures:
-        raise failures[0]
-
-
-_TASK = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
 
 
 @functools.cache
@@ -194,5 +318,5 @@ def _openmp() -> Callable[..., None] | None:
         return None
     team = getattr(ctypes.CDLL(None), "GOMP_parallel", None)
     if team is not None:
-        team.restype, team.argtypes = None, [_TASK, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint]
+        team.restype, team.argtypes = None, [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint]
     return team

@@ -1,0 +1,139 @@
+"""The modulated 3x3 convolution without gradients on a CPU by kernels: one, and of an enlarging one a second, which
+filters."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gankit.core.cuda.native import smooth, winograd
+from gankit.core.cuda.native.epilogue import Epilogue
+
+
+def run(
+    x: Tensor,
+    weight: Tensor,
+    get: Callable[[tuple[Any, ...], Callable[[], list[Tensor]]], list[Tensor]],
+    size: tuple[int, int],
+    up: int,
+    padding: Sequence[int],
+    rest: tuple[int, int, int, int],
+    f: Tensor | None,
+    styles: Tensor,
+    scale: Tensor,
+    bias: Tensor | None,
+    noise: Tensor | None,
+    act: str,
+    alpha: float,
+    clamp: float | None,
+) -> Tensor | None:
+    """clamp(act(conv(x * styles) * scale + bias + noise)), channels-last, or None where the kernels do not apply.
+
+    Args:
+        x: [N, I, H, W], float32 or bfloat16, channels-last.
+        weight: [O, I, kh, kw]; of an enlarging one, unflipped for a transposed convolution.
+        get: the weight made ready, by a key and a function that makes it.
+        size: of the result.
+        up: 1 or more.
+        padding: of height and width, or what a transposed convolution cuts.
+        rest: (x0, x1, y0, y1), that of the filter after it.
+        f: this filter, [t] or [ty, tx].
+        styles: [N, I, 1, 1], as all that follows in float32.
+        scale: [N, O, 1, 1].
+        bias: [O].
+        noise: [N or 1, H', W'].
+        act: the activation's name.
+        alpha: its slope, if it has one.
+        clamp: the largest value of the result, or None.
+    """
+    kind, styles = winograd.kind(x.dtype == torch.bfloat16, up > 1), styles[:, :, 0, 0]
+    after = _after(scale, bias, noise, act, alpha, clamp)
+    if kind is None or after is None or weight.shape[2:] != (3, 3):
+        return None
+    if len(weight) < max(kind.block, smooth.group(kind.half)) or weight.shape[1] < kind.group:
+        return None
+    filters = None if up == 1 else _axes(f, up)
+    if up > 1 and (up != 2 or any(padding) or filters is None or min(rest) < 0):
+        return None
+
+    (weights,) = get((kind,), lambda: [winograd.weights(weight, kind)])
+    y = _empty(x, len(weight), size)
+    if filters is None:
+        winograd.run(x, y, weights, kind, padding, styles, after)
+        return y
+    fine = _empty(x, len(weight), (2 * x.shape[2] + 1, 2 * x.shape[3] + 1))
+    winograd.run(x, fine, weights, kind, padding, styles, Epilogue(after.factors, None, None, 1, math.inf))
+    smooth.run(fine, y, filters, (rest[2], rest[0]), after)
+    return y
+
+
+def smoothed(
+    x: Tensor,
+    y: Tensor,
+    f: Tensor | None,
+    up: int,
+    rest: tuple[int, int, int, int],
+    scale: Tensor,
+    bias: Tensor | None,
+    noise: Tensor | None,
+    act: str,
+    alpha: float,
+    clamp: float | None,
+) -> bool:
+    """Whether the second part alone applies, to `x`, which another transposed convolution has made; then it fills `y`.
+    Both are channels-last. For the rest see `run`."""
+    half, after, filters = (
+        x.dtype == torch.bfloat16,
+        _after(scale, bias, noise, act, alpha, clamp),
+        _axes(f, up),
+    )
+    if half and winograd.kind(half, True) is None:
+        return False
+    if (
+        after is None
+        or filters is None
+        or min(rest) < 0
+        or x.shape[1] < smooth.group(half)
+        or x.stride(1) != 1
+    ):
+        return False
+    smooth.run(x, y, filters, (rest[2], rest[0]), after)
+    return True
+
+
+def _after(
+    scale: Tensor, bias: Tensor | None, noise: Tensor | None, act: str, alpha: float, clamp: float | None
+) -> Epilogue | None:
+    slope = {"linear": 1.0, "lrelu": alpha}.get(act, 0.0)
+    if not 0 < slope <= 1:
+        return None
+    noise = None if noise is None else noise.contiguous()
+    return Epilogue(scale[:, :, 0, 0].contiguous(), bias, noise, slope, math.inf if clamp is None else clamp)
+
+
+def _axes(f: Tensor | None, up: int) -> tuple[Tensor, Tensor] | None:
+    """A filter as upfirdn2d takes it -> two of equal lengths that correlate along y and along x, for a map enlarged by
+    `up`; None where there are none such."""
+    return None if f is None else _known_axes(tuple(f.shape), tuple(f.flatten().tolist()), up)
+
+
+@functools.lru_cache(64)
+def _known_axes(shape: tuple[int, ...], values: tuple[float, ...], up: int) -> tuple[Tensor, Tensor] | None:
+    f = torch.tensor(values, dtype=torch.float32, device="cpu").view(shape)
+    if f.shape[0] != f.shape[-1]:
+        return None
+    f = f.flip(list(range(f.ndim))) * up**f.ndim
+    if f.ndim == 1:
+        return f, f
+    rows, columns = f.sum(1), f.sum(0) / f.sum()
+    exact = torch.allclose(torch.outer(rows, columns), f, rtol=1e-6, atol=0)
+    return (rows, columns) if exact else None
+
+
+def _empty(x: Tensor, channels: int, size: tuple[int, int]) -> Tensor:
+    return x.new_empty(len(x), *size, channels).permute(0, 3, 1, 2)

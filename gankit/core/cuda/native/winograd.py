@@ -1,0 +1,304 @@
+"""3x3 convolutions of channels-last maps on a CPU as one kernel, without gradients: Winograd's minimal filtering along
+both axes (Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks", 2016).
+
+Maps are cut into tiles of pixels. A tile of 4 x 4 inputs becomes 16 points, each of which multiplies one of the 16 that
+the kernel has become, summed over the channels, and the sums become 2 x 2 outputs: 16 products where there were 36. Of
+a transposed convolution with stride 2, whose outputs are four kinds of sums of 1, 2, 2 and 4 products, 3 x 3 inputs
+become 16 points, these 25 sums, and those 4 x 4 outputs: 25 products for 36. Points are sums of up to four inputs, and
+none is divided, so that little accuracy is lost.
+
+A thread takes some tiles at a time, whose points stay in its core's cache. What follows a convolution, factors, bias,
+noise and activation, happens to the outputs in registers. In bfloat16, points are rounded to it and sums are in
+float32; these instructions take the bfloat16 of two channels at once, so a word of 32 bits holds one float or two of
+them.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from llvmlite import ir
+from torch import Tensor
+
+from gankit.core.cuda.native import LANES, epilogue
+from gankit.core.cuda.native.epilogue import Epilogue, Finish
+from gankit.core.cuda.native.machine import (
+    FLOAT,
+    FLOATS,
+    HALF,
+    INT,
+    WORD,
+    WORDS,
+    Code,
+    Int,
+    Kernel,
+    channels_in_groups,
+    features,
+    row_addresses,
+)  # fmt: skip
+
+STEP, POINTS = 2, 4  # along an axis: pixels of the map from tile to tile, and points of a tile
+CACHE_BYTES = 2**19  # of the points that a thread works on,
+TILES = 64  # or so many tiles, as all weights are read for these
+SIZES = (
+    *epilogue.SIZES, "top", "left", "across", "tile", "tiles", "products_y", "products_x", "pad_y", "pad_x", "h", "w",
+    "x_row", "x_column", "groups", "inputs",
+    "first", "last", "blocks", "height", "width", "y_row", "y_column",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What is fixed in machine code."""
+
+    half: bool
+    transposed: bool
+    tiles: int  # whose sums are in registers at once
+    vectors: int  # of outputs, the same
+
+    @property
+    def group(self) -> int:
+        """Channels of the map that go together."""
+        return 2 * LANES if self.half else LANES
+
+    @property
+    def block(self) -> int:
+        """Outputs that go together."""
+        return self.vectors * LANES
+
+    @property
+    def reach(self) -> int:
+        """Pixels of the map that a tile sees along an axis."""
+        return 3 if self.transposed else 4
+
+    @property
+    def products(self) -> int:
+        """Along an axis."""
+        return 5 if self.transposed else 4
+
+    @property
+    def made(self) -> int:
+        """Outputs along an axis."""
+        return 4 if self.transposed else 2
+
+
+def kind(half: bool, transposed: bool) -> Kind | None:
+    """For the CPU at hand; None where it has no instructions for bfloat16."""
+    if half and not features().get("avx512bf16"):
+        return None
+    wide = features().get("avx512f")  # 32 registers of 16 floats, else 16 of 8 or 32 of 4
+    return Kind(half, transposed, 8 if wide else 6, 2 if wide else 1)
+
+
+def weights(weight: Tensor, kind: Kind) -> Tensor:
+    """[O, I, 3, 3] -> words [16, block of outputs, words of inputs, outputs of the block], as the kernel wants it.
+
+    Of channels that do not fill the last group or block, that one has the last channels, and a group has no weight
+    where they are in another already.
+    """
+    (o, i), block, group = weight.shape[:2], kind.block, kind.group
+    inputs, w = channels_in_groups(i, group), weight.detach().float().flatten(2)
+    if len(inputs) > i:
+        w = w[:, inputs]
+        w[:, i // group * group : -(i % group)] = 0
+    if o % block:
+        w = w[channels_in_groups(o, block)]
+    w = w.view(-1, block, len(inputs), 9).transpose(1, 2)
+    if kind.half:  # a group holds its even channels, then its odd ones, and a word two of these
+        w = w.reshape(len(w), -1, LANES // 2, 2, 2, block, 9).permute(0, 1, 4, 2, 5, 3, 6)
+    points = torch.kron(_points(kind), _points(kind))
+    result = points @ w.reshape(-1, 9).t()
+    return result.bfloat16() if kind.half else result
+
+
+def _points(kind: Kind) -> Tensor:
+    """[4, 3]: the points of a kernel of three taps."""
+    rows = [[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]]
+    if kind.transposed:
+        rows = [[0, 0, 1], [1, 0, 1], [1, 0, 0], [0, 1, 0]]
+    return torch.tensor(rows, dtype=torch.float32, device="cpu")
+
+
+def run(
+    x: Tensor, y: Tensor, weights: Tensor, kind: Kind, padding: Sequence[int], styles: Tensor, after: Epilogue
+) -> None:  # fmt: skip
+    """Fill `y` [N, O, h, w] with the convolution of `x * styles`, both channels-last, with a group of channels or more.
+
+    A transposed convolution has `padding` 0, and nothing happens after it.
+    """
+    (n, i, h, w), (height, width) = x.shape, y.shape[2:]
+    before = (1, 1) if kind.transposed else padding  # pixels that the first tile sees beyond the map
+    sizes = {
+        **after.sizes(), "pad_y": before[0], "pad_x": before[1], "h": h, "w": w, "x_row": x.stride(2),
+        "x_column": x.stride(3), "inputs": i, "height": height, "width": width, "y_row": y.stride(2),
+        "y_column": y.stride(3),
+    }  # fmt: skip
+    counts, scratch = _parts(kind, n, torch.get_num_threads(), tuple(sizes.items()))
+    factors = styles.float().numpy().take(channels_in_groups(i, kind.group, kind.half), 1)
+    numbers, nothing = after.numbers(), np.zeros(kind.group, np.float32)
+    tasks = np.empty((n, len(counts), 8), np.int64)
+    for s in range(n):
+        a, b = (t.data_ptr() + s * t.stride(0) * t.element_size() for t in (x, y))
+        inputs = factors.ctypes.data + s * factors.strides[0]
+        tasks[s, :, :7] = a, b, nothing.ctypes.data, inputs, weights.data_ptr(), *after.addresses(numbers, s)
+    tasks[:, :, 7] = row_addresses(counts)
+    kernel(kind).run(tasks.reshape(-1, 8), scratch)
+
+
+@functools.lru_cache(256)
+def _parts(kind: Kind, n: int, threads: int, known: tuple[tuple[str, int], ...]) -> tuple[np.ndarray, int]:
+    """What tasks there are for a sample of `n`: all `SIZES` of each; and the floats that a thread needs."""
+    sizes = dict(known)
+    groups, blocks = math.ceil(sizes["inputs"] / kind.group), math.ceil(sizes["outputs"] / kind.block)
+    most = max(CACHE_BYTES // (POINTS**2 * groups * LANES * 4), TILES)
+    pieces, largest = [], 0
+    for (top, down, products_y), (left, across, products_x) in itertools.product(
+        *(_spans(kind, sizes[name]) for name in ("height", "width"))
+    ):
+        count = down * across
+        parts = max(math.ceil(count / most), min(math.ceil(2 * threads / n), count // kind.tiles), 1)
+        step = math.ceil(math.ceil(count / parts) / kind.tiles) * kind.tiles
+        largest = max(largest, step)
+        for tile in range(0, count, step):
+            pieces.append((top, left, across, tile, min(step, count - tile), products_y, products_x))
+    shares = min(max(threads // (n * len(pieces)), 1), blocks)  # threads for the same tiles
+    cuts = itertools.pairwise([blocks * share // shares for share in range(shares + 1)])
+    own = ("top", "left", "across", "tile", "tiles", "products_y", "products_x", "first", "last")
+    rows = [(*piece, *cut) for piece, cut in itertools.product(pieces, cuts)]
+    result = np.empty((len(rows), len(SIZES)), np.int64)
+    result[:] = [{**sizes, "groups": groups, "blocks": blocks}.get(name, 0) for name in SIZES]
+    result[:, [SIZES.index(name) for name in own]] = rows
+    sums = kind.products**2 * kind.tiles * kind.block
+    return result, sums + POINTS**2 * largest * groups * LANES
+
+
+def _spans(kind: Kind, size: int) -> list[tuple[int, int, int]]:
+    """Of an axis: the first tile, how many, and how many products each takes: of a transposed convolution's last tile,
+    where that has one output alone, the two that make it."""
+    whole = size // kind.made
+    if not kind.transposed or size % kind.made != 1:
+        return [(0, math.ceil(size / kind.made), kind.products)]
+    return [(0, whole, kind.products), (whole, 1, 2)] if whole else [(0, 1, 2)]
+
+
+@functools.cache
+def kernel(kind: Kind) -> Kernel:
+    """Takes the addresses of x, y, zeros for a group of channels, factors on these, weights, `Epilogue.numbers`, noise
+    and sizes (int64, by `SIZES`)."""
+    number, word, vector = (HALF, WORD, WORDS) if kind.half else (FLOAT, FLOAT, FLOATS)
+    code = Code([number, number, number, FLOAT, word, FLOAT, FLOAT, INT])
+    b = code.b
+    x, y, nothing, factors, weights, numbers, noise, sizes, sums = code.arguments
+    points = code.at(sums, kind.products**2 * kind.tiles * kind.block)
+    points = b.bitcast(points, word.as_pointer())
+    size = {name: Int(b, b.load(code.at(sizes, i))) for i, name in enumerate(SIZES)}
+    words = size["groups"] * LANES  # of a pixel
+    filled = (size["tiles"] + (kind.tiles - 1)) // kind.tiles * kind.tiles
+    plane = filled * words  # of one point
+    finish = Finish(code, numbers, noise, size)
+
+    def place(tile: Int) -> tuple[Int, Int]:
+        number = size["tile"] + tile
+        return size["top"] + number // size["across"], size["left"] + number % size["across"]
+
+    with code.loop(0, size["tiles"]) as tile:
+        row, column = place(tile)
+        pixels = []  # of the map that the tile sees
+        for down, right in itertools.product(range(kind.reach), repeat=2):
+            r, c = row * STEP + down - size["pad_y"], column * STEP + right - size["pad_x"]
+            inside = b.and_(code.within(r, size["h"]), code.within(c, size["w"]))
+            pixels.append((inside, code.at(x, r * size["x_row"] + c * size["x_column"])))
+        with code.loop(0, size["groups"]) as group:
+            channel = code.lower(group * kind.group, size["inputs"] - kind.group)
+            loaded = []
+            for inside, address in pixels:
+                value = code.load(
+                    b.select(inside, code.at(address, channel), nothing), code.number(0), vector
+                )
+                loaded.append(code.even_and_odd(value) if kind.half else [value])
+            made = []
+            for part in range(len(loaded[0])):
+                factor = code.load(factors, group * kind.group + part * LANES, FLOATS)
+                values = [b.fmul(pixel[part], factor) for pixel in loaded]
+                made.append(_along_both(b, values, _evaluate_transposed if kind.transposed else _evaluate))
+            for p, parts in enumerate(zip(*made)):
+                value = code.joined(*parts) if kind.half else parts[0]
+                code.store(value, points, plane * p + tile * words + group * LANES)
+
+    def point(product: Int, again: int) -> Int:
+        """The number of the point that is in a product along an axis: of the last of a transposed convolution that of
+        another."""
+        return Int(b, b.select(product.compared("<", POINTS), product.value, ir.Constant(INT, again)))
+
+    width = kind.tiles * kind.vectors  # vectors of sums, which stay in registers
+    with code.loop(size["first"], size["last"]) as block:
+        output = code.lower(block * kind.block, size["outputs"] - kind.block)
+        constants = finish.constants(output, kind.vectors)
+        with code.loop(0, filled, kind.tiles) as tile:
+            with code.loop(0, size["products_y"]) as py, code.loop(0, size["products_x"]) as px:
+                mine, other = (point(py, again) * POINTS + point(px, again) for again in (1, 3))
+                seen = code.at(points, plane * mine + tile * words)
+                taken = code.at(weights, (other * size["blocks"] + block) * words * kind.block)
+                totals = [ir.Constant(FLOATS, [0.0] * LANES)] * width
+                with code.loop(0, words, carried=totals) as k:
+                    rows = [code.load(taken, k * kind.block + n * LANES, vector) for n in range(kind.vectors)]
+                    for t in range(kind.tiles):
+                        value = code.every(b.load(code.at(seen, words * t + k)))
+                        for n, w in enumerate(rows):
+                            at = t * kind.vectors + n
+                            add = code.sum_of_pairs if kind.half else code.plus
+                            totals[at] = add(totals[at], value, w)
+                start = (py * kind.products + px) * (width * LANES)
+                for n, total in enumerate(totals):
+                    code.store(total, sums, start + n * LANES)
+
+            with code.loop(0, code.lower(size["tiles"] - tile, kind.tiles)) as done:
+                made = []
+                for n in range(kind.vectors):
+                    of_first = (done * kind.vectors + n) * LANES
+                    values = [
+                        code.load(sums, of_first + p * (width * LANES), FLOATS)
+                        for p in range(kind.products**2)
+                    ]
+                    turn = _interpolate_transposed if kind.transposed else _interpolate
+                    made.append(_along_both(b, values, turn))
+                row, column = place(tile + done)
+                for i, (down, right) in enumerate(itertools.product(range(kind.made), repeat=2)):
+                    r, c = row * kind.made + down, column * kind.made + right
+                    inside = b.and_(r.compared("<", size["height"]), c.compared("<", size["width"]))
+                    with b.if_then(inside, likely=True):
+                        values = [part[i] for part in made]
+                        if not kind.transposed:
+                            values = finish.pixel(values, constants, r, c)
+                        code.put(values, kind.half, y, r * size["y_row"] + c * size["y_column"] + output)
+    return code.compiled()
+
+
+def _along_both(
+    b: ir.IRBuilder, square: Sequence[ir.Value], function: Callable[[ir.IRBuilder, Sequence[ir.Value]], list[ir.Value]]
+) -> list[ir.Value]:  # fmt: skip
+    side = math.isqrt(len(square))
+    columns = [function(b, square[j::side]) for j in range(side)]
+    return [value for row in zip(*columns) for value in function(b, row)]
+
+
+def _evaluate(b: ir.IRBuilder, d: Sequence[ir.Value]) -> list[ir.Value]:
+    return [b.fsub(d[0], d[2]), b.fadd(d[1], d[2]), b.fsub(d[2], d[1]), b.fsub(d[1], d[3])]
+
+
+def _interpolate(b: ir.IRBuilder, m: Sequence[ir.Value]) -> list[ir.Value]:
+    return [b.fadd(b.fadd(m[0], m[1]), m[2]), b.fsub(b.fsub(m[1], m[2]), m[3])]
+
+
+def _evaluate_transposed(b: ir.IRBuilder, d: Sequence[ir.Value]) -> list[ir.Value]:
+    return [b.fsub(d[0], d[1]), d[1], b.fsub(d[2], d[1]), d[2]]
+
+
+def _interpolate_transposed(b: ir.IRBuilder, m: Sequence[ir.Value]) -> list[ir.Value]:
+    return [b.fadd(m[0], m[1]), m[4], b.fadd(m[1], m[2]), m[3]]

@@ -1,0 +1,551 @@
+"""Kernels for the modulated convolution on a CPU: against torch's convolutions in float64, and where they are taken."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch._subclasses import FakeTensorMode
+from torch.fx.experimental.proxy_tensor import make_fx
+
+from gankit.core import cuda
+from gankit.core.cuda import ConstantWeights, inference, native
+from gankit.core.cuda.native import machine, modulated, pointwise, smooth, winograd
+from gankit.core.cuda.native.epilogue import Epilogue
+from gankit.core.cuda.native.winograd import Kind
+
+BF16 = bool(machine.features().get("avx512bf16"))
+KINDS = [Kind(False, turned, *sizes) for turned in (False, True) for sizes in ((8, 2), (6, 1))]
+KINDS += [Kind(True, turned, 8, 2) for turned in (False, True) if BF16]
+DTYPES = [torch.float32] + [torch.bfloat16] * BF16
+needs_bf16 = pytest.mark.skipif(not BF16, reason="has no AVX512_BF16")
+
+
+@pytest.fixture
+def threads():
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(autouse=True)
+def without_amx(monkeypatch):
+    """With it, oneDNN's convolutions in bfloat16 are faster."""
+    monkeypatch.setattr(inference, "bf16_units", lambda: ["AVX512_BF16"])
+
+
+@pytest.fixture
+def taken(monkeypatch):
+    calls, function = [], modulated.run
+
+    def run(*arguments):
+        y = function(*arguments)
+        calls.append(y is not None)
+        return y
+
+    monkeypatch.setattr(modulated, "run", run)
+    return calls
+
+
+def around(n, channels, h, w, dtype):
+    """A map within a larger one, whose every value is 7."""
+    whole = torch.full((n + 2, h + 2, w + 2, channels + 3), 7.0, dtype=dtype)
+    return whole, whole[1 : n + 1, 1 : h + 1, 1 : w + 1, 1 : channels + 1].permute(0, 3, 1, 2)
+
+
+def nothing_around(whole, inner):
+    inner.fill_(7)
+    return bool((whole == 7).all())
+
+
+def epilogue(n, channels, size, noise, act, clamp):
+    noises = {"none": None, "one": torch.randn(1, *size), "each": torch.randn(n, *size)}
+    bias = None if noise == "none" else torch.randn(channels)
+    slope = 1.0 if act == "linear" else 0.2
+    return Epilogue(torch.rand(n, channels) + 0.5, bias, noises[noise], slope, clamp or torch.inf)
+
+
+def finished(y, after):
+    y = y * after.factors[:, :, None, None]
+    y = y if after.bias is None else y + after.bias[:, None, None]
+    y = y if after.noise is None else y + after.noise[:, None]
+    return F.leaky_relu(y, after.slope).clamp(-after.bound, after.bound)
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    kind=st.sampled_from(KINDS),
+    n=st.integers(1, 3),
+    size=st.tuples(st.integers(1, 19), st.integers(1, 19)),
+    padding=st.tuples(st.integers(0, 3), st.integers(0, 3)),
+    channels=st.tuples(st.sampled_from([32, 33, 47, 63, 64, 91]), st.sampled_from([32, 35, 48, 63, 70])),
+    noise=st.sampled_from(["none", "one", "each"]),
+    act=st.sampled_from(["linear", "lrelu"]),
+    clamp=st.sampled_from([None, 0.5]),
+    count=st.sampled_from([1, 2, 5]),
+    cache=st.sampled_from([1, 2**19]),
+    seed=st.integers(0, 99),
+)
+def test_any_shape(kind, n, size, padding, channels, noise, act, clamp, count, cache, seed):
+    torch.manual_seed(seed)
+    dtype = torch.bfloat16 if kind.half else torch.float32
+    (h, w), (i, o) = size, channels
+    if not kind.transposed and (h + 2 * padding[0] < 3 or w + 2 * padding[1] < 3):
+        padding = (1, 1)
+    _, x = around(n, i, h, w, dtype)
+    x.copy_(torch.randn(x.shape))
+    weight, styles = torch.randn(o, i, 3, 3), torch.randn(n, i)
+    xs, magnitude = ((t * s[:, :, None, None]).double() for t, s in ((x, styles), (x.abs(), styles.abs())))
+    if kind.transposed:
+        expected, scale = (
+            F.conv_transpose2d(t, v.double().transpose(0, 1), stride=2)
+            for t, v in ((xs, weight), (magnitude, weight.abs()))
+        )
+        after = Epilogue(torch.ones(n, o), None, None, 1, torch.inf)
+    else:
+        expected, scale = (
+            F.conv2d(t, v.double(), padding=padding) for t, v in ((xs, weight), (magnitude, weight.abs()))
+        )
+        after = epilogue(n, o, expected.shape[2:], noise, act, clamp)
+        expected, scale = finished(expected, after), scale * after.factors.max() + 5
+    whole, y = around(n, o, *expected.shape[2:], dtype)
+    before, (cache_bytes, tiles) = torch.get_num_threads(), (winograd.CACHE_BYTES, winograd.TILES)
+    torch.set_num_threads(count)
+    winograd._parts.cache_clear()
+    if cache == 1:
+        winograd.CACHE_BYTES, winograd.TILES = 1, 1
+    try:
+        winograd.run(x, y, winograd.weights(weight, kind), kind, padding, styles, after)
+    finally:
+        torch.set_num_threads(before)
+        winograd.CACHE_BYTES, winograd.TILES = cache_bytes, tiles
+        winograd._parts.cache_clear()
+    # a tile's rounding is that of its largest terms
+    bound = (2**-7 if kind.half else 1e-6) * scale.max()
+    assert (y - expected).abs().max() <= bound
+    assert nothing_around(whole, y)
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=str)
+def test_rounding_is_near_that_of_a_direct_convolution(kind):
+    torch.manual_seed(0)
+    dtype = torch.bfloat16 if kind.half else torch.float32
+    x = torch.randn(1, 256, 32, 32).to(dtype).contiguous(memory_format=torch.channels_last)
+    weight = torch.randn(64, 256, 3, 3)
+    options = {"stride": 2} if kind.transposed else {"padding": 1}
+    function = F.conv_transpose2d if kind.transposed else F.conv2d
+    w = weight.transpose(0, 1) if kind.transposed else weight
+    expected = function(x.double(), w.double(), **options)
+    y = torch.empty_like(expected, dtype=dtype, memory_format=torch.channels_last)
+    after = Epilogue(torch.ones(1, 64), None, None, 1, torch.inf)
+    winograd.run(x, y, winograd.weights(weight, kind), kind, (1, 1), torch.ones(1, 256), after)
+    error, direct = ((t - expected).square().mean().sqrt() for t in (y, function(x, w.to(dtype), **options)))
+    assert error < (2 if kind.half else 3) * direct
+
+
+@pytest.mark.parametrize("half", [False, pytest.param(True, marks=needs_bf16)])
+@pytest.mark.parametrize("taps", [1, 2, 4, 5])
+@pytest.mark.parametrize("channels", [32, 45, 64])
+@pytest.mark.parametrize("noise", ["none", "each"])
+@pytest.mark.parametrize("count", [1, 3])
+def test_the_filter_after_a_transposed_convolution(threads, half, taps, channels, noise, count):
+    threads(count)
+    torch.manual_seed(0)
+    dtype = torch.bfloat16 if half else torch.float32
+    for h, w, padding in ((13, 9, (0, 0)), (9, 22, (1, 0)), (taps, taps, (taps - 1, taps - 1))):
+        f, (py, px) = (torch.randn(taps), torch.randn(taps)), padding
+        _, x = around(2, channels, h, w, dtype)
+        x.copy_(torch.randn(x.shape))
+        dense = torch.outer(*f).double().expand(channels, 1, taps, taps)
+        # as many zeros at the end
+        expected = F.conv2d(x.double(), dense, padding=padding, groups=channels)
+        after = epilogue(2, channels, expected.shape[2:], noise, "lrelu", 0.9)
+        whole, y = around(2, channels, *expected.shape[2:], dtype)
+        smooth.run(x, y, f, (py, px), after)
+        tolerance = 2**-8 if half else 1e-5
+        torch.testing.assert_close(y.double(), finished(expected, after), rtol=tolerance, atol=tolerance)
+        assert nothing_around(whole, y)
+
+
+def tensors(dtype=torch.float32, side=36, i=40, o=48):
+    torch.manual_seed(0)
+    return torch.randn(3, i, side, side - 4).to(dtype), torch.randn(o, i, 3, 3), torch.rand(3, i) + 0.5
+
+
+def exact(x, w, s, **options):
+    options = {k: v.double() if isinstance(v, torch.Tensor) else v for k, v in options.items()}
+    return cuda.modulated_conv2d(x.double(), w.double(), s.double(), impl="reference", **options)
+
+
+FILTERS = {
+    "symmetric": cuda.setup_filter([1, 3, 3, 1]),
+    "separable": cuda.setup_filter([1, 2, 3, 4], separable=True),
+    "longer": cuda.setup_filter([1, 2, 5, 3, 4, 1]),
+    "along each axis": torch.outer(torch.tensor([1.0, 2, 3, 5]), torch.tensor([2.0, 1, 4, 1])) / 88,
+}
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", [None, *FILTERS])
+@pytest.mark.parametrize("noise", [None, (1, 1), "map", "maps"])
+@pytest.mark.parametrize("clamp", [None, 0.5])
+@pytest.mark.parametrize("act", ["lrelu", "linear"])
+def test_modulated_conv2d(taken, dtype, name, noise, clamp, act):
+    x, w, s = tensors(dtype)
+    up = 1 if name is None else 2
+    size = (36 * up, 32 * up)
+    shape = {"map": size, "maps": (3, 1, *size)}.get(noise, noise)
+    options = {
+        "up": up,
+        "flip_weight": up == 1,
+        "resample_filter": None if name is None else FILTERS[name],
+        "padding": 1,
+        "noise": None if noise is None else torch.randn(shape),
+        "b": torch.randn(48),
+        "act": act,
+        "gain": 1.7,
+        "clamp": clamp,
+    }
+    y = cuda.modulated_conv2d(x, w, s, **options)
+    assert taken == [True]
+    assert y.dtype == dtype
+    assert y.is_contiguous(memory_format=torch.channels_last)
+    expected = exact(x, w, s, **options)
+    largest = exact(x, w, s, **{**options, "clamp": None}).abs().max().item()
+    tolerance = 2e-5 if dtype == torch.float32 else 2**-7 * largest
+    torch.testing.assert_close(y.double(), expected, rtol=0, atol=tolerance)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_that_of_stylegan3(taken, dtype):
+    x, w, s = tensors(dtype)
+    options = {"padding": 2, "normalize": True, "input_gain": torch.tensor(0.7)}
+    y, expected = cuda.modulated_conv2d(x, w, s, **options), exact(x, w, s, **options)
+    assert taken == [True]
+    torch.testing.assert_close(
+        y.double(),
+        expected,
+        rtol=0,
+        atol=2e-5 if dtype == torch.float32 else 0.02 * expected.abs().max().item(),
+    )
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    ("changed", "expected"),
+    [
+        ({}, True),
+        ({"side": 32}, False),  # below 1024 pixels
+        ({"side": 8, "dtype": torch.bfloat16}, BF16),
+        ({"i": 16, "o": 32}, True),
+        ({"i": 15}, False),
+        ({"o": 15}, False),
+        ({"i": 31, "dtype": torch.bfloat16}, False),
+        ({"o": 31, "dtype": torch.bfloat16}, False),
+        ({"act": "relu"}, False),
+        ({"act": "lrelu", "alpha": 1.5}, False),
+        ({"padding": (1, 2, 1, 1)}, False),
+        ({"up": 2, "padding": 2, "f": "symmetric"}, True),
+        ({"up": 2, "padding": -1, "f": "symmetric"}, False),  # cut off by the transposed convolution
+        ({"up": 3, "padding": 1, "f": "symmetric"}, False),
+        ({"up": 2, "f": "square"}, False),
+        ({"up": 2, "f": "oblong"}, False),
+    ],
+)
+def test_where_they_are_taken(taken, changed, expected):
+    changed = {
+        "side": 36,
+        "i": 40,
+        "o": 48,
+        "dtype": torch.float32,
+        "up": 1,
+        "f": None,
+        "padding": 1,
+        **changed,
+    }
+    x, w, s = tensors(*(changed.pop(name) for name in ("dtype", "side", "i", "o")))
+    torch.manual_seed(1)
+    filters = {**FILTERS, "square": torch.rand(4, 4), "oblong": torch.rand(2, 4), None: None}
+    options = {**changed, "resample_filter": filters[changed.pop("f")], "flip_weight": changed["up"] == 1}
+    options.pop("f", None)
+    y = cuda.modulated_conv2d(x, w, s, **options)
+    assert any(taken) == expected
+    right = exact(x, w, s, **options)
+    tolerance = (1e-5 if x.dtype == torch.float32 else 2e-2) * right.abs().max().item()
+    torch.testing.assert_close(y.double(), right, rtol=0, atol=tolerance)
+
+
+@torch.no_grad()
+@needs_bf16
+def test_amx_is_left_to_onednn(monkeypatch, taken):
+    x, w, s = tensors(torch.bfloat16)
+    monkeypatch.setattr(inference, "bf16_units", lambda: ["AVX512_BF16", "AMX"])
+    cuda.modulated_conv2d(x, w, s, padding=1)
+    assert taken == []
+    cuda.modulated_conv2d(x.float(), w, s, padding=1)
+    assert taken == [True]
+
+
+@torch.no_grad()
+def test_a_cpu_without_instructions(monkeypatch, taken):
+    monkeypatch.setattr(winograd, "features", lambda: {"avx2": True})
+    x, w, s = tensors()
+    y = cuda.modulated_conv2d(x, w, s, padding=1)
+    torch.testing.assert_close(y.double(), exact(x, w, s, padding=1), rtol=0, atol=2e-5)
+    cuda.modulated_conv2d(x.bfloat16(), w, s, padding=1)
+    assert taken == [True, False]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("up", [1, 2])
+def test_an_image_is_the_same_in_every_batch_and_on_any_number_of_threads(threads, dtype, up):
+    x, w, s = tensors(dtype)
+    options = {
+        "padding": 1, "up": up, "flip_weight": up == 1, "resample_filter": FILTERS["symmetric"], "demodulate": False,
+    }  # fmt: skip
+    pictures = []
+    for count in (1, 2, 5):
+        threads(count)
+        pictures.append(cuda.modulated_conv2d(x, w, s, **options))
+        pictures.append(
+            torch.cat([cuda.modulated_conv2d(x[i : i + 1], w, s[i : i + 1], **options) for i in range(3)])
+        )
+    assert all(torch.equal(picture, pictures[0]) for picture in pictures)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_weights_are_made_once_and_again_when_they_change(monkeypatch, dtype):
+    calls, function = [], winograd.weights
+    monkeypatch.setattr(winograd, "weights", lambda *a: calls.append(1) or function(*a))
+    x, w, s = tensors(dtype)
+    weights = ConstantWeights()
+    for _ in range(3):
+        with weights.kept():
+            y = cuda.modulated_conv2d(x, w, s, padding=1)
+            cuda.modulated_conv2d(x[:, :, :, :31], w, s, padding=1)  # the same for maps of any size
+    assert len(calls) == 1
+    w.mul_(2)
+    with weights.kept():
+        again = cuda.modulated_conv2d(x, w, s, padding=1, demodulate=False)
+    assert len(calls) == 2
+    torch.testing.assert_close(
+        again, cuda.modulated_conv2d(x, w, s, padding=1, demodulate=False), rtol=0, atol=0
+    )
+    assert y.isfinite().all()
+    other = cuda.modulated_conv2d(x, w.contiguous(memory_format=torch.channels_last), s, padding=1)
+    tolerance = 1e-6 if dtype == torch.float32 else 0.02  # of the sums for demodulation
+    torch.testing.assert_close(other, cuda.modulated_conv2d(x, w, s, padding=1), rtol=0, atol=tolerance)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("stage", ["kernel", "run"])
+def test_kernels_that_fail_are_replaced_with_one_warning(monkeypatch, stage):
+    x, w, s = tensors()
+    monkeypatch.setattr(native, "_failures", [])
+
+    def broken(*arguments):
+        raise RuntimeError("no such instruction")
+
+    class Broken:
+        run = broken
+
+    monkeypatch.setattr(winograd, "kernel", broken if stage == "kernel" else lambda kind: Broken())
+    with pytest.warns(RuntimeWarning, match="no such instruction") as seen:
+        results = [cuda.modulated_conv2d(x, w, s, padding=1) for _ in range(2)]
+    assert len(seen) == 1
+    for y in results:
+        torch.testing.assert_close(y.double(), exact(x, w, s, padding=1), rtol=0, atol=2e-5)
+
+
+@torch.no_grad()
+def test_without_llvmlite_operators_of_torch_do_it_in_silence(monkeypatch):
+    x, w, s = tensors()
+    monkeypatch.setattr(native, "_failures", [])
+    for name in ("modulated", "winograd", "smooth", "epilogue", "machine"):
+        monkeypatch.delitem(sys.modules, f"gankit.core.cuda.native.{name}")
+    monkeypatch.setitem(sys.modules, "llvmlite", None)
+    y = cuda.modulated_conv2d(x, w, s, padding=1)
+    torch.testing.assert_close(y.double(), exact(x, w, s, padding=1), rtol=0, atol=2e-5)
+    assert "llvmlite cannot be imported" in native.obstacle()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("up", [1, 2])
+def test_modes_that_look_at_operators(taken, up):
+    x, w, s = tensors()
+    options = {"padding": 1, "up": up, "flip_weight": up == 1, "resample_filter": FILTERS["symmetric"]}
+    expected = exact(x, w, s, **options)
+    with FakeTensorMode() as mode:
+        fake = [mode.from_tensor(t) for t in (x, w, s)]
+        own = {**options, "resample_filter": mode.from_tensor(FILTERS["symmetric"])}
+        assert cuda.modulated_conv2d(*fake, **own).shape == expected.shape
+    graph = make_fx(lambda x: cuda.modulated_conv2d(x, w, s, **options))(x)
+    assert not any(taken)
+    torch.testing.assert_close(graph(x).double(), expected, rtol=0, atol=2e-5)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("up", [1, 2])
+def test_what_is_no_number_stays_so(taken, dtype, up):
+    x, w, s = tensors(dtype)
+    options = {"padding": 1, "up": up, "flip_weight": up == 1, "resample_filter": FILTERS["symmetric"]}
+    x[1, 3, 20, 10] = torch.nan
+    y = cuda.modulated_conv2d(x, w, s, act="lrelu", clamp=1, **options)
+    assert taken == [True]
+    places = y[1, :, 20 * up, 10 * up]
+    assert places.isnan().all()
+    assert y[0].isfinite().all()
+    assert y[1, :, :8].isfinite().all()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_views_and_defaults_of_torch(taken, dtype):
+    x, w, s = tensors(dtype)
+    expected = cuda.modulated_conv2d(x, w, s, padding=1)
+    whole = torch.zeros(3, 38, 34, 41, dtype=dtype)  # an odd number of channels
+    view = whole[:, 1:-1, 1:-1, 1:].permute(0, 3, 1, 2)
+    view.copy_(x)
+    assert torch.equal(cuda.modulated_conv2d(view, w, s, padding=1), expected)
+    torch.set_default_dtype(torch.float64)
+    try:
+        with torch.device("meta"):
+            machine.channels_in_groups.cache_clear()
+            assert torch.equal(cuda.modulated_conv2d(x, w, s, padding=1), expected)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert taken == [True] * 3
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("phases", [False, True])
+@pytest.mark.parametrize("together", [1, 3])
+@pytest.mark.parametrize("noise", [None, "map", "maps"])
+@pytest.mark.parametrize("broken", [False, True])
+def test_the_filter_after_a_convolution_of_onednn(monkeypatch, dtype, phases, together, noise, broken):
+    """As with AMX, and for small maps in float32."""
+    x, w, s = tensors(dtype, side=20)
+    monkeypatch.setattr(inference, "_kernels_pay", lambda x: False)
+    monkeypatch.setattr(inference, "_phases_pay", lambda x: phases)
+    monkeypatch.setattr(inference, "FOLD", 1e9)
+    monkeypatch.setattr(inference, "BLOCK_BYTES", together * x.element_size() * (x[0].numel() + 48 * 40 * 32))
+    monkeypatch.setattr(native, "_failures", [])
+    calls, function = [], smooth.run
+
+    def run(*arguments):
+        calls.append(1)
+        if broken and len(calls) == 2:
+            raise RuntimeError("no such instruction")
+        function(*arguments)
+
+    monkeypatch.setattr(smooth, "run", run)
+    options = {
+        "padding": 1, "up": 2, "flip_weight": False, "resample_filter": FILTERS["along each axis"],
+        "noise": {"map": torch.randn(40, 32), "maps": torch.randn(3, 1, 40, 32)}.get(noise),
+        "b": torch.randn(48), "act": "lrelu", "clamp": 3,
+    }  # fmt: skip
+    expected = exact(x, w, s, **options)
+    tolerance = 2e-5 if dtype == torch.float32 else 0.1
+    if broken and together == 1:
+        with pytest.warns(RuntimeWarning, match="no such instruction"):
+            y = cuda.modulated_conv2d(x, w, s, **options)
+        assert len(calls) == 2
+    else:
+        y = cuda.modulated_conv2d(x, w, s, **options)
+        assert len(calls) == 4 - together
+    torch.testing.assert_close(y.double(), expected, rtol=0, atol=tolerance)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    dtype=st.sampled_from([torch.float32, torch.bfloat16]),
+    n=st.integers(1, 3),
+    size=st.tuples(st.integers(1, 9), st.integers(1, 70)),
+    channels=st.tuples(st.sampled_from([15, 16, 17, 31, 32, 33, 64, 91]), st.integers(1, 5)),
+    bias=st.booleans(),
+    clamp=st.sampled_from([None, 0.5]),
+    count=st.sampled_from([1, 2, 5]),
+    pixels=st.sampled_from([1, 2**12]),
+    seed=st.integers(0, 99),
+)
+@torch.no_grad()
+def test_few_outputs(dtype, n, size, channels, bias, clamp, count, pixels, seed):
+    torch.manual_seed(seed)
+    i, o = channels
+    _, x = around(n, i, *size, dtype)
+    x.copy_(torch.randn(x.shape))
+    weight, styles, b = torch.randn(o, i), torch.randn(n, i), torch.randn(o) if bias else None
+    before, fewest = torch.get_num_threads(), pointwise.PIXELS
+    torch.set_num_threads(count)
+    pointwise.PIXELS = pixels
+    try:
+        y = pointwise.run(x, weight, styles, b, clamp)
+    finally:
+        torch.set_num_threads(before)
+        pointwise.PIXELS = fewest
+    if i < (32 if dtype == torch.bfloat16 else 16) or o > 4:
+        assert y is None
+        return
+    assert y.dtype == dtype
+    assert y.is_contiguous(memory_format=torch.channels_last)
+    expected = torch.einsum("nihw,ni,oi->nohw", x.double(), styles.double(), weight.double())
+    expected = expected if b is None else expected + b[:, None, None]
+    expected = expected if clamp is None else expected.clamp(-clamp, clamp)
+    tolerance = 1e-5 if dtype == torch.float32 else 2**-8
+    scale = torch.einsum("nihw,ni,oi->nohw", x.abs().double(), styles.abs().double(), weight.abs().double())
+    assert (y - expected).abs().max() <= tolerance * max(expected.abs().max(), scale.max() * 2e-2, 1e-3)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_to_rgb(monkeypatch, dtype):
+    x, w, s = tensors(dtype)
+    w, b, gain = w[:3, :, :1, :1], torch.randn(3), torch.rand(3, 40) + 0.5
+    calls, function = [], pointwise.run
+    monkeypatch.setattr(pointwise, "run", lambda *a: calls.append(1) or function(*a))
+
+    def rgb(x, **options):
+        return cuda.modulated_conv2d(x, w, s, demodulate=False, b=b, **options)
+
+    last = x.contiguous(memory_format=torch.channels_last)
+    for options in ({}, {"clamp": 0.5}, {"input_gain": gain}):
+        y = rgb(last, **options)
+        right = exact(x, w, s, demodulate=False, b=b, **options)
+        tolerance = 1e-5 if dtype == torch.float32 else 2**-8 * right.abs().max().item()
+        torch.testing.assert_close(y.double(), right, rtol=0, atol=tolerance)
+        assert y.dtype == dtype
+    assert len(calls) == 3
+    rgb(x)  # NCHW
+    rgb(last, act="lrelu")
+    rgb(last, gain=2)
+    rgb(last, padding=1)
+    rgb(last, noise=torch.randn(36, 32))
+    cuda.modulated_conv2d(last, w, s, b=b)
+    with torch.enable_grad():
+        rgb(last.detach().requires_grad_()).float().sum().backward()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        rgb(last)
+    make_fx(rgb)(last)
+    assert len(calls) == 3
+    monkeypatch.setattr(native, "_failures", [])
+
+    def broken(*arguments):
+        raise RuntimeError("no such instruction")
+
+    monkeypatch.setattr(pointwise, "kernel", broken)
+    with pytest.warns(RuntimeWarning, match="no such instruction"):
+        y = rgb(last)
+    right = exact(x, w, s, demodulate=False, b=b)
+    torch.testing.assert_close(
+        y.double(), right, rtol=0, atol=1e-5 if dtype == torch.float32 else 0.02 * right.abs().max().item()
+    )
