@@ -115,9 +115,11 @@ def modulated_conv2d(
 
     x = x.contiguous(memory_format=torch.channels_last)
     here: Kernels = {}
-    kernels = None if native.watched() else native.load("modulated")
+    pays = _kernels_pay(x, normalize)
+    wanted = pays or (up > 1 and x.dtype == torch.bfloat16)
+    kernels = native.load("modulated") if wanted and not native.watched() else None
     noises = None if noise is None else noise.reshape(-1, h, w)
-    if kernels is not None and _kernels_pay(x):
+    if kernels is not None and pays:
         get = partial(ready.get, here)
         try:
             with native.recorded("gankit::modulated_conv2d"):
@@ -192,7 +194,7 @@ def few_outputs(
     b: Tensor | None, clamp: float | None,
 ) -> Tensor | None:  # fmt: skip
     """A 1x1 convolution without demodulation, such as to RGB, by a kernel; None where that does not apply."""
-    if weight.shape[2:] != (1, 1) or x.dtype not in (torch.float32, torch.bfloat16) or not x.numel():
+    if weight.shape[2:] != (1, 1) or x.dtype != torch.bfloat16 or not x.numel():
         return None
     if not x.is_contiguous(memory_format=torch.channels_last) or x.stride(1) != 1:
         return None
@@ -231,12 +233,14 @@ def filtered_convolution(x: Tensor, weight: Tensor, padding: Sequence[int]) -> T
     return y
 
 
-def _kernels_pay(x: Tensor) -> bool:
-    """Where the kernels of `native`, with half of the products, beat convolutions of oneDNN. Those have AMX, which a
-    kernel has not; and of small maps in float32 the time goes into reading weights, of which a kernel's are larger."""
+def _kernels_pay(x: Tensor, normalize: bool) -> bool:
+    """Where kernels of `native`, with half of the products, take the place of oneDNN's convolutions. Those have AMX,
+    which a kernel has not. In float32, LLVM and a kernel's weights would lift the peak of memory over the textbook's, save
+    in StyleGAN3, whose form is that with `normalize` and which has LLVM anyway; and of small maps most time goes into
+    reading weights."""
     if x.dtype == torch.bfloat16:
         return "AMX" not in bf16_units()
-    return x.shape[2] * x.shape[3] >= winograd.FEWEST_PIXELS
+    return normalize and x.shape[2] * x.shape[3] >= winograd.FEWEST_PIXELS
 
 
 def _direct(ready: Ready, here: Kernels, x: Tensor, up: int, padding: list[int], phases: bool) -> Tensor:

@@ -55,7 +55,7 @@ def run(
     after = _after(scale, bias, noise, act, alpha, clamp)
     if kind is None or after is None or weight.shape[2:] != (3, 3):
         return None
-    if len(weight) < max(kind.block, smooth.group(kind.half)) or weight.shape[1] < kind.group:
+    if len(weight) < kind.block or weight.shape[1] < kind.group:
         return None
     filters = None if up == 1 else _axes(f, up)
     if up > 1 and (up != 2 or any(padding) or filters is None or min(rest) < 0):
@@ -87,20 +87,10 @@ def smoothed(
 ) -> bool:
     """Whether the second part alone applies, to `x`, which another transposed convolution has made; then it fills `y`.
     Both are channels-last. For the rest see `run`."""
-    half, after, filters = (
-        x.dtype == torch.bfloat16,
-        _after(scale, bias, noise, act, alpha, clamp),
-        _axes(f, up),
-    )
-    if half and winograd.kind(half, True) is None:
+    after, filters = _after(scale, bias, noise, act, alpha, clamp), _axes(f, up)
+    if x.dtype != torch.bfloat16 or winograd.kind(True, True) is None:
         return False
-    if (
-        after is None
-        or filters is None
-        or min(rest) < 0
-        or x.shape[1] < smooth.group(half)
-        or x.stride(1) != 1
-    ):
+    if after is None or filters is None or min(rest) < 0 or x.shape[1] < smooth.GROUP or x.stride(1) != 1:
         return False
     smooth.run(x, y, filters, (rest[2], rest[0]), after)
     return True

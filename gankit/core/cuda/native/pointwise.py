@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import functools
 import math
-from dataclasses import dataclass
 
 import numpy as np
-import torch
 from llvmlite import ir
 from torch import Tensor
 
@@ -26,39 +24,28 @@ from gankit.core.cuda.native.machine import (
     row_addresses,
 )
 
+GROUP = 2 * LANES  # channels that go together
 MOST = 4  # outputs
 SIZES = ("row", "rows", "columns", "groups", "inputs", "x_row", "x_column", "y_row", "y_column", "y_output")
 PIXELS = 2**12  # that a thread takes at least
-
-
-@dataclass(frozen=True)
-class Kind:
-    half: bool
-    outputs: int
-
-    @property
-    def group(self) -> int:
-        """Channels that go together."""
-        return 2 * LANES if self.half else LANES
 
 
 def run(x: Tensor, weight: Tensor, styles: Tensor, bias: Tensor | None, clamp: float | None) -> Tensor | None:
     """clamp(x * styles @ weight + bias), channels-last in the dtype of `x`, or None where the kernel does not apply.
 
     Args:
-        x: [N, I, H, W], float32 or bfloat16, channels-last.
+        x: [N, I, H, W], bfloat16, channels-last.
         weight: [O, I].
         styles: [N, I].
         bias: [O].
         clamp: the largest value, or None.
     """
     (n, i, h, w), outputs = x.shape, len(weight)
-    kind = Kind(x.dtype == torch.bfloat16, outputs)
-    if i < kind.group or outputs > MOST:
+    if i < GROUP or outputs > MOST:
         return None
-    order = channels_in_groups(i, kind.group, kind.half)
+    order = channels_in_groups(i, GROUP, True)
     own = styles.float().numpy().take(order, 1)[:, None] * weight.detach().float().numpy().take(order, 1)
-    own[:, :, len(order) - kind.group :] *= _new(i, kind.group, kind.half)
+    own[:, :, len(order) - GROUP :] *= _new(i)
     ends = np.zeros(2 * LANES, np.float32)
     ends[:outputs] = 0 if bias is None else bias.detach().float().numpy()
     ends[LANES:] = math.inf if clamp is None else clamp
@@ -66,7 +53,7 @@ def run(x: Tensor, weight: Tensor, styles: Tensor, bias: Tensor | None, clamp: f
     step = math.ceil(PIXELS / w)
     starts = range(0, h, step)
     sizes = {
-        "columns": w, "groups": len(order) // kind.group, "inputs": i, "x_row": x.stride(2), "x_column": x.stride(3),
+        "columns": w, "groups": len(order) // GROUP, "inputs": i, "x_row": x.stride(2), "x_column": x.stride(3),
         "y_row": y.stride(2), "y_column": y.stride(3), "y_output": y.stride(1),
     }  # fmt: skip
     counts = numbered(SIZES, sizes, len(starts))
@@ -76,24 +63,23 @@ def run(x: Tensor, weight: Tensor, styles: Tensor, bias: Tensor | None, clamp: f
         a, b = (t.data_ptr() + s * t.stride(0) * t.element_size() for t in (x, y))
         tasks[s, :, :4] = a, b, own.ctypes.data + s * own.strides[0], ends.ctypes.data
     tasks[:, :, 4] = row_addresses(counts)
-    kernel(kind).run(tasks.reshape(-1, 5))
+    kernel(outputs).run(tasks.reshape(-1, 5))
     return y
 
 
 @functools.cache
-def _new(channels: int, group: int, half: bool) -> np.ndarray:
+def _new(channels: int) -> np.ndarray:
     """Of the last group, 1 where a channel is in no other, else 0."""
-    known = channels // group * group if channels % group else channels - group
-    return (channels_in_groups(channels, group, half)[-group:] >= known).astype(np.float32)
+    known = channels // GROUP * GROUP if channels % GROUP else channels - GROUP
+    return (channels_in_groups(channels, GROUP, True)[-GROUP:] >= known).astype(np.float32)
 
 
 @functools.cache
-def kernel(kind: Kind) -> Kernel:
+def kernel(outputs: int) -> Kernel:
     """Takes the addresses of x, y, weights (of an output, by group), bias and bounds (16 floats each) and sizes (int64,
     by `SIZES`)."""
-    number, vector = (HALF, WORDS) if kind.half else (FLOAT, FLOATS)
-    code = Code([number, number, FLOAT, FLOAT, INT])
-    b, outputs = code.b, kind.outputs
+    code = Code([HALF, HALF, FLOAT, FLOAT, INT])
+    b = code.b
     x, y, weights, ends, sizes, _ = code.arguments
     size = {name: Int(b, b.load(code.at(sizes, i))) for i, name in enumerate(SIZES)}
     bias, bound = (code.load(ends, code.number(i * LANES), FLOATS) for i in (0, 1))
@@ -103,17 +89,15 @@ def kernel(kind: Kind) -> Kernel:
         pixel = row * size["x_row"] + column * size["x_column"]
         sums = [zero] * outputs
         with code.loop(0, size["groups"], carried=sums) as group:
-            channel = code.lower(group * kind.group, size["inputs"] - kind.group)
-            value = code.load(x, pixel + channel, vector)
-            for part, v in enumerate(code.even_and_odd(value) if kind.half else [value]):
+            channel = code.lower(group * GROUP, size["inputs"] - GROUP)
+            for part, v in enumerate(code.even_and_odd(code.load(x, pixel + channel, WORDS))):
                 for o in range(outputs):
-                    first = (size["groups"] * o + group) * kind.group + part * LANES
+                    first = (size["groups"] * o + group) * GROUP + part * LANES
                     sums[o] = code.plus(sums[o], v, code.load(weights, first, FLOATS))
         result = zero
         for o, total in enumerate(sums):
             result = b.insert_element(result, code.sum(total), ir.Constant(ir.IntType(32), o))
-        result = code.clamped(b.fadd(result, bias), bound)
-        result = code.rounded(result) if kind.half else result
+        result = code.rounded(code.clamped(b.fadd(result, bias), bound))
         for o in range(outputs):
             value = b.extract_element(result, ir.Constant(ir.IntType(32), o))
             where = row * size["y_row"] + column * size["y_column"] + size["y_output"] * o

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import math
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -29,32 +28,21 @@ from gankit.core.cuda.native.machine import (
 SIZES = (
     *epilogue.SIZES, "row", "rows", "pad_y", "pad_x", "h", "w", "x_row", "x_column", "width", "y_row", "y_column",
 )  # fmt: skip
+GROUP = 2 * LANES  # channels that go together, even ones and odd ones
 ROWS = 4  # of the result that a thread takes at least: it reads a few more of the map
 
 
-@dataclass(frozen=True)
-class Kind:
-    half: bool
-    taps: int
-
-
-def group(half: bool) -> int:
-    """Channels that go together: the fewest that a map may have."""
-    return 2 * LANES if half else LANES
-
-
 def run(x: Tensor, y: Tensor, f: tuple[Tensor, Tensor], padding: tuple[int, int], after: Epilogue) -> None:
-    """Fill `y` [N, O, h, w] from `x` [N, O, H, W], both channels-last, with a group of channels or more.
+    """Fill `y` [N, O, h, w] from `x` [N, O, H, W], both channels-last, both bfloat16, with `GROUP` channels or more.
 
     `f` are two filters of so many taps each, which correlate along y and along x, with as many zeros in front of the
     first row and column as `padding` says.
     """
     (n, _, h, w), (height, width) = x.shape, y.shape[2:]
-    half = x.dtype == torch.bfloat16
-    call, taps = kernel(Kind(half, len(f[0]))), torch.cat(f).float()
+    call, taps = kernel(len(f[0])), torch.cat(f).float()
     step = max(math.ceil(height * n / (4 * torch.get_num_threads())), ROWS)
     starts, numbers = range(0, height, step), after.numbers()
-    nothing = np.zeros(2 * LANES, np.float32)
+    nothing = np.zeros(GROUP, np.float32)
     sizes = {
         **after.sizes(), "pad_y": padding[0], "pad_x": padding[1], "h": h, "w": w, "x_row": x.stride(2),
         "x_column": x.stride(3), "width": width, "y_row": y.stride(2), "y_column": y.stride(3),
@@ -71,13 +59,11 @@ def run(x: Tensor, y: Tensor, f: tuple[Tensor, Tensor], padding: tuple[int, int]
 
 
 @functools.cache
-def kernel(kind: Kind) -> Kernel:
+def kernel(taps: int) -> Kernel:
     """Takes the addresses of x, y, zeros for a group of channels, the filter, `Epilogue.numbers`, noise and sizes
     (int64, by `SIZES`)."""
-    number, vector = (HALF, WORDS) if kind.half else (FLOAT, FLOATS)
-    together = group(kind.half)
-    code = Code([number, number, number, FLOAT, FLOAT, FLOAT, INT])
-    b, taps = code.b, kind.taps
+    code = Code([HALF, HALF, HALF, FLOAT, FLOAT, FLOAT, INT])
+    b = code.b
     x, y, nothing, weights, numbers, noise, sizes, _ = code.arguments
     size = {name: Int(b, b.load(code.at(sizes, i))) for i, name in enumerate(SIZES)}
     finish = Finish(code, numbers, noise, size)
@@ -89,12 +75,11 @@ def kernel(kind: Kind) -> Kernel:
         for j in range(taps):
             r = row + j - size["pad_y"]
             seen.append((code.within(r, size["h"]), r * size["x_row"]))
-        with code.loop(0, size["outputs"], together) as first:
-            channel = code.lower(first, size["outputs"] - together)
-            vectors = together // LANES
-            constants = finish.constants(channel, vectors)
+        with code.loop(0, size["outputs"], GROUP) as first:
+            channel = code.lower(first, size["outputs"] - GROUP)
+            constants = finish.constants(channel, 2)
             # sums along y of the last columns: those of the filter but one
-            window = [ir.Constant(FLOATS, [0.0] * LANES)] * ((taps - 1) * vectors)
+            window = [ir.Constant(FLOATS, [0.0] * LANES)] * ((taps - 1) * 2)
             with code.loop(0, size["width"] + (taps - 1), carried=window) as position:
                 c = position - size["pad_x"]
                 inside = code.within(c, size["w"])
@@ -102,16 +87,13 @@ def kernel(kind: Kind) -> Kernel:
                 for within, start in seen:
                     address = code.at(x, start + c * size["x_column"] + channel)
                     source = b.select(b.and_(within, inside), address, nothing)
-                    value = code.load(source, code.number(0), vector)
-                    columns.append(code.even_and_odd(value) if kind.half else [value])
-                sums = [code.dot([column[v] for column in columns], own[:taps]) for v in range(vectors)]
+                    columns.append(code.even_and_odd(code.load(source, code.number(0), WORDS)))
+                sums = [code.dot([column[v] for column in columns], own[:taps]) for v in range(2)]
                 window += sums
                 target = position - (taps - 1)
                 with b.if_then(target.compared(">=", 0), likely=True):
-                    values = [code.dot(window[v::vectors], own[taps:]) for v in range(vectors)]
-                    if kind.half:
-                        values = code.in_turn(*values)
-                    values = finish.pixel(values, constants, row, target)
-                    code.put(values, kind.half, y, row * size["y_row"] + target * size["y_column"] + channel)
-                del window[:vectors]
+                    values = [code.dot(window[v::2], own[taps:]) for v in range(2)]
+                    values = finish.pixel(code.in_turn(*values), constants, row, target)
+                    code.put(values, True, y, row * size["y_row"] + target * size["y_column"] + channel)
+                del window[:2]
     return code.compiled()

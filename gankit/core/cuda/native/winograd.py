@@ -89,8 +89,9 @@ class Kind:
 
 
 def kind(half: bool, transposed: bool) -> Kind | None:
-    """For the CPU at hand; None where it has no instructions for bfloat16."""
-    if half and not features().get("avx512bf16"):
+    """For the CPU at hand; None where it has no instructions for bfloat16, and for transposed ones in float32, of which
+    `smooth` takes none."""
+    if (transposed and not half) or (half and not features().get("avx512bf16")):
         return None
     wide = features().get("avx512f")  # 32 registers of 16 floats, else 16 of 8 or 32 of 4
     return Kind(half, transposed, 8 if wide else 6, 2 if wide else 1)
@@ -103,18 +104,20 @@ def weights(weight: Tensor, kind: Kind) -> Tensor:
     where they are in another already.
     """
     (o, i), block, group = weight.shape[:2], kind.block, kind.group
-    inputs, w = channels_in_groups(i, group), weight.detach().float().flatten(2)
-    if len(inputs) > i:
-        w = w[:, inputs]
-        w[:, i // group * group : -(i % group)] = 0
-    if o % block:
-        w = w[channels_in_groups(o, block)]
-    w = w.view(-1, block, len(inputs), 9).transpose(1, 2)
-    if kind.half:  # a group holds its even channels, then its odd ones, and a word two of these
-        w = w.reshape(len(w), -1, LANES // 2, 2, 2, block, 9).permute(0, 1, 4, 2, 5, 3, 6)
+    inputs, outputs = channels_in_groups(i, group), channels_in_groups(o, block).reshape(-1, block)
     points = torch.kron(_points(kind), _points(kind))
-    result = points @ w.reshape(-1, 9).t()
-    return result.bfloat16() if kind.half else result
+    shape = (POINTS**2, len(outputs), len(inputs) * block)
+    result = torch.empty(shape, dtype=torch.bfloat16 if kind.half else torch.float32, device="cpu")
+    for number, some in enumerate(outputs):  # all at once would take several times the memory of the result
+        w = weight[some[0] : some[0] + block].detach().float().flatten(2)
+        if len(inputs) > i:
+            w = w[:, inputs]
+            w[:, i // group * group : -(i % group)] = 0
+        w = w.transpose(0, 1)
+        if kind.half:  # a group holds its even channels, then its odd ones, and a word two of these
+            w = w.reshape(-1, LANES // 2, 2, 2, block, 9).permute(0, 3, 1, 4, 2, 5)
+        result[:, number] = points @ w.reshape(-1, 9).t()
+    return result
 
 
 def _points(kind: Kind) -> Tensor:
