@@ -235,9 +235,9 @@ def filtered_convolution(x: Tensor, weight: Tensor, padding: Sequence[int]) -> T
 
 def _kernels_pay(x: Tensor, normalize: bool) -> bool:
     """Where kernels of `native`, with half of the products, take the place of oneDNN's convolutions. Those have AMX,
-    which a kernel has not. In float32, LLVM and a kernel's weights would lift the peak of memory over the textbook's, save
-    in StyleGAN3, whose form is that with `normalize` and which has LLVM anyway; and of small maps most time goes into
-    reading weights."""
+    which a kernel has not. In float32, LLVM and a kernel's weights would lift the peak of memory over the textbook's,
+    save in StyleGAN3, whose form is that with `normalize` and which has LLVM anyway; and of small maps most time goes
+    into reading weights."""
     if x.dtype == torch.bfloat16:
         return "AMX" not in bf16_units()
     return normalize and x.shape[2] * x.shape[3] >= winograd.FEWEST_PIXELS
