@@ -132,7 +132,7 @@ def test_a_module_that_saves_itself_in_a_way_of_its_own_is_copied(tmp_path):
         (8, torch.float32, True),
         (40, torch.float32, True),
         (8, torch.bfloat16, True),
-        (8, torch.bfloat16, False),
+        (40, torch.bfloat16, False),
     ],
 )
 def test_a_weight_gives_its_memory_for_what_is_made_of_it(tmp_path, monkeypatch, side, dtype, without):

@@ -235,12 +235,12 @@ def filtered_convolution(x: Tensor, weight: Tensor, padding: Sequence[int]) -> T
 
 def _kernels_pay(x: Tensor, normalize: bool) -> bool:
     """Where kernels of `native`, with half of the products, take the place of oneDNN's convolutions. Those have AMX,
-    which a kernel has not. In float32, LLVM and a kernel's weights would lift the peak of memory over the textbook's,
-    save in StyleGAN3, whose form is that with `normalize` and which has LLVM anyway; and of small maps most time goes
-    into reading weights."""
-    if x.dtype == torch.bfloat16:
-        return "AMX" not in bf16_units()
-    return normalize and x.shape[2] * x.shape[3] >= winograd.FEWEST_PIXELS
+    which a kernel has not. Of small maps most time goes into reading weights, of which a kernel's are larger, and in
+    bfloat16 their rounding weighs most, as all of the picture is made of them. In float32, LLVM and a kernel's weights
+    would lift the peak of memory over the textbook's, save in StyleGAN3, whose form is that with `normalize` and which
+    has LLVM anyway."""
+    large = x.shape[2] * x.shape[3] >= winograd.FEWEST_PIXELS
+    return large and (normalize if x.dtype == torch.float32 else "AMX" not in bf16_units())
 
 
 def _direct(ready: Ready, here: Kernels, x: Tensor, up: int, padding: list[int], phases: bool) -> Tensor:
