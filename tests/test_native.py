@@ -10,7 +10,7 @@ import torch
 from llvmlite import ir
 
 from gankit.core.cuda import dispatch, native
-from gankit.core.cuda.native import LANES, filters, machine
+from gankit.core.cuda.native import LANES, filters, machine, winograd
 from gankit.core.cuda.native.machine import FLOAT, FLOATS, HALF, HALVES, INT, WORDS, Code, Int
 
 EVERY_HALF = np.arange(2**16).astype(np.uint16)  # the values of a bfloat16, as bits
@@ -180,6 +180,16 @@ def test_doctor_finds_a_kernel_that_fails_or_is_wrong(gankit_cli, monkeypatch):
     assert result.code == 1
     assert "FAILED: raised RuntimeError: no such instruction" in result.out
     assert "Traceback" not in result.out + result.err
+
+
+def test_doctor_finds_a_wrong_kernel_for_convolutions(gankit_cli, monkeypatch):
+    monkeypatch.setattr(dispatch, "_choices", {})
+    monkeypatch.setattr(native, "_failures", [])
+    right = winograd.run
+    monkeypatch.setattr(winograd, "run", lambda x, y, *rest: (right(x, y, *rest), y.mul_(1.01)))
+    result = gankit_cli("doctor")
+    assert result.code == 1
+    assert "was wrong by" in result.out
 
 
 def test_a_self_test_hides_no_other_warning(monkeypatch):

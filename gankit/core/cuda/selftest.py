@@ -137,5 +137,7 @@ def _cases(operator: str) -> Iterator[tuple[list[Tensor], Callable[..., Any]]]:
 
         yield [x, weight, styles, noise, bias], stylegan2
         yield [x, weight, styles], stylegan3
+        # a kernel wants some channels and pixels
+        yield [randn(1, 32, 32, 32), randn(32, 32, 3, 3), randn(1, 32).abs() + 0.5], stylegan3
     else:
         raise ValueError(f"there is no self-test of an operator {operator!r}")
