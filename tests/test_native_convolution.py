@@ -564,3 +564,22 @@ def test_to_rgb(monkeypatch):
         y = rgb(last)
     right = exact(x, w, s, demodulate=False, b=b)
     torch.testing.assert_close(y.double(), right, rtol=0, atol=0.02 * right.abs().max().item())
+
+
+@torch.no_grad()
+@needs_bf16
+def test_parameters_that_may_want_gradients(recwarn):
+    """Grad mode decides, not what tensors could ask for."""
+    x, w, s = tensors(torch.bfloat16)
+    x = x.contiguous(memory_format=torch.channels_last)
+    b = torch.randn(48)
+    for t in (x, w, s, b):
+        t.requires_grad_()
+    with torch.inference_mode():
+        plain = [t.detach().clone() for t in (x, w, s, b)]
+    cuda.modulated_conv2d(x, w, s, padding=1, b=b, noise=torch.randn(36, 32).requires_grad_(), act="lrelu")
+    for maps, weight, styles, bias in ((x, w, s, b), plain):
+        cuda.modulated_conv2d(maps, weight[:3, :, :1, :1], styles, demodulate=False, b=bias[:3])
+        cuda.modulated_conv2d(maps, weight, styles, padding=1, b=bias)
+    assert not recwarn
+    assert native.obstacle() is None

@@ -297,11 +297,13 @@ def row_addresses(rows: np.ndarray) -> np.ndarray:
 
 def on_all_threads(address: int, data: int, count: int) -> None:
     """Call the function at `address` with `data` from so many threads at once."""
-    function, team = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(address), _openmp()
+    team = _openmp()
+    if count > 1 and team is not None:
+        team(address, data, count, 0)
+        return
+    function = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(address)
     if count == 1:
         function(data)
-    elif team is not None:
-        team(address, data, count, 0)
     else:
         with ThreadPoolExecutor(count - 1) as pool:
             others = [pool.submit(function, data) for _ in range(count - 1)]

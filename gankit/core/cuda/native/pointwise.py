@@ -44,7 +44,9 @@ def run(x: Tensor, weight: Tensor, styles: Tensor, bias: Tensor | None, clamp: f
     if i < GROUP or outputs > MOST:
         return None
     order = channels_in_groups(i, GROUP, True)
-    own = styles.float().numpy().take(order, 1)[:, None] * weight.detach().float().numpy().take(order, 1)
+    own = styles.detach().float().numpy().take(order, 1)[:, None] * weight.detach().float().numpy().take(
+        order, 1
+    )
     own[:, :, len(order) - GROUP :] *= _new(i)
     ends = np.zeros(2 * LANES, np.float32)
     ends[:outputs] = 0 if bias is None else bias.detach().float().numpy()

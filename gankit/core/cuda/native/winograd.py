@@ -41,15 +41,14 @@ from gankit.core.cuda.native.machine import (
     channels_in_groups,
     features,
     row_addresses,
-)  # fmt: skip
+)
 
 STEP, POINTS = 2, 4  # along an axis: pixels of the map from tile to tile, and points of a tile
 CACHE_BYTES = 2**19  # of the points that a thread works on,
 TILES = 64  # or so many tiles, as all weights are read for these
 SIZES = (
     *epilogue.SIZES, "top", "left", "across", "tile", "tiles", "products_y", "products_x", "pad_y", "pad_x", "h", "w",
-    "x_row", "x_column", "groups", "inputs",
-    "first", "last", "blocks", "height", "width", "y_row", "y_column",
+    "x_row", "x_column", "groups", "inputs", "first", "last", "blocks", "height", "width", "y_row", "y_column",
 )  # fmt: skip
 
 
@@ -143,7 +142,7 @@ def run(
         "y_column": y.stride(3),
     }  # fmt: skip
     counts, scratch = _parts(kind, n, torch.get_num_threads(), tuple(sizes.items()))
-    factors = styles.float().numpy().take(channels_in_groups(i, kind.group, kind.half), 1)
+    factors = styles.detach().float().numpy().take(channels_in_groups(i, kind.group, kind.half), 1)
     numbers, nothing = after.numbers(), np.zeros(kind.group, np.float32)
     tasks = np.empty((n, len(counts), 8), np.int64)
     for s in range(n):
