@@ -163,11 +163,12 @@ def test_doctor_tells_of_kernels(gankit_cli, monkeypatch):
     assert "LLVM     no kernels for CPUs: llvmlite cannot be imported: none here" in result.out
 
 
-def test_doctor_finds_a_kernel_that_fails_or_is_wrong(gankit_cli, monkeypatch):
+@pytest.mark.parametrize("kernels", [filters, winograd])
+def test_doctor_finds_a_kernel_that_fails_or_is_wrong(gankit_cli, monkeypatch, kernels):
     monkeypatch.setattr(dispatch, "_choices", {})
     monkeypatch.setattr(native, "_failures", [])
-    right = filters.run
-    monkeypatch.setattr(filters, "run", lambda x, y, *rest: (right(x, y, *rest), y.mul_(1.01)))
+    right = kernels.run
+    monkeypatch.setattr(kernels, "run", lambda x, y, *rest: (right(x, y, *rest), y.mul_(1.01)))
     result = gankit_cli("doctor")
     assert result.code == 1
     assert "was wrong by" in result.out
@@ -175,21 +176,11 @@ def test_doctor_finds_a_kernel_that_fails_or_is_wrong(gankit_cli, monkeypatch):
     def broken(*arguments):
         raise RuntimeError("no such instruction")
 
-    monkeypatch.setattr(filters, "run", broken)
+    monkeypatch.setattr(kernels, "run", broken)
     result = gankit_cli("doctor")
     assert result.code == 1
     assert "FAILED: raised RuntimeError: no such instruction" in result.out
     assert "Traceback" not in result.out + result.err
-
-
-def test_doctor_finds_a_wrong_kernel_for_convolutions(gankit_cli, monkeypatch):
-    monkeypatch.setattr(dispatch, "_choices", {})
-    monkeypatch.setattr(native, "_failures", [])
-    right = winograd.run
-    monkeypatch.setattr(winograd, "run", lambda x, y, *rest: (right(x, y, *rest), y.mul_(1.01)))
-    result = gankit_cli("doctor")
-    assert result.code == 1
-    assert "was wrong by" in result.out
 
 
 def test_a_self_test_hides_no_other_warning(monkeypatch):
