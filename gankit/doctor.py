@@ -11,7 +11,7 @@ import torch
 
 import gankit
 from gankit.core.cuda import dispatch, native
-from gankit.core.devices import bf16_units, has_fast_bf16
+from gankit.core.devices import bf16_units, has_fast_bf16, multiplies
 from gankit.errors import GankitError
 
 
@@ -34,7 +34,10 @@ def _machine() -> Iterator[str]:
     yield f"gankit   {gankit.__version__}, Python {platform.python_version()}, {platform.system()} {platform.machine()}"
     yield f"torch    {torch.__version__}, {torch.get_num_threads()} threads"
     cpu = torch.device("cpu")
-    pays = "fast" if has_fast_bf16(cpu) else "slower than fp32 in training"
+    slow = (
+        "slower than fp32 in training" if multiplies(torch.bfloat16, cpu) else "by kernels for sampling alone"
+    )
+    pays = "fast" if has_fast_bf16(cpu) else slow
     units = ", ".join([torch.backends.cpu.get_cpu_capability(), *bf16_units()])
     yield f"CPU      {_cpu_name()}: {units}; bf16 {pays}"
     if torch.cuda.is_available():

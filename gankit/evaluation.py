@@ -172,7 +172,7 @@ def evaluate(
         feature=options.check("feature", specs["feature"]),
         side=side,
         captions=wishes,
-        half=dtype == "bf16",
+        half=dtype == "bf16" and devices.multiplies(torch.bfloat16, pipe.device),
         world=world,
         progress=Progress(not quiet and world.main and sys.stderr.isatty()),
     )

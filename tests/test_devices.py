@@ -1,11 +1,18 @@
-"""What the C library does with the memory of tensors."""
+"""What the C library does with the memory of tensors, and CPUs without products in half precision."""
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
+import torch
+from runs import Result, tiny_set
+
+from gankit.core import devices
 
 PAGE_FAULTS = """
 import resource, sys, torch
@@ -30,3 +37,30 @@ def test_freed_memory_is_kept() -> None:
         return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
     assert faults("keep") < 0.5 * faults("as it was")  # the heap may still grow by a tensor or two
+
+
+def test_what_a_cpu_multiplies(monkeypatch: pytest.MonkeyPatch) -> None:
+    cpu, gpu = torch.device("cpu"), torch.device("cuda")
+    ops = type("ops", (), {"_is_mkldnn_bf16_supported": lambda: False})
+    monkeypatch.setattr(torch.ops, "mkldnn", ops)
+    assert not devices.multiplies(torch.bfloat16, cpu)
+    assert devices.multiplies(torch.float16, cpu)  # as torch does not tell
+    assert devices.multiplies(torch.float32, cpu)
+    assert devices.multiplies(torch.bfloat16, gpu)
+
+
+@pytest.mark.parametrize("has", [True, False])
+def test_training_in_bf16_where_products_are_slow_is_in_fp32(
+    gankit_cli: Callable[..., Result],
+    images: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    has: bool,
+) -> None:
+    monkeypatch.setattr(devices, "multiplies", lambda dtype, device: has)
+    options = tiny_set(train__precision="bf16", train__images=8)
+    done = gankit_cli("train", "stylegan2", "--data", images, "--out", tmp_path / "run", *options)
+    assert done.code == 0
+    assert ("train.precision = 'bf16': this CPU has no products in bf16" in done.out + done.err) == (not has)
+    line = json.loads((tmp_path / "run" / "log.jsonl").read_text().splitlines()[0])
+    assert line["machine"]["precision"] == ("bf16" if has else "fp32")

@@ -17,7 +17,7 @@ from tiny_models import write_model
 
 import gankit
 from gankit import GankitError
-from gankit.core import options
+from gankit.core import engines, options
 from gankit.core.engines import EngineRunner
 from gankit.core.interfaces import Condition, Engine
 from gankit.core.plugins import registry
@@ -168,6 +168,12 @@ def decibels(images: torch.Tensor, expected: torch.Tensor) -> float:
     return 20 * torch.log10(peak / (images - expected).square().mean().sqrt()).item()
 
 
+@pytest.fixture(autouse=True)
+def products(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the CPU has."""
+    monkeypatch.setattr(engines, "multiplies", lambda dtype, device: True)
+
+
 @torch.no_grad()
 @pytest.mark.parametrize("generator", ["stylegan2", "stylegan-t"])
 @pytest.mark.parametrize("engine", ["eager", {"name": "compile", "backend": "aot_eager"}, "openvino"])
@@ -214,6 +220,31 @@ def test_generators_that_do_not_follow_ws_draw_under_autocast(
         ws = pipe.generator.mapping(torch.randn(1, pipe.generator.z_dim), cond)
         assert pipe.engine(ws, cond, "const").dtype == torch.float32
     assert seen == [(torch.bfloat16, False), (torch.float32, True)]
+
+
+def test_a_cpu_without_products_in_bf16(
+    folder: Path, recorder: type[Recorder], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only what follows ws, for which there are kernels, computes in it."""
+    monkeypatch.setattr(engines, "multiplies", lambda dtype, device: dtype == torch.float32)
+    monkeypatch.setattr(recorder, "dtypes", ("fp32", "bf16"))
+    seen: list[Any] = []
+    prepare = recorder.prepare
+
+    def spy(self: Recorder, module: Any, inputs: Any) -> Any:
+        seen.append(module.dtype)
+        return prepare(self, module, inputs)
+
+    monkeypatch.setattr(recorder, "prepare", spy)
+    gankit.load(folder, device="cpu", engine="recorder", dtype="bf16")(cls="round")
+    assert seen == ["fp32"]
+    pipe, plain = (gankit.load(folder, device="cpu", dtype=dtype) for dtype in ("bf16", "fp32"))
+    cond = Condition(torch.tensor([[1.0, 0.0]]))
+    ws = pipe.generator.mapping(torch.randn(1, pipe.generator.z_dim), cond)
+    for follows in (True, False):
+        monkeypatch.setattr(type(pipe.generator), "follows_ws", follows)
+        same = torch.equal(pipe.engine(ws, cond, "const"), plain.engine(ws, cond, "const"))
+        assert same == (not follows)
 
 
 def test_a_failing_engine_is_replaced_in_its_dtype(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 
 import pytest
@@ -14,16 +15,15 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from gankit.core import cuda
 from gankit.core.cuda import ConstantWeights, inference, native
+from gankit.core.cuda.epilogue import Epilogue
 from gankit.core.cuda.native import machine, modulated, pointwise, smooth, winograd
-from gankit.core.cuda.native.epilogue import Epilogue
 from gankit.core.cuda.native.winograd import Kind
 
-BF16 = bool(machine.features().get("avx512bf16"))
-KINDS = [Kind(False, turned, *sizes) for turned in (False, True) for sizes in ((8, 2), (6, 1))]
-KINDS += [Kind(True, turned, 8, 2) for turned in (False, True) if BF16]
-DTYPES = [torch.float32] + [torch.bfloat16] * BF16
-FORMS = [(torch.float32, 1)] + [(torch.bfloat16, up) for up in (1, 2)] * BF16
-needs_bf16 = pytest.mark.skipif(not BF16, reason="has no AVX512_BF16")
+SIZES = [(False, False, 8, 2), (False, False, 6, 1), (True, False, 8, 2), (True, False, 5, 1)]
+SIZES += [(True, True, 8, 2)] * machine.multiplies_pairs()
+KINDS = [Kind(half, pairs, turned, *sizes) for turned in (False, True) for half, pairs, *sizes in SIZES]
+DTYPES = [torch.float32, torch.bfloat16]
+FORMS = [(torch.float32, 1), (torch.bfloat16, 1), (torch.bfloat16, 2)]
 
 
 @pytest.fixture
@@ -110,7 +110,7 @@ def test_any_shape(kind, n, size, padding, channels, noise, act, clamp, count, c
             F.conv_transpose2d(t, v.double().transpose(0, 1), stride=2)
             for t, v in ((xs, weight), (magnitude, weight.abs()))
         )
-        after = Epilogue(torch.ones(n, o), None, None, 1, torch.inf)
+        after = Epilogue(torch.ones(n, o))
     else:
         expected, scale = (
             F.conv2d(t, v.double(), padding=padding) for t, v in ((xs, weight), (magnitude, weight.abs()))
@@ -146,13 +146,12 @@ def test_rounding_is_near_that_of_a_direct_convolution(kind):
     w = weight.transpose(0, 1) if kind.transposed else weight
     expected = function(x.double(), w.double(), **options)
     y = torch.empty_like(expected, dtype=dtype, memory_format=torch.channels_last)
-    after = Epilogue(torch.ones(1, 64), None, None, 1, torch.inf)
+    after = Epilogue(torch.ones(1, 64))
     winograd.run(x, y, winograd.weights(weight, kind), kind, (1, 1), torch.ones(1, 256), after)
     error, direct = ((t - expected).square().mean().sqrt() for t in (y, function(x, w.to(dtype), **options)))
     assert error < (2 if kind.half else 3) * direct
 
 
-@needs_bf16
 @pytest.mark.parametrize("taps", [1, 2, 4, 5])
 @pytest.mark.parametrize("channels", [32, 45, 64])
 @pytest.mark.parametrize("noise", ["none", "each"])
@@ -247,17 +246,17 @@ def test_that_of_stylegan3(taken, dtype):
         ({}, True),
         ({"side": 32}, False),  # below 1024 pixels
         ({"side": 32, "dtype": torch.bfloat16}, False),
-        ({"dtype": torch.bfloat16}, BF16),
+        ({"dtype": torch.bfloat16}, True),
         ({"i": 16, "o": 32}, True),
         ({"i": 15}, False),
         ({"o": 15}, False),
         ({"i": 31, "dtype": torch.bfloat16}, False),
-        ({"o": 31, "dtype": torch.bfloat16}, False),
+        ({"o": 15, "dtype": torch.bfloat16}, False),
         ({"act": "relu"}, False),
         ({"act": "lrelu", "alpha": 1.5}, False),
         ({"padding": (1, 2, 1, 1)}, False),
         ({"up": 2, "f": "symmetric"}, False),
-        ({"up": 2, "padding": 2, "f": "symmetric", "dtype": torch.bfloat16}, BF16),
+        ({"up": 2, "padding": 2, "f": "symmetric", "dtype": torch.bfloat16}, True),
         (
             {"up": 2, "padding": -1, "f": "symmetric", "dtype": torch.bfloat16},
             False,
@@ -291,7 +290,6 @@ def test_where_they_are_taken(taken, changed, expected):
 
 
 @torch.no_grad()
-@needs_bf16
 def test_amx_is_left_to_onednn(monkeypatch, taken):
     x, w, s = tensors(torch.bfloat16)
     monkeypatch.setattr(inference, "bf16_units", lambda: ["AVX512_BF16", "AMX"])
@@ -315,13 +313,19 @@ def test_float32_is_left_to_onednn_but_for_stylegan3(monkeypatch, taken):
 
 
 @torch.no_grad()
-def test_a_cpu_without_instructions(monkeypatch, taken):
-    monkeypatch.setattr(winograd, "features", lambda: {"avx2": True})
-    x, w, s = tensors()
-    y = cuda.modulated_conv2d(x, w, s, padding=1)
-    torch.testing.assert_close(y.double(), exact(x, w, s, padding=1), rtol=0, atol=2e-5)
-    cuda.modulated_conv2d(x.bfloat16(), w, s, padding=1)
-    assert taken == [True, False]
+@pytest.mark.parametrize(("dtype", "up"), FORMS)
+def test_a_cpu_without_instructions_for_bfloat16(monkeypatch, taken, dtype, up):
+    monkeypatch.setattr(winograd, "features", dict)
+    for module in (machine, winograd):
+        monkeypatch.setattr(module, "multiplies_pairs", lambda: False)
+    for module in (winograd, smooth):
+        monkeypatch.setattr(module, "kernel", functools.cache(module.kernel.__wrapped__))
+    x, w, s = tensors(dtype)
+    options = {"padding": 1, "up": up, "flip_weight": up == 1, "resample_filter": FILTERS["symmetric"]}
+    y, right = cuda.modulated_conv2d(x, w, s, **options), exact(x, w, s, **options)
+    tolerance = 2e-5 if dtype == torch.float32 else 2**-7 * right.abs().max().item()
+    torch.testing.assert_close(y.double(), right, rtol=0, atol=tolerance)
+    assert taken == [True]
 
 
 @torch.no_grad()
@@ -447,7 +451,6 @@ def test_views_and_defaults_of_torch(taken, dtype):
 
 
 @torch.no_grad()
-@needs_bf16
 @pytest.mark.parametrize("phases", [False, True])
 @pytest.mark.parametrize("together", [1, 3])
 @pytest.mark.parametrize("noise", [None, "map", "maps"])
@@ -456,6 +459,7 @@ def test_the_filter_after_a_convolution_of_onednn(monkeypatch, phases, together,
     """As with AMX."""
     x, w, s = tensors(torch.bfloat16, side=20)
     monkeypatch.setattr(inference, "_kernels_pay", lambda x, normalize: False)
+    monkeypatch.setattr(inference, "multiplies", lambda dtype, device: True)
     monkeypatch.setattr(inference, "_phases_pay", lambda x: phases)
     monkeypatch.setattr(inference, "FOLD", 1e9)
     monkeypatch.setattr(inference, "BLOCK_BYTES", together * x.element_size() * (x[0].numel() + 48 * 40 * 32))
@@ -567,7 +571,6 @@ def test_to_rgb(monkeypatch):
 
 
 @torch.no_grad()
-@needs_bf16
 def test_parameters_that_may_want_gradients(recwarn):
     """Grad mode decides, not what tensors could ask for."""
     x, w, s = tensors(torch.bfloat16)

@@ -205,6 +205,54 @@ def test_checkpointing_and_changed_maps(small):
         y.sum().backward()
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize(
+    ("kernel", "options"),
+    [
+        (3, {"padding": 1}),
+        (3, {"padding": 1, "up": 2}),
+        (1, {}),
+        (1, {"up": 2}),
+        (1, {"down": 2}),
+        (3, {"groups": 2}),
+    ],
+)
+def test_a_cpu_without_products_in_half_precision(monkeypatch, dtype, kernel, options):
+    """They are done in float32, and their results rounded once; gradients likewise."""
+    f = cuda.setup_filter([1, 3, 3, 1])
+    x, w = (
+        torch.randn(2, 8, 6, 7).to(dtype),
+        torch.randn(6, 8 // options.get("groups", 1), kernel, kernel).to(dtype),
+    )
+    b = torch.randn(6).to(dtype)
+    monkeypatch.setattr(convolution, "multiplies", lambda dtype, device: dtype == torch.float32)
+    inputs = [t.clone().requires_grad_() for t in (x, w, b)]
+    exact = [t.double().requires_grad_() for t in (x, w, b)]
+    y, right = (cuda.conv2d_resample(x, w, f, b=b, **options) for x, w, b in (inputs, exact))
+    dy = torch.randn_like(y)
+    assert y.dtype == dtype
+    epsilon = torch.finfo(dtype).eps
+    bound = epsilon * (1 if options.keys() <= {"padding", "groups"} else 8)  # filters round, too
+    torch.testing.assert_close(y.double(), right, rtol=bound, atol=bound * right.abs().max().item())
+    for d, e in zip(torch.autograd.grad(y, inputs, dy), torch.autograd.grad(right, exact, dy.double())):
+        torch.testing.assert_close(d.double(), e, rtol=8 * epsilon, atol=8 * epsilon * e.abs().max().item())
+
+
+def test_so_are_those_of_a_modulated_1x1_convolution(monkeypatch):
+    seen, bmm = [], torch.bmm
+    monkeypatch.setattr(torch, "bmm", lambda a, b: seen.append(a.dtype) or bmm(a, b))
+    monkeypatch.setattr(convolution, "multiplies", lambda dtype, device: dtype == torch.float32)
+    x, w, s = torch.randn(2, 8, 6, 7).bfloat16(), torch.randn(3, 8, 1, 1), torch.randn(2, 8)
+    for maps in (x, x.contiguous(memory_format=torch.channels_last)):
+        y = cuda.modulated_conv2d(maps, w, s, demodulate=False)
+        right = cuda.modulated_conv2d(
+            maps.double(), w.double(), s.double(), demodulate=False, impl="reference"
+        )
+        assert y.dtype == torch.bfloat16
+        torch.testing.assert_close(y.double(), right, rtol=2**-6, atol=2**-5)
+    assert seen == [torch.float32] * 2
+
+
 @pytest.mark.parametrize(
     "what",
     [
@@ -222,7 +270,8 @@ def test_checkpointing_and_changed_maps(small):
         "empty",
     ],
 )
-def test_where_it_stands_back(taken, what):
+def test_where_it_stands_back(taken, monkeypatch, what):
+    monkeypatch.setattr(convolution, "multiplies", lambda dtype, device: True)
     x, w = torch.randn(2, 256, 32, 32), torch.randn(256, 256, 3, 3)
     call = lambda x, w: cuda.conv2d_resample(x, w, padding=1)  # noqa: E731
     call(x, w)

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.autograd import gradcheck, gradgradcheck
 
 from gankit.core import cuda
-from gankit.core.cuda import inference
+from gankit.core.cuda import epilogue, inference
 from gankit.core.cuda.activations import ACTIVATIONS
 
 LAYOUTS = ("contiguous", "channels last", "every second", "transposed")
@@ -214,7 +214,8 @@ def test_modulated_conv2d(
 
     rest = [t.double() for t in optional.values()]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(inference, "BLOCK_BYTES", block)
+        for module in (inference, epilogue):
+            patch.setattr(module, "BLOCK_BYTES", block)
         patch.setattr(inference, "FOLD", fold)
         compare(function, randn(*size), randn(4, c, kernel, kernel), randn(n, c), *rest, layout=layout)
 

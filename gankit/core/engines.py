@@ -20,6 +20,7 @@ from torch import Tensor
 
 import gankit
 from gankit.core import checkpoint, options
+from gankit.core.devices import multiplies
 from gankit.core.graphs import SynthesisGraph, noise_numbers, synthesize
 from gankit.core.interfaces import Condition, Engine, Generator
 from gankit.core.paths import cache_dir
@@ -43,7 +44,8 @@ class EngineRunner:
         device: where it is.
         spec: an engine as a recipe would write it, 'name' or {'name': ..., option: value}; or 'auto'.
         identity: what tells networks of different speed apart; with it, `auto` remembers what it has measured.
-        dtype: what synthesis computes in, 'fp32' or 'bf16'; ws and images are float32 in any case.
+        dtype: what synthesis computes in, 'fp32' or 'bf16'; ws and images are float32 in any case. On a CPU that has no
+            products in bf16, only what gankit's own kernels do is in it.
 
     Raises GankitError for an unknown engine or dtype, and for an engine that cannot run here or not in this dtype.
 
@@ -62,6 +64,7 @@ class EngineRunner:
     ) -> None:
         self.generator, self.device, self.identity = generator, device, identity
         self.dtype = check_dtype(dtype)
+        self._multiplies = multiplies(torch.bfloat16, device)
         self.used: set[str] = set()
         self.say: Callable[[str], None] = lambda text: None
         self._prepared: dict[tuple[str, int, str], Draw] = {}
@@ -111,7 +114,8 @@ class EngineRunner:
         return self._plain(ws, cond, noise_mode)
 
     def _plain(self, ws: Tensor, cond: Condition, noise_mode: str) -> Tensor:
-        return synthesize(self.generator, ws, cond, noise_mode, self.dtype)
+        dtype = self.dtype if self._multiplies or self.generator.follows_ws else "fp32"
+        return synthesize(self.generator, ws, cond, noise_mode, dtype)
 
     # ------------------------------------------------------------------------------------------- one engine
 
@@ -123,7 +127,7 @@ class EngineRunner:
         key = (name, batch if engine.fixed_batch else 0, noise_mode)
         if key not in self._prepared:
             noise = "input" if "noise" in inputs else noise_mode
-            dtype = "fp32" if engine.casts else self.dtype
+            dtype = "fp32" if engine.casts or not self._multiplies else self.dtype
             graph = SynthesisGraph(self.generator, noise, dtype).eval()  # type: ignore[arg-type]
             self._prepared[key] = engine.prepare(graph, inputs)
         return self._prepared[key](inputs)[:count]

@@ -186,9 +186,13 @@ class Trainer:
         parts = build_parts(recipe, conditioner, self.device)
         if init:
             self._start_from(parts)
-        bf16 = recipe.train.precision == "bf16" or (
-            recipe.train.precision == "auto" and devices.has_fast_bf16(self.device)
-        )
+        precision = recipe.train.precision
+        bf16 = precision == "bf16" or (precision == "auto" and devices.has_fast_bf16(self.device))
+        if bf16 and not devices.multiplies(torch.bfloat16, self.device):
+            self.progress.say(
+                "train.precision = 'bf16': this CPU has no products in bf16, so training is in fp32, which is faster"
+            )
+            bf16 = False
         return Stepper(parts, recipe, self.device, self.world, bf16)
 
     def _open_data(self) -> None:

@@ -12,14 +12,13 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from gankit.core.cuda import inference
 from gankit.core.cuda.activations import ACTIVATIONS
 from gankit.core.cuda.arguments import filter_size
 from gankit.core.cuda.bias_act import activate, bias_act
-from gankit.core.cuda.convolution import conv2d, conv_transpose2d
+from gankit.core.cuda.convolution import bmm, conv2d, conv_transpose2d
 from gankit.core.cuda.upfirdn2d import symmetric, upfirdn2d
 from gankit.core.precision import at_least_float32, without_autocast
 
@@ -57,12 +56,12 @@ def conv2d_resample(
         x, same = symmetric(x, pad)
         return conv2d(x, w, b, 1, same, groups)
     if up == 1 and pointwise:
-        return F.conv2d(resample(x, f, ONE, (down, down), pad, False, 1), w, b, groups=groups)
+        return conv2d(resample(x, f, ONE, (down, down), pad, False, 1), w, b, 1, (0, 0), groups)
     if up == 1:
         return conv2d(resample(x, f, ONE, ONE, pad, False, 1), w, b, down, (0, 0), groups)
     if pointwise and down == 1:
         pad = (x0 + (nx + up - 1) // 2, x1 + (nx - up) // 2, y0 + (ny + up - 1) // 2, y1 + (ny - up) // 2)
-        x = resample(F.conv2d(x, w, groups=groups), f, (up, up), ONE, pad, False, up**2)
+        x = resample(conv2d(x, w, None, 1, (0, 0), groups), f, (up, up), ONE, pad, False, up**2)
     else:
         cut, rest = transposed_padding(pad, (nx, ny), (kw, kh), up)
         w = w.unflatten(0, (groups, -1)).transpose(1, 2).flatten(0, 1)
@@ -184,6 +183,6 @@ def _modulated_pointwise(x: Tensor, weight: Tensor, styles: Tensor) -> Tensor:
     """1x1 convolution with weights [O, I] * styles [N, I] of each sample; cheaper than scaling x where O << I (RGB)."""
     weights = weight * styles[:, None, :]
     if x.is_contiguous(memory_format=torch.channels_last):
-        y = torch.bmm(x.permute(0, 2, 3, 1).flatten(1, 2), weights.transpose(1, 2))
+        y = bmm(x.permute(0, 2, 3, 1).flatten(1, 2), weights.transpose(1, 2))
         return y.unflatten(1, x.shape[2:]).permute(0, 3, 1, 2)
-    return torch.bmm(weights, x.flatten(2)).unflatten(2, x.shape[2:])
+    return bmm(weights, x.flatten(2)).unflatten(2, x.shape[2:])

@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gankit.core.cuda import inference, winograd
+from gankit.core.devices import multiplies
 
 # Below, torch's own are as fast. N has no say, so that micro-batches of any size go one way
 FEWEST_CHANNELS, FEWEST_VALUES = 128, 2**18  # with stride 1: of the fewer channels, in all pixels
@@ -86,7 +87,10 @@ class _Form:
 def conv2d(
     x: Tensor, w: Tensor, b: Tensor | None, stride: int, padding: Sequence[int], groups: int
 ) -> Tensor:
-    """As torch's."""
+    """As torch's, but in float32 where the CPU has no products in half precision."""
+    if not _multiplies(x):
+        b = None if b is None else b.float()
+        return conv2d(x.float(), w.float(), b, stride, padding, groups).to(x.dtype)
     sizes = zip(x.shape[2:], w.shape[2:], padding)
     narrow = tuple((size + 2 * pad - taps) // stride + 1 for size, taps, pad in sizes)
     y = _product(x, w, b, tuple(x.shape[2:]), narrow, stride, padding, False) if groups == 1 else None
@@ -94,11 +98,22 @@ def conv2d(
 
 
 def conv_transpose2d(x: Tensor, w: Tensor, stride: int, padding: Sequence[int], groups: int) -> Tensor:
-    """As torch's."""
+    """As torch's, with the same exception."""
+    if not _multiplies(x):
+        return conv_transpose2d(x.float(), w.float(), stride, padding, groups).to(x.dtype)
     sizes = zip(x.shape[2:], w.shape[2:], padding)
     wide = tuple((size - 1) * stride + taps - 2 * pad for size, taps, pad in sizes)
     y = _product(x, w, None, wide, tuple(x.shape[2:]), stride, padding, True) if groups == 1 else None
     return F.conv_transpose2d(x, w, None, stride, padding, groups=groups) if y is None else y
+
+
+def bmm(a: Tensor, b: Tensor) -> Tensor:
+    """As torch's, with the same exception."""
+    return torch.bmm(a, b) if _multiplies(a) else torch.bmm(a.float(), b.float()).to(a.dtype)
+
+
+def _multiplies(x: Tensor) -> bool:
+    return torch.compiler.is_compiling() or multiplies(x.dtype, x.device)
 
 
 def _product(

@@ -10,8 +10,11 @@ of its own. oneDNN reorders weights at every call; here they are reordered once 
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from functools import partial
+from types import ModuleType
 
 import torch
 from torch import Tensor
@@ -20,9 +23,10 @@ from torch.autograd import forward_ad
 from gankit.core.cuda import native, onednn, winograd
 from gankit.core.cuda.activations import ACTIVATIONS
 from gankit.core.cuda.arguments import filter_size
+from gankit.core.cuda.epilogue import Epilogue
 from gankit.core.cuda.ready import Kernels, Ready, ready_for
 from gankit.core.cuda.upfirdn2d import upfirdn2d
-from gankit.core.devices import bf16_units
+from gankit.core.devices import bf16_units, multiplies
 
 BLOCK_BYTES = 2**21  # samples go together as long as their maps are below this
 MAP_BYTES = 2**23  # as BLOCK_BYTES, of a whole network whose layers work through their maps in blocks
@@ -100,92 +104,132 @@ def modulated_conv2d(
     ready = ready_for(weight)
     energy = ready.energy if demodulate else None
     _, styles, demodulation = modulation(x, weight, styles, demodulate, input_gain, normalize, energy)
-    styles = styles.float()[:, :, None, None]
+    styles = styles.float()
     scale = styles.new_ones(len(x), len(weight)) if demodulation is None else demodulation
-    scale = (scale * gain)[:, :, None, None]
 
     (h, w), (kh, kw), (x0, x1, y0, y1) = x.shape[2:], weight.shape[2:], padding
-    h, w = h * up + y0 + y1 - kh + 1, w * up + x0 + x1 - kw + 1
+    size = h * up + y0 + y1 - kh + 1, w * up + x0 + x1 - kw + 1
     cut, rest = [y0, x0], (0, 0, 0, 0)
     if up > 1:
         cut, rest = transposed_padding(padding, filter_size(resample_filter), (kw, kh), up)
-    bias = None if b is None else b.float() * gain
     if noise is not None:
-        noise = (noise.float() * gain).expand(*noise.shape[:-2], h, w)
+        noise = (noise.float() * gain).expand(*noise.shape[:-2], *size).reshape(-1, *size).contiguous()
+    slope = {"linear": 1.0, "relu": 0.0}.get(act, alpha)
+    bound = math.inf if clamp is None else clamp
+    after = Epilogue(
+        (scale * gain).contiguous(), None if b is None else b.float() * gain, noise, slope, bound
+    )
 
     x = x.contiguous(memory_format=torch.channels_last)
-    here: Kernels = {}
-    pays = _kernels_pay(x, normalize)
-    wanted = pays or (up > 1 and x.dtype == torch.bfloat16)
-    kernels = native.load("modulated") if wanted and not native.watched() else None
-    noises = None if noise is None else noise.reshape(-1, h, w)
-    if kernels is not None and pays:
-        get = partial(ready.get, here)
-        try:
-            with native.recorded("gankit::modulated_conv2d"):
-                y = kernels.run(
-                    x, weight, get, (h, w), up, cut, rest, resample_filter, styles, scale, bias, noises, act, alpha,
-                    clamp,
-                )  # fmt: skip
-            if y is not None:
-                return y  # type: ignore[no-any-return]
-        except Exception as error:
-            native.give_up(error)
-            kernels = None
+    form = _Form(ready, {}, size, up, cut, rest, resample_filter)
+    if _kernels_pay(x, normalize):
+        y = _by_kernels(x, styles, form, after)
+        if y is not None:
+            return y
+    styles = styles[:, :, None, None]
+    if not multiplies(x.dtype, x.device):
+        return _by_convolutions(x.float(), styles, form, after).to(x.dtype)
+    if up == 1 and winograd.pays(x, weight, size):
+        return _by_points(x, styles, form, after)
+    return _by_convolutions(x, styles, form, after)
 
-    if up == 1 and winograd.pays(x, weight, (h, w)):
-        rows = winograd.block_rows(weight, (h, w))
 
-        def product(point: int, t: Tensor) -> Tensor:
-            return onednn.convolve(t, partial(_point, ready, here, point, rows, t, [0, x0]), None, 1, [0, x0])
+@dataclass(frozen=True)
+class _Form:
+    """A modulated convolution, but for what follows it."""
 
-        y = _empty(x, (len(x), len(weight), h, w))
-        for i, top, t in winograd.blocks(x, styles, rows, (y0, x0), product):
-            block = slice(top, top + t.shape[2])
-            extra = noise[i : i + 1] if noise is not None and noise.ndim == 4 and len(noise) > 1 else noise
-            extra = None if extra is None else extra[..., block, :]
-            _finish(t, y[i : i + 1, :, block], scale[i : i + 1], bias, extra, act, alpha, clamp)
-        return y
+    ready: Ready
+    here: Kernels
+    size: tuple[int, int]  # of the result
+    up: int
+    cut: list[int]  # padding (y, x), or what a transposed convolution cuts,
+    rest: tuple[int, int, int, int]  # and the padding of the filter after that
+    f: Tensor | None
 
-    phases = _phases_pay(x) and (up, kh, kw, *cut, *rest) == (2, 3, 3, 0, 0, 1, 1, 1, 1)
-    elements = x[0].numel() + len(weight) * h * w
+    @property
+    def weight(self) -> Tensor:
+        return self.ready.weight
+
+    def result(self, x: Tensor) -> Tensor:
+        """Room for it."""
+        return _empty(x, (len(x), len(self.weight), *self.size))
+
+
+def _kernels() -> ModuleType | None:
+    return None if native.watched() else native.load("modulated")
+
+
+def _by_kernels(x: Tensor, styles: Tensor, form: _Form, after: Epilogue) -> Tensor | None:
+    """None where they cannot be had, or do not apply."""
+    kernels = _kernels()
+    if kernels is None:
+        return None
+    get = partial(form.ready.get, form.here)
+    try:
+        with native.recorded("gankit::modulated_conv2d"):
+            return kernels.run(  # type: ignore[no-any-return]
+                x, form.weight, get, form.size, form.up, form.cut, form.rest, form.f, styles, after
+            )
+    except Exception as error:
+        native.give_up(error)
+        return None
+
+
+def _by_points(x: Tensor, styles: Tensor, form: _Form, after: Epilogue) -> Tensor:
+    """In float32, half of the products."""
+    rows, (y0, x0) = winograd.block_rows(form.weight, form.size), form.cut
+
+    def product(point: int, t: Tensor) -> Tensor:
+        return onednn.convolve(
+            t, partial(_point, form.ready, form.here, point, rows, t, [0, x0]), None, 1, [0, x0]
+        )
+
+    y = form.result(x)
+    for i, top, t in winograd.blocks(x, styles, rows, (y0, x0), product):
+        block = slice(top, top + t.shape[2])
+        after.of(slice(i, i + 1)).rows(block).apply(t, y[i : i + 1, :, block])
+    return y
+
+
+def _by_convolutions(x: Tensor, styles: Tensor, form: _Form, after: Epilogue) -> Tensor:
+    """As oneDNN has them, and upfirdn2d after those that enlarge."""
+    weight, up, cut = form.weight, form.up, form.cut
+    phases = _phases_pay(x) and (up, *weight.shape[2:], *cut, *form.rest) == (2, 3, 3, 0, 0, 1, 1, 1, 1)
+    elements = x[0].numel() + len(weight) * math.prod(form.size)
     fold = elements > FOLD * weight.numel()
     step = 1 if fold else max(BLOCK_BYTES // (elements * x.element_size()), 1)
+    kernels = _kernels() if up > 1 and x.dtype == torch.bfloat16 else None
     y = fine = x.new_empty(0)
     for i in range(0, len(x), step):
         some, part = slice(i, i + step), x[i : i + step]
-        factors: Tensor | None = scale[some]
+        own, scaled = after.of(some), fold and up == 1
         if not fold:
-            kernel = partial(_direct, ready, here, part, up, cut, phases)
+            kernel = partial(_direct, form.ready, form.here, part, up, cut, phases)
             part = (part * styles[some]).to(x.dtype)  # rounded once
         elif up > 1:
             kernel = partial(_reordered, weight.float() * styles[i], part, up, cut, phases)
         else:
-            kernel = partial(onednn.reorder, weight.float() * (scale[i, :, None] * styles[i]), part, up, cut)
-            factors = None
+            factors = own.factors[0, :, None, None, None] * styles[i]
+            kernel = partial(onednn.reorder, weight.float() * factors, part, up, cut)
         if phases:
             fine = _enlarge(part, kernel, fine)
             t, around = fine[: len(part)], (0, 0, 0, 0)
         else:
-            t, around = onednn.convolve(part, kernel, bias if factors is None else None, up, cut), rest
-        if up > 1 and kernels is not None:
-            y = y if i else _empty(t, (len(x), len(weight), h, w))
-            own = noises[some] if noises is not None and len(noises) > 1 else noises
+            t, around = onednn.convolve(part, kernel, own.bias if scaled else None, up, cut), form.rest
+        if kernels is not None:
+            y = y if i else form.result(x)
             try:
                 with native.recorded("gankit::modulated_conv2d"):
-                    if kernels.smoothed(
-                        t, y[some], resample_filter, up, around, scale[some], bias, own, act, alpha, clamp
-                    ):
+                    if kernels.smoothed(t, y[some], form.f, up, around, own):
                         continue
             except Exception as error:
                 native.give_up(error)
             kernels = None
         if up > 1:
-            t = upfirdn2d(t, resample_filter, padding=around, gain=up**2)
+            t = upfirdn2d(t, form.f, padding=around, gain=up**2)
         if not y.numel():  # of a batch that goes at once, the result is finished in place
-            y = t if step >= len(x) else _empty(t, (len(x), *t.shape[1:]))
-        extra = noise[some] if noise is not None and noise.ndim == 4 and len(noise) > 1 else noise
-        _finish(t, y[some], factors, bias if up > 1 or not fold else None, extra, act, alpha, clamp)
+            y = t if step >= len(x) else form.result(x)
+        own.apply(t, y[some], scaled)
     return y
 
 
@@ -292,40 +336,3 @@ def _enlarge(x: Tensor, kernel: Callable[[], Tensor], fine: Tensor) -> Tensor:
 
 def _empty(x: Tensor, shape: tuple[int, ...]) -> Tensor:
     return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
-
-
-def _finish(
-    t: Tensor, y: Tensor, factors: Tensor | None, bias: Tensor | None, noise: Tensor | None, act: str, alpha: float,
-    clamp: float | None,
-) -> None:  # fmt: skip
-    """y = clamp(act(t * factors + bias + noise)), which may be t, in blocks of rows that stay in a core's cache.
-
-    Without `factors` there is no bias, either. Half precision is computed in float32, which is faster, too.
-    """
-    if act == "linear" and all(part is None for part in (factors, bias, noise, clamp)):
-        if y.data_ptr() != t.data_ptr():
-            y.copy_(t)
-        return
-    rows = max(BLOCK_BYTES // (4 * t[:, :, 0].numel()), 1)
-    exact = None if t.dtype == torch.float32 else torch.empty_like(t[:, :, :rows], dtype=torch.float32)
-    for first in range(0, t.shape[2], rows):
-        block = slice(first, first + rows)
-        u, v = t[:, :, block], y[:, :, block]
-        if exact is not None:
-            u = v = exact[:, :, : u.shape[2]].copy_(u)
-        if factors is not None:
-            if bias is None:
-                torch.mul(u, factors, out=v)
-            else:
-                torch.addcmul(bias[:, None, None], u, factors, out=v)
-            u = v
-        if noise is not None:
-            u = torch.add(u, noise[..., block, :], out=v)
-        if act == "lrelu":
-            u = torch.ops.aten.leaky_relu.out(u, alpha, out=v)
-        elif act == "relu":
-            u = torch.clamp_min(u, 0, out=v)
-        if clamp is not None:
-            u = torch.clamp(u, -clamp, clamp, out=v)
-        if exact is not None or u is not v:
-            y[:, :, block] = u

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gankit.core.cuda.failures import note
+from gankit.core.devices import multiplies
 
 ONE, NONE = [1, 1], [0, 0]
 
@@ -28,10 +29,10 @@ def packs(dtype: torch.dtype) -> bool:
         return False
     ops = torch.ops.mkldnn
     needed = ("_convolution_pointwise", "_convolution_transpose_pointwise", "_reorder_convolution_weight",
-              "_reorder_convolution_transpose_weight", "_is_mkldnn_bf16_supported")  # fmt: skip
-    if not all(hasattr(ops, name) for name in needed):
+              "_reorder_convolution_transpose_weight")  # fmt: skip
+    if dtype not in (torch.float32, torch.bfloat16) or not all(hasattr(ops, name) for name in needed):
         return False
-    return dtype == torch.float32 or (dtype == torch.bfloat16 and bool(ops._is_mkldnn_bf16_supported()))
+    return multiplies(dtype, torch.device("cpu"))
 
 
 def reorder(weight: Tensor, x: Tensor, up: int, padding: list[int]) -> Tensor:

@@ -1,54 +1,43 @@
-"""What follows a convolution, of vectors of outputs that are in registers: clamp(act(y * factors + bias + noise))."""
+"""`Epilogue` in kernels, of vectors of outputs that are in registers; its slope is above 0 and at most 1."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from llvmlite import ir
-from torch import Tensor
 
+from gankit.core.cuda.epilogue import Epilogue
 from gankit.core.cuda.native import LANES
 from gankit.core.cuda.native.machine import FLOATS, Code, Int
 
 SIZES = ("outputs", "noise_row", "noise_column")
 
 
-@dataclass(frozen=True)
-class Epilogue:
-    """All tensors are in float32 and contiguous. act multiplies what is negative by `slope`."""
+def sizes(after: Epilogue) -> dict[str, int]:
+    width = 0 if after.noise is None else after.noise.shape[2]
+    return {"outputs": after.factors.shape[1], "noise_row": width, "noise_column": min(width, 1)}
 
-    factors: Tensor  # [N, O]
-    bias: Tensor | None  # [O]
-    noise: Tensor | None  # [N or 1, H, W]
-    slope: float  # above 0, at most 1
-    bound: float
 
-    def numbers(self) -> np.ndarray:
-        """[N, 2 O + 3]: factors, bias, slope, bound, and a 0 in the place of noise."""
-        n, o = self.factors.shape
-        result = np.zeros((n, 2 * o + 3), np.float32)
-        result[:, :o] = self.factors.numpy()
-        result[:, o : 2 * o] = 0 if self.bias is None else self.bias.numpy()
-        result[:, 2 * o : 2 * o + 2] = self.slope, self.bound
-        return result
+def numbers(after: Epilogue) -> np.ndarray:
+    """[N, 2 O + 3]: factors, bias, slope, bound, and a 0 in the place of noise."""
+    n, o = after.factors.shape
+    result = np.zeros((n, 2 * o + 3), np.float32)
+    result[:, :o] = after.factors.numpy()
+    result[:, o : 2 * o] = 0 if after.bias is None else after.bias.numpy()
+    result[:, 2 * o : 2 * o + 2] = after.slope, after.bound
+    return result
 
-    def sizes(self) -> dict[str, int]:
-        width = 0 if self.noise is None else self.noise.shape[2]
-        return {"outputs": self.factors.shape[1], "noise_row": width, "noise_column": min(width, 1)}
 
-    def addresses(self, numbers: np.ndarray, sample: int) -> tuple[int, int]:
-        """Of a sample's numbers and noise."""
-        own = numbers[sample]
-        if self.noise is None:
-            return own.ctypes.data, own[-1:].ctypes.data
-        return own.ctypes.data, self.noise.data_ptr() + sample % len(self.noise) * self.noise.stride(0) * 4
+def addresses(after: Epilogue, numbers: np.ndarray, sample: int) -> tuple[int, int]:
+    """Of a sample's numbers and noise."""
+    own, noise = numbers[sample], after.noise
+    if noise is None:
+        return own.ctypes.data, own[-1:].ctypes.data
+    return own.ctypes.data, noise.data_ptr() + sample % len(noise) * noise.stride(0) * 4
 
 
 class Finish:
-    """The code of it."""
-
     def __init__(self, code: Code, numbers: ir.Value, noise: ir.Value, size: dict[str, Int]) -> None:
         """`numbers` and `noise` are addresses, `size` has `SIZES`."""
         self.code, self.numbers, self.noise, self.size = code, numbers, noise, size

@@ -118,9 +118,9 @@ class Code:
         self.b.store(value, address, align=4 if value.type in (FLOATS, WORDS) else 2)
 
     def put(self, values: Sequence[ir.Value], half: bool, pointer: ir.Value, index: Int) -> None:
-        """Vectors of floats one after the other, as bfloat16 if `half`; these are two."""
+        """One vector of floats, or two, one after the other; as bfloat16 if `half`."""
         if half:
-            self.store(self.joined(*values), pointer, index)
+            self.store(self.joined(*values) if len(values) == 2 else self.rounded(*values), pointer, index)
         else:
             for i, value in enumerate(values):
                 self.store(value, pointer, index + i * LANES)
@@ -188,8 +188,11 @@ class Code:
         return [self.b.shuffle_vector(even, odd, ir.Constant(WORDS, order)) for order in orders]
 
     def joined(self, first: ir.Value, second: ir.Value) -> ir.Value:
-        """Two vectors of float32, one after the other, as 32 bfloat16; AVX512_BF16. Like `rounded`, but what is below
-        the normal numbers becomes 0."""
+        """Two vectors of float32, one after the other, as 32 bfloat16. Like `rounded`, but AVX512_BF16 makes 0 of what
+        is below the normal numbers."""
+        if not multiplies_pairs():
+            order = ir.Constant(ir.VectorType(WORD, 2 * LANES), list(range(2 * LANES)))
+            return self.b.shuffle_vector(self.rounded(first), self.rounded(second), order)
         function = self._instruction("avx512bf16.cvtne2ps2bf16.512", PAIRS, [FLOATS, FLOATS])
         return self.b.call(function, [second, first])
 
@@ -263,6 +266,11 @@ def features() -> dict[str, bool]:
         return dict(llvm.get_host_cpu_features())
     except RuntimeError:  # LLVM does not know it of some CPUs
         return {}
+
+
+def multiplies_pairs() -> bool:
+    """Whether the CPU has AVX512_BF16: sums in float32 of products of pairs of bfloat16."""
+    return bool(features().get("avx512bf16"))
 
 
 def _compile(text: str) -> int:

@@ -4,15 +4,14 @@ filters."""
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from gankit.core.cuda.epilogue import Epilogue
 from gankit.core.cuda.native import smooth, winograd
-from gankit.core.cuda.native.epilogue import Epilogue
 
 
 def run(
@@ -25,14 +24,9 @@ def run(
     rest: tuple[int, int, int, int],
     f: Tensor | None,
     styles: Tensor,
-    scale: Tensor,
-    bias: Tensor | None,
-    noise: Tensor | None,
-    act: str,
-    alpha: float,
-    clamp: float | None,
+    after: Epilogue,
 ) -> Tensor | None:
-    """clamp(act(conv(x * styles) * scale + bias + noise)), channels-last, or None where the kernels do not apply.
+    """What `after` makes of conv(x * styles), channels-last, or None where the kernels do not apply.
 
     Args:
         x: [N, I, H, W], float32 or bfloat16, channels-last.
@@ -43,17 +37,11 @@ def run(
         padding: of height and width, or what a transposed convolution cuts.
         rest: (x0, x1, y0, y1), that of the filter after it.
         f: this filter, [t] or [ty, tx].
-        styles: [N, I, 1, 1], as all that follows in float32.
-        scale: [N, O, 1, 1].
-        bias: [O].
-        noise: [N or 1, H', W'].
-        act: the activation's name.
-        alpha: its slope, if it has one.
-        clamp: the largest value of the result, or None.
+        styles: [N, I], in float32.
+        after: what follows.
     """
-    kind, styles = winograd.kind(x.dtype == torch.bfloat16, up > 1), styles[:, :, 0, 0]
-    after = _after(scale, bias, noise, act, alpha, clamp)
-    if kind is None or after is None or weight.shape[2:] != (3, 3):
+    kind = winograd.kind(x.dtype == torch.bfloat16, up > 1)
+    if kind is None or not 0 < after.slope <= 1 or weight.shape[2:] != (3, 3):
         return None
     if len(weight) < kind.block or weight.shape[1] < kind.group:
         return None
@@ -67,43 +55,23 @@ def run(
         winograd.run(x, y, weights, kind, padding, styles, after)
         return y
     fine = _empty(x, len(weight), (2 * x.shape[2] + 1, 2 * x.shape[3] + 1))
-    winograd.run(x, fine, weights, kind, padding, styles, Epilogue(after.factors, None, None, 1, math.inf))
+    winograd.run(x, fine, weights, kind, padding, styles, Epilogue(after.factors))
     smooth.run(fine, y, filters, (rest[2], rest[0]), after)
     return y
 
 
 def smoothed(
-    x: Tensor,
-    y: Tensor,
-    f: Tensor | None,
-    up: int,
-    rest: tuple[int, int, int, int],
-    scale: Tensor,
-    bias: Tensor | None,
-    noise: Tensor | None,
-    act: str,
-    alpha: float,
-    clamp: float | None,
+    x: Tensor, y: Tensor, f: Tensor | None, up: int, rest: tuple[int, int, int, int], after: Epilogue
 ) -> bool:
     """Whether the second part alone applies, to `x`, which another transposed convolution has made; then it fills `y`.
-    Both are channels-last. For the rest see `run`."""
-    after, filters = _after(scale, bias, noise, act, alpha, clamp), _axes(f, up)
-    if x.dtype != torch.bfloat16 or winograd.kind(True, True) is None:
+    Both are channels-last and bfloat16. For the rest see `run`."""
+    filters = _axes(f, up)
+    if filters is None or not 0 < after.slope <= 1 or min(rest) < 0:
         return False
-    if after is None or filters is None or min(rest) < 0 or x.shape[1] < smooth.GROUP or x.stride(1) != 1:
+    if x.shape[1] < smooth.GROUP or x.stride(1) != 1:
         return False
     smooth.run(x, y, filters, (rest[2], rest[0]), after)
     return True
-
-
-def _after(
-    scale: Tensor, bias: Tensor | None, noise: Tensor | None, act: str, alpha: float, clamp: float | None
-) -> Epilogue | None:
-    slope = {"linear": 1.0, "lrelu": alpha}.get(act, 0.0)
-    if not 0 < slope <= 1:
-        return None
-    noise = None if noise is None else noise.contiguous()
-    return Epilogue(scale[:, :, 0, 0].contiguous(), bias, noise, slope, math.inf if clamp is None else clamp)
 
 
 def _axes(f: Tensor | None, up: int) -> tuple[Tensor, Tensor] | None:

@@ -10,8 +10,9 @@ import torch
 from llvmlite import ir
 from torch import Tensor
 
+from gankit.core.cuda.epilogue import Epilogue
 from gankit.core.cuda.native import LANES, epilogue
-from gankit.core.cuda.native.epilogue import Epilogue, Finish
+from gankit.core.cuda.native.epilogue import Finish
 from gankit.core.cuda.native.machine import (
     FLOAT,
     FLOATS,
@@ -41,10 +42,10 @@ def run(x: Tensor, y: Tensor, f: tuple[Tensor, Tensor], padding: tuple[int, int]
     (n, _, h, w), (height, width) = x.shape, y.shape[2:]
     call, taps = kernel(len(f[0])), torch.cat(f).float()
     step = max(math.ceil(height * n / (4 * torch.get_num_threads())), ROWS)
-    starts, numbers = range(0, height, step), after.numbers()
+    starts, numbers = range(0, height, step), epilogue.numbers(after)
     nothing = np.zeros(GROUP, np.float32)
     sizes = {
-        **after.sizes(), "pad_y": padding[0], "pad_x": padding[1], "h": h, "w": w, "x_row": x.stride(2),
+        **epilogue.sizes(after), "pad_y": padding[0], "pad_x": padding[1], "h": h, "w": w, "x_row": x.stride(2),
         "x_column": x.stride(3), "width": width, "y_row": y.stride(2), "y_column": y.stride(3),
     }  # fmt: skip
     counts = numbered(SIZES, sizes, len(starts))
@@ -53,14 +54,14 @@ def run(x: Tensor, y: Tensor, f: tuple[Tensor, Tensor], padding: tuple[int, int]
     tasks = np.empty((n, len(starts), 7), np.int64)
     for s in range(n):
         a, b = (t.data_ptr() + s * t.stride(0) * t.element_size() for t in (x, y))
-        tasks[s, :, :6] = a, b, nothing.ctypes.data, taps.data_ptr(), *after.addresses(numbers, s)
+        tasks[s, :, :6] = a, b, nothing.ctypes.data, taps.data_ptr(), *epilogue.addresses(after, numbers, s)
     tasks[:, :, 6] = row_addresses(counts)
     call.run(tasks.reshape(-1, 7))
 
 
 @functools.cache
 def kernel(taps: int) -> Kernel:
-    """Takes the addresses of x, y, zeros for a group of channels, the filter, `Epilogue.numbers`, noise and sizes
+    """Takes the addresses of x, y, zeros for a group of channels, the filter, `epilogue.numbers`, noise and sizes
     (int64, by `SIZES`)."""
     code = Code([HALF, HALF, HALF, FLOAT, FLOAT, FLOAT, INT])
     b = code.b

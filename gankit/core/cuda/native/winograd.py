@@ -7,10 +7,10 @@ a transposed convolution with stride 2, whose outputs are four kinds of sums of 
 become 16 points, these 25 sums, and those 4 x 4 outputs: 25 products for 36. Points are sums of up to four inputs, and
 none is divided, so that little accuracy is lost.
 
-A thread takes some tiles at a time, whose points stay in its core's cache. What follows a convolution, factors, bias,
-noise and activation, happens to the outputs in registers. In bfloat16, points are rounded to it and sums are in
-float32; these instructions take the bfloat16 of two channels at once, so a word of 32 bits holds one float or two of
-them.
+A thread takes some tiles at a time, whose points stay in its core's cache, as do their sums. What follows a
+convolution, factors, bias, noise and activation, happens to the outputs in registers. Of weights in bfloat16, a word of
+32 bits holds those of two channels. AVX512_BF16 multiplies both by such a pair of points, which are rounded to bfloat16
+for it, and adds in float32; on other CPUs the points are in float32, and the weights are widened in registers.
 """
 
 from __future__ import annotations
@@ -26,8 +26,9 @@ import torch
 from llvmlite import ir
 from torch import Tensor
 
+from gankit.core.cuda.epilogue import Epilogue
 from gankit.core.cuda.native import LANES, epilogue
-from gankit.core.cuda.native.epilogue import Epilogue, Finish
+from gankit.core.cuda.native.epilogue import Finish
 from gankit.core.cuda.native.machine import (
     FLOAT,
     FLOATS,
@@ -40,6 +41,7 @@ from gankit.core.cuda.native.machine import (
     Kernel,
     channels_in_groups,
     features,
+    multiplies_pairs,
     row_addresses,
 )
 
@@ -56,7 +58,8 @@ SIZES = (
 class Kind:
     """What is fixed in machine code."""
 
-    half: bool
+    half: bool  # maps and weights in bfloat16
+    pairs: bool  # points, too, for instructions that multiply pairs
     transposed: bool
     tiles: int  # whose sums are in registers at once
     vectors: int  # of outputs, the same
@@ -65,6 +68,11 @@ class Kind:
     def group(self) -> int:
         """Channels of the map that go together."""
         return 2 * LANES if self.half else LANES
+
+    @property
+    def held(self) -> int:
+        """Words that a point of a group takes."""
+        return self.group // 2 if self.pairs else self.group
 
     @property
     def block(self) -> int:
@@ -88,12 +96,12 @@ class Kind:
 
 
 def kind(half: bool, transposed: bool) -> Kind | None:
-    """For the CPU at hand; None where it has no instructions for bfloat16, and for transposed ones in float32, of which
-    `smooth` takes none."""
-    if (transposed and not half) or (half and not features().get("avx512bf16")):
+    """For the CPU at hand; None for transposed ones in float32, of which `smooth` takes none."""
+    if transposed and not half:
         return None
-    wide = features().get("avx512f")  # 32 registers of 16 floats, else 16 of 8 or 32 of 4
-    return Kind(half, transposed, 8 if wide else 6, 2 if wide else 1)
+    if features().get("avx512f"):  # 32 registers of 16 floats
+        return Kind(half, half and multiplies_pairs(), transposed, 8, 2)
+    return Kind(half, False, transposed, 5 if half else 6, 1)  # 16 of 8 floats, or 32 of 4
 
 
 def weights(weight: Tensor, kind: Kind) -> Tensor:
@@ -137,18 +145,25 @@ def run(
     (n, i, h, w), (height, width) = x.shape, y.shape[2:]
     before = (1, 1) if kind.transposed else padding  # pixels that the first tile sees beyond the map
     sizes = {
-        **after.sizes(), "pad_y": before[0], "pad_x": before[1], "h": h, "w": w, "x_row": x.stride(2),
+        **epilogue.sizes(after), "pad_y": before[0], "pad_x": before[1], "h": h, "w": w, "x_row": x.stride(2),
         "x_column": x.stride(3), "inputs": i, "height": height, "width": width, "y_row": y.stride(2),
         "y_column": y.stride(3),
     }  # fmt: skip
     counts, scratch = _parts(kind, n, torch.get_num_threads(), tuple(sizes.items()))
     factors = styles.detach().float().numpy().take(channels_in_groups(i, kind.group, kind.half), 1)
-    numbers, nothing = after.numbers(), np.zeros(kind.group, np.float32)
+    numbers, nothing = epilogue.numbers(after), np.zeros(kind.group, np.float32)
     tasks = np.empty((n, len(counts), 8), np.int64)
     for s in range(n):
         a, b = (t.data_ptr() + s * t.stride(0) * t.element_size() for t in (x, y))
         inputs = factors.ctypes.data + s * factors.strides[0]
-        tasks[s, :, :7] = a, b, nothing.ctypes.data, inputs, weights.data_ptr(), *after.addresses(numbers, s)
+        tasks[s, :, :7] = (
+            a,
+            b,
+            nothing.ctypes.data,
+            inputs,
+            weights.data_ptr(),
+            *epilogue.addresses(after, numbers, s),
+        )
     tasks[:, :, 7] = row_addresses(counts)
     kernel(kind).run(tasks.reshape(-1, 8), scratch)
 
@@ -158,7 +173,7 @@ def _parts(kind: Kind, n: int, threads: int, known: tuple[tuple[str, int], ...])
     """What tasks there are for a sample of `n`: all `SIZES` of each; and the floats that a thread needs."""
     sizes = dict(known)
     groups, blocks = math.ceil(sizes["inputs"] / kind.group), math.ceil(sizes["outputs"] / kind.block)
-    most = max(CACHE_BYTES // (POINTS**2 * groups * LANES * 4), TILES)
+    most = max(CACHE_BYTES // (POINTS**2 * groups * kind.held * 4), TILES)
     pieces, largest = [], 0
     for (top, down, products_y), (left, across, products_x) in itertools.product(
         *(_spans(kind, sizes[name]) for name in ("height", "width"))
@@ -176,8 +191,8 @@ def _parts(kind: Kind, n: int, threads: int, known: tuple[tuple[str, int], ...])
     result = np.empty((len(rows), len(SIZES)), np.int64)
     result[:] = [{**sizes, "groups": groups, "blocks": blocks}.get(name, 0) for name in SIZES]
     result[:, [SIZES.index(name) for name in own]] = rows
-    sums = kind.products**2 * kind.tiles * kind.block
-    return result, sums + POINTS**2 * largest * groups * LANES
+    sums = kind.products**2 * largest * kind.block
+    return result, sums + POINTS**2 * largest * groups * kind.held
 
 
 def _spans(kind: Kind, size: int) -> list[tuple[int, int, int]]:
@@ -191,18 +206,20 @@ def _spans(kind: Kind, size: int) -> list[tuple[int, int, int]]:
 
 @functools.cache
 def kernel(kind: Kind) -> Kernel:
-    """Takes the addresses of x, y, zeros for a group of channels, factors on these, weights, `Epilogue.numbers`, noise
+    """Takes the addresses of x, y, zeros for a group of channels, factors on these, weights, `epilogue.numbers`, noise
     and sizes (int64, by `SIZES`)."""
     number, word, vector = (HALF, WORD, WORDS) if kind.half else (FLOAT, FLOAT, FLOATS)
+    parts = kind.held // LANES  # of a word of the weights that are multiplied one after the other
     code = Code([number, number, number, FLOAT, word, FLOAT, FLOAT, INT])
     b = code.b
-    x, y, nothing, factors, weights, numbers, noise, sizes, sums = code.arguments
-    points = code.at(sums, kind.products**2 * kind.tiles * kind.block)
-    points = b.bitcast(points, word.as_pointer())
+    x, y, nothing, factors, weights, numbers, noise, sizes, scratch = code.arguments
+    points = b.bitcast(scratch, (WORD if kind.pairs else FLOAT).as_pointer())
     size = {name: Int(b, b.load(code.at(sizes, i))) for i, name in enumerate(SIZES)}
     words = size["groups"] * LANES  # of a pixel
     filled = (size["tiles"] + (kind.tiles - 1)) // kind.tiles * kind.tiles
-    plane = filled * words  # of one point
+    depth = words * parts  # of a tile's points
+    plane = filled * depth  # of one point
+    sums = code.at(scratch, plane * POINTS**2)
     finish = Finish(code, numbers, noise, size)
 
     def place(tile: Int) -> tuple[Int, Int]:
@@ -229,9 +246,10 @@ def kernel(kind: Kind) -> Kernel:
                 factor = code.load(factors, group * kind.group + part * LANES, FLOATS)
                 values = [b.fmul(pixel[part], factor) for pixel in loaded]
                 made.append(_along_both(b, values, _evaluate_transposed if kind.transposed else _evaluate))
-            for p, parts in enumerate(zip(*made)):
-                value = code.joined(*parts) if kind.half else parts[0]
-                code.store(value, points, plane * p + tile * words + group * LANES)
+            for p, of_point in enumerate(zip(*made)):
+                first = plane * p + tile * depth + group * kind.held
+                for part, value in enumerate((code.joined(*of_point),) if kind.pairs else of_point):
+                    code.store(value, points, first + part * LANES)
 
     def point(product: Int, again: int) -> Int:
         """The number of the point that is in a product along an axis: of the last of a transposed convolution that of
@@ -242,43 +260,44 @@ def kernel(kind: Kind) -> Kernel:
     with code.loop(size["first"], size["last"]) as block:
         output = code.lower(block * kind.block, size["outputs"] - kind.block)
         constants = finish.constants(output, kind.vectors)
-        with code.loop(0, filled, kind.tiles) as tile:
-            with code.loop(0, size["products_y"]) as py, code.loop(0, size["products_x"]) as px:
-                mine, other = (point(py, again) * POINTS + point(px, again) for again in (1, 3))
-                seen = code.at(points, plane * mine + tile * words)
-                taken = code.at(weights, (other * size["blocks"] + block) * words * kind.block)
+        with code.loop(0, size["products_y"]) as py, code.loop(0, size["products_x"]) as px:
+            mine, other = (point(py, again) * POINTS + point(px, again) for again in (1, 3))
+            taken = code.at(weights, (other * size["blocks"] + block) * words * kind.block)
+            with code.loop(0, filled, kind.tiles) as tile:
+                seen = code.at(points, plane * mine + tile * depth)
                 totals = [ir.Constant(FLOATS, [0.0] * LANES)] * width
                 with code.loop(0, words, carried=totals) as k:
                     rows = [code.load(taken, k * kind.block + n * LANES, vector) for n in range(kind.vectors)]
-                    for t in range(kind.tiles):
-                        value = code.every(b.load(code.at(seen, words * t + k)))
-                        for n, w in enumerate(rows):
-                            at = t * kind.vectors + n
-                            add = code.sum_of_pairs if kind.half else code.plus
-                            totals[at] = add(totals[at], value, w)
-                start = (py * kind.products + px) * (width * LANES)
+                    for part in range(parts):
+                        own = rows if parts == 1 else [code.even_and_odd(row)[part] for row in rows]
+                        for t in range(kind.tiles):
+                            value = code.every(b.load(code.at(seen, depth * t + k * parts + part)))
+                            for n, w in enumerate(own):
+                                add, at = code.sum_of_pairs if kind.pairs else code.plus, t * kind.vectors + n
+                                totals[at] = add(totals[at], value, w)
+                start = (tile * kind.products**2 + (py * kind.products + px) * kind.tiles) * kind.block
                 for n, total in enumerate(totals):
                     code.store(total, sums, start + n * LANES)
 
-            with code.loop(0, code.lower(size["tiles"] - tile, kind.tiles)) as done:
-                made = []
-                for n in range(kind.vectors):
-                    of_first = (done * kind.vectors + n) * LANES
-                    values = [
-                        code.load(sums, of_first + p * (width * LANES), FLOATS)
-                        for p in range(kind.products**2)
-                    ]
-                    turn = _interpolate_transposed if kind.transposed else _interpolate
-                    made.append(_along_both(b, values, turn))
-                row, column = place(tile + done)
-                for i, (down, right) in enumerate(itertools.product(range(kind.made), repeat=2)):
-                    r, c = row * kind.made + down, column * kind.made + right
-                    inside = b.and_(r.compared("<", size["height"]), c.compared("<", size["width"]))
-                    with b.if_then(inside, likely=True):
-                        values = [part[i] for part in made]
-                        if not kind.transposed:
-                            values = finish.pixel(values, constants, r, c)
-                        code.put(values, kind.half, y, r * size["y_row"] + c * size["y_column"] + output)
+        with code.loop(0, size["tiles"]) as tile:
+            first = tile // kind.tiles * (kind.products**2 * kind.tiles) + tile % kind.tiles
+            made = []
+            for n in range(kind.vectors):
+                of_first = first * kind.block + n * LANES
+                values = [
+                    code.load(sums, of_first + p * (width * LANES), FLOATS) for p in range(kind.products**2)
+                ]
+                turn = _interpolate_transposed if kind.transposed else _interpolate
+                made.append(_along_both(b, values, turn))
+            row, column = place(tile)
+            for i, (down, right) in enumerate(itertools.product(range(kind.made), repeat=2)):
+                r, c = row * kind.made + down, column * kind.made + right
+                inside = b.and_(r.compared("<", size["height"]), c.compared("<", size["width"]))
+                with b.if_then(inside, likely=True):
+                    values = [part[i] for part in made]
+                    if not kind.transposed:
+                        values = finish.pixel(values, constants, r, c)
+                    code.put(values, kind.half, y, r * size["y_row"] + c * size["y_column"] + output)
     return code.compiled()
 
 
