@@ -257,6 +257,8 @@ def test_that_of_stylegan3(taken, dtype):
         ({"padding": (1, 2, 1, 1)}, False),
         ({"up": 2, "f": "symmetric"}, False),
         ({"up": 2, "padding": 2, "f": "symmetric", "dtype": torch.bfloat16}, True),
+        ({"up": 2, "o": 31, "f": "symmetric", "dtype": torch.bfloat16}, False),  # too few for the filter
+        ({"up": 2, "o": 16, "f": "symmetric", "dtype": torch.bfloat16}, False),
         (
             {"up": 2, "padding": -1, "f": "symmetric", "dtype": torch.bfloat16},
             False,

@@ -46,7 +46,7 @@ def run(
     if len(weight) < kind.block or weight.shape[1] < kind.group:
         return None
     filters = None if up == 1 else _axes(f, up)
-    if up > 1 and (up != 2 or any(padding) or filters is None or min(rest) < 0):
+    if up > 1 and (up != 2 or any(padding) or filters is None or min(rest) < 0 or len(weight) < smooth.GROUP):
         return None
 
     (weights,) = get((kind,), lambda: [winograd.weights(weight, kind)])
