@@ -43,6 +43,10 @@ def paying(monkeypatch):
     monkeypatch.setattr(inference, "_kernels_pay", lambda x, normalize: PAYS(x, True))
 
 
+def forget_plans(monkeypatch, module):
+    monkeypatch.setattr(module, "_plan", functools.cache(module._plan.__wrapped__))
+
+
 @pytest.fixture
 def taken(monkeypatch):
     calls, function = [], modulated.run
@@ -120,7 +124,7 @@ def test_any_shape(kind, n, size, padding, channels, noise, act, clamp, count, c
     whole, y = around(n, o, *expected.shape[2:], dtype)
     before, (cache_bytes, tiles) = torch.get_num_threads(), (winograd.CACHE_BYTES, winograd.TILES)
     torch.set_num_threads(count)
-    winograd._parts.cache_clear()
+    winograd._plan.cache_clear()
     if cache == 1:
         winograd.CACHE_BYTES, winograd.TILES = 1, 1
     try:
@@ -128,7 +132,7 @@ def test_any_shape(kind, n, size, padding, channels, noise, act, clamp, count, c
     finally:
         torch.set_num_threads(before)
         winograd.CACHE_BYTES, winograd.TILES = cache_bytes, tiles
-        winograd._parts.cache_clear()
+        winograd._plan.cache_clear()
     # a tile's rounding is that of its largest terms
     bound = (2**-7 if kind.half else 1e-6) * scale.max()
     assert (y - expected).abs().max() <= bound
@@ -161,7 +165,7 @@ def test_the_filter_after_a_transposed_convolution(threads, taps, channels, nois
     torch.manual_seed(0)
     dtype = torch.bfloat16
     for h, w, padding in ((13, 9, (0, 0)), (9, 22, (1, 0)), (taps, taps, (taps - 1, taps - 1))):
-        f, (py, px) = (torch.randn(taps), torch.randn(taps)), padding
+        f = torch.randn(2, taps)
         _, x = around(2, channels, h, w, dtype)
         x.copy_(torch.randn(x.shape))
         dense = torch.outer(*f).double().expand(channels, 1, taps, taps)
@@ -169,7 +173,7 @@ def test_the_filter_after_a_transposed_convolution(threads, taps, channels, nois
         expected = F.conv2d(x.double(), dense, padding=padding, groups=channels)
         after = epilogue(2, channels, expected.shape[2:], noise, "lrelu", 0.9)
         whole, y = around(2, channels, *expected.shape[2:], dtype)
-        smooth.run(x, y, f, (py, px), after)
+        smooth.run(x, y, f, padding, after)
         torch.testing.assert_close(y.double(), finished(expected, after), rtol=2**-8, atol=2**-8)
         assert nothing_around(whole, y)
 
@@ -321,6 +325,7 @@ def test_a_cpu_without_instructions_for_bfloat16(monkeypatch, taken, dtype, up):
     for module in (machine, winograd):
         monkeypatch.setattr(module, "multiplies_pairs", lambda: False)
     for module in (winograd, smooth):
+        forget_plans(monkeypatch, module)
         monkeypatch.setattr(module, "kernel", functools.cache(module.kernel.__wrapped__))
     x, w, s = tensors(dtype)
     options = {"padding": 1, "up": up, "flip_weight": up == 1, "resample_filter": FILTERS["symmetric"]}
@@ -382,8 +387,9 @@ def test_kernels_that_fail_are_replaced_with_one_warning(monkeypatch, stage):
         raise RuntimeError("no such instruction")
 
     class Broken:
-        run = broken
+        _start = broken
 
+    forget_plans(monkeypatch, winograd)
     monkeypatch.setattr(winograd, "kernel", broken if stage == "kernel" else lambda kind: Broken())
     with pytest.warns(RuntimeWarning, match="no such instruction") as seen:
         results = [cuda.modulated_conv2d(x, w, s, padding=1) for _ in range(2)]
@@ -565,6 +571,7 @@ def test_to_rgb(monkeypatch):
     def broken(*arguments):
         raise RuntimeError("no such instruction")
 
+    forget_plans(monkeypatch, pointwise)
     monkeypatch.setattr(pointwise, "kernel", broken)
     with pytest.warns(RuntimeWarning, match="no such instruction"):
         y = rgb(last)

@@ -14,9 +14,9 @@ from gankit.core.cuda.native.machine import FLOATS, Code, Int
 SIZES = ("outputs", "noise_row", "noise_column")
 
 
-def sizes(after: Epilogue) -> dict[str, int]:
-    width = 0 if after.noise is None else after.noise.shape[2]
-    return {"outputs": after.factors.shape[1], "noise_row": width, "noise_column": min(width, 1)}
+def sizes(outputs: int, noise_width: int) -> dict[str, int]:
+    """With no noise, the width is 0."""
+    return {"outputs": outputs, "noise_row": noise_width, "noise_column": min(noise_width, 1)}
 
 
 def numbers(after: Epilogue) -> np.ndarray:
@@ -24,17 +24,20 @@ def numbers(after: Epilogue) -> np.ndarray:
     n, o = after.factors.shape
     result = np.zeros((n, 2 * o + 3), np.float32)
     result[:, :o] = after.factors.numpy()
-    result[:, o : 2 * o] = 0 if after.bias is None else after.bias.numpy()
+    if after.bias is not None:
+        result[:, o : 2 * o] = after.bias.numpy()
     result[:, 2 * o : 2 * o + 2] = after.slope, after.bound
     return result
 
 
-def addresses(after: Epilogue, numbers: np.ndarray, sample: int) -> tuple[int, int]:
-    """Of a sample's numbers and noise."""
-    own, noise = numbers[sample], after.noise
-    if noise is None:
-        return own.ctypes.data, own[-1:].ctypes.data
-    return own.ctypes.data, noise.data_ptr() + sample % len(noise) * noise.stride(0) * 4
+def addresses(after: Epilogue, numbers: np.ndarray) -> list[tuple[int, int]]:
+    """Of each sample's numbers and noise."""
+    first, (n, columns) = numbers.ctypes.data, numbers.shape
+    rows = range(first, first + n * columns * 4, columns * 4)
+    if after.noise is None:
+        return [(row, row + (columns - 1) * 4) for row in rows]
+    noise, step = after.noise.data_ptr(), after.noise.stride(0) * 4
+    return [(row, noise + i % len(after.noise) * step) for i, row in enumerate(rows)]
 
 
 class Finish:

@@ -243,16 +243,53 @@ HEADER = 5  # numbers before the tasks: the next task and thread, how many tasks
 class Kernel:
     address: int
 
-    def run(self, tasks: np.ndarray | Sequence[Sequence[int]], scratch: int = 0) -> None:
+    def run(self, tasks: Sequence[Sequence[int]], scratch: int = 0) -> None:
         """Run the function for each task, which is the addresses of its arguments, on all threads that torch has for a
-        CPU."""
-        if not len(tasks):
-            return
-        threads = min(torch.get_num_threads(), len(tasks))
-        space = torch.empty(threads * scratch, dtype=torch.float32, device="cpu")
-        header = [0, 0, len(tasks), space.data_ptr(), scratch * 4]
-        data = np.concatenate([np.array(header, np.int64), np.asarray(tasks, np.int64).ravel()])
+        CPU; each has so many floats of `scratch`."""
+        if len(tasks):
+            data = np.concatenate([_header(len(tasks), scratch), np.asarray(tasks, np.int64).ravel()])
+            self._start(data)
+
+    def _start(self, data: np.ndarray) -> None:
+        tasks, size = int(data[2]), int(data[4])
+        threads = min(torch.get_num_threads(), tasks)
+        space = torch.empty(threads * size, dtype=torch.uint8, device="cpu")
+        data[3] = space.data_ptr()
         on_all_threads(self.address, data.ctypes.data, threads)
+
+
+def _header(tasks: int, scratch: int) -> np.ndarray:
+    return np.array([0, 0, tasks, 0, scratch * 4], np.int64)
+
+
+class Plan:
+    """Calls of a kernel that are alike but for what arguments point to: the work of each sample in equal tasks.
+
+    Args:
+        kernel: takes addresses that differ from sample to sample, then `constants`, then that of a task's sizes.
+        samples: how many.
+        own: of the first kind of addresses, how many.
+        constants: kept, and addressed in all tasks.
+        sizes: int64, a row for each task of a sample.
+        scratch: see `Kernel.run`.
+    """
+
+    def __init__(
+        self, kernel: Kernel, samples: int, own: int, constants: Sequence[np.ndarray], sizes: np.ndarray,
+        scratch: int = 0,
+    ) -> None:  # fmt: skip
+        self.kernel, self.own, self._kept = kernel, own, (constants, sizes)
+        self._shape = (samples, len(sizes), own + len(constants) + 1)
+        tasks = np.zeros(self._shape, np.int64)
+        tasks[:, :, own:-1] = [array.ctypes.data for array in constants]
+        tasks[:, :, -1] = sizes.ctypes.data + np.arange(len(sizes)) * sizes.strides[0]
+        self._data = np.concatenate([_header(samples * len(sizes), scratch), tasks.ravel()])
+
+    def run(self, addresses: Sequence[Sequence[int]]) -> None:
+        """With those of each sample."""
+        data = self._data.copy()
+        data[HEADER:].reshape(self._shape)[:, :, : self.own] = np.array(addresses, np.int64)[:, None]
+        self.kernel._start(data)
 
 
 _lock = threading.Lock()
@@ -292,15 +329,6 @@ def channels_in_groups(count: int, group: int, half: bool = False) -> np.ndarray
     starts = [min(start, count - group) for start in range(0, count, group)]
     numbers = np.array(starts)[:, None] + np.arange(group)
     return (np.concatenate([numbers[:, ::2], numbers[:, 1::2]], 1) if half else numbers).ravel()
-
-
-def numbered(names: Sequence[str], sizes: dict[str, int], count: int) -> np.ndarray:
-    """Rows of sizes, all alike; of names that are missing, 0."""
-    return np.tile(np.array([sizes.get(name, 0) for name in names], np.int64), (count, 1))
-
-
-def row_addresses(rows: np.ndarray) -> np.ndarray:
-    return rows.ctypes.data + np.arange(len(rows)) * rows.strides[0]
 
 
 def on_all_threads(address: int, data: int, count: int) -> None:

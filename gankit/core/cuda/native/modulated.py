@@ -74,23 +74,23 @@ def smoothed(
     return True
 
 
-def _axes(f: Tensor | None, up: int) -> tuple[Tensor, Tensor] | None:
-    """A filter as upfirdn2d takes it -> two of equal lengths that correlate along y and along x, for a map enlarged by
-    `up`; None where there are none such."""
+def _axes(f: Tensor | None, up: int) -> Tensor | None:
+    """A filter as upfirdn2d takes it -> [2, taps]: two that correlate along y and along x, for a map enlarged by `up`;
+    None where there are none such."""
     return None if f is None else _known_axes(tuple(f.shape), tuple(f.flatten().tolist()), up)
 
 
 @functools.lru_cache(64)
-def _known_axes(shape: tuple[int, ...], values: tuple[float, ...], up: int) -> tuple[Tensor, Tensor] | None:
+def _known_axes(shape: tuple[int, ...], values: tuple[float, ...], up: int) -> Tensor | None:
     f = torch.tensor(values, dtype=torch.float32, device="cpu").view(shape)
     if f.shape[0] != f.shape[-1]:
         return None
     f = f.flip(list(range(f.ndim))) * up**f.ndim
     if f.ndim == 1:
-        return f, f
+        return torch.stack([f, f])
     rows, columns = f.sum(1), f.sum(0) / f.sum()
     exact = torch.allclose(torch.outer(rows, columns), f, rtol=1e-6, atol=0)
-    return (rows, columns) if exact else None
+    return torch.stack([rows, columns]) if exact else None
 
 
 def _empty(x: Tensor, channels: int, size: tuple[int, int]) -> Tensor:

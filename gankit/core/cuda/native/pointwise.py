@@ -19,9 +19,8 @@ from gankit.core.cuda.native.machine import (
     Code,
     Int,
     Kernel,
+    Plan,
     channels_in_groups,
-    numbered,
-    row_addresses,
 )
 
 GROUP = 2 * LANES  # channels that go together
@@ -52,21 +51,27 @@ def run(x: Tensor, weight: Tensor, styles: Tensor, bias: Tensor | None, clamp: f
     ends[:outputs] = 0 if bias is None else bias.detach().float().numpy()
     ends[LANES:] = math.inf if clamp is None else clamp
     y = x.new_empty(n, h, w, outputs).permute(0, 3, 1, 2)
-    step = math.ceil(PIXELS / w)
-    starts = range(0, h, step)
-    sizes = {
-        "columns": w, "groups": len(order) // GROUP, "inputs": i, "x_row": x.stride(2), "x_column": x.stride(3),
-        "y_row": y.stride(2), "y_column": y.stride(3), "y_output": y.stride(1),
-    }  # fmt: skip
-    counts = numbered(SIZES, sizes, len(starts))
-    counts[:, :2] = [(row, min(step, h - row)) for row in starts]
-    tasks = np.empty((n, len(starts), 5), np.int64)
-    for s in range(n):
-        a, b = (t.data_ptr() + s * t.stride(0) * t.element_size() for t in (x, y))
-        tasks[s, :, :4] = a, b, own.ctypes.data + s * own.strides[0], ends.ctypes.data
-    tasks[:, :, 4] = row_addresses(counts)
-    kernel(outputs).run(tasks.reshape(-1, 5))
+    plan = _plan(outputs, x.shape, x.stride(), y.stride())
+    x_first, y_first, first, last = x.data_ptr(), y.data_ptr(), own.ctypes.data, ends.ctypes.data
+    x_step, y_step = (t.stride(0) * t.element_size() for t in (x, y))
+    plan.run(
+        [(x_first + s * x_step, y_first + s * y_step, first + s * own.strides[0], last) for s in range(n)]
+    )
     return y
+
+
+@functools.lru_cache(256)
+def _plan(outputs: int, x: tuple[int, ...], x_steps: tuple[int, ...], y_steps: tuple[int, ...]) -> Plan:
+    """For maps of these shapes and strides."""
+    n, i, h, w = x
+    step = math.ceil(PIXELS / w)
+    sizes = {
+        "columns": w, "groups": math.ceil(i / GROUP), "inputs": i, "x_row": x_steps[2], "x_column": x_steps[3],
+        "y_row": y_steps[2], "y_column": y_steps[3], "y_output": y_steps[1],
+    }  # fmt: skip
+    tasks = [sizes | {"row": row, "rows": min(step, h - row)} for row in range(0, h, step)]
+    rows = np.array([[task[name] for name in SIZES] for task in tasks], np.int64)
+    return Plan(kernel(outputs), n, 4, [], rows)
 
 
 @functools.cache

@@ -22,8 +22,7 @@ from gankit.core.cuda.native.machine import (
     Code,
     Int,
     Kernel,
-    numbered,
-    row_addresses,
+    Plan,
 )
 
 SIZES = (
@@ -33,39 +32,51 @@ GROUP = 2 * LANES  # channels that go together, even ones and odd ones
 ROWS = 4  # of the result that a thread takes at least: it reads a few more of the map
 
 
-def run(x: Tensor, y: Tensor, f: tuple[Tensor, Tensor], padding: tuple[int, int], after: Epilogue) -> None:
+def run(x: Tensor, y: Tensor, f: Tensor, padding: tuple[int, int], after: Epilogue) -> None:
     """Fill `y` [N, O, h, w] from `x` [N, O, H, W], both channels-last, both bfloat16, with `GROUP` channels or more.
 
-    `f` are two filters of so many taps each, which correlate along y and along x, with as many zeros in front of the
+    `f` [2, taps], float32, are two filters, which correlate along y and along x, with as many zeros in front of the
     first row and column as `padding` says.
     """
-    (n, _, h, w), (height, width) = x.shape, y.shape[2:]
-    call, taps = kernel(len(f[0])), torch.cat(f).float()
-    step = max(math.ceil(height * n / (4 * torch.get_num_threads())), ROWS)
-    starts, numbers = range(0, height, step), epilogue.numbers(after)
-    nothing = np.zeros(GROUP, np.float32)
+    noise_width = 0 if after.noise is None else after.noise.shape[2]
+    plan = _plan(
+        f.shape[1], x.shape, x.stride(), y.shape, y.stride(), padding, noise_width, torch.get_num_threads()
+    )
+    numbers = epilogue.numbers(after)
+    x_first, y_first, taps = x.data_ptr(), y.data_ptr(), f.data_ptr()
+    x_step, y_step = (t.stride(0) * t.element_size() for t in (x, y))
+    plan.run(
+        [
+            (x_first + s * x_step, y_first + s * y_step, taps, *rest)
+            for s, rest in enumerate(epilogue.addresses(after, numbers))
+        ]
+    )
+
+
+@functools.lru_cache(256)
+def _plan(
+    taps: int, x: tuple[int, ...], x_steps: tuple[int, ...], y: tuple[int, ...], y_steps: tuple[int, ...],
+    padding: tuple[int, int], noise_width: int, threads: int,
+) -> Plan:  # fmt: skip
+    """For maps of these shapes and strides."""
+    (n, o, h, w), (height, width) = x, y[2:]
+    step = max(math.ceil(height * n / (4 * threads)), ROWS)
     sizes = {
-        **epilogue.sizes(after), "pad_y": padding[0], "pad_x": padding[1], "h": h, "w": w, "x_row": x.stride(2),
-        "x_column": x.stride(3), "width": width, "y_row": y.stride(2), "y_column": y.stride(3),
+        **epilogue.sizes(o, noise_width), "pad_y": padding[0], "pad_x": padding[1], "h": h, "w": w,
+        "x_row": x_steps[2], "x_column": x_steps[3], "width": width, "y_row": y_steps[2], "y_column": y_steps[3],
     }  # fmt: skip
-    counts = numbered(SIZES, sizes, len(starts))
-    places = [SIZES.index(name) for name in ("row", "rows")]
-    counts[:, places] = [(row, min(step, height - row)) for row in starts]
-    tasks = np.empty((n, len(starts), 7), np.int64)
-    for s in range(n):
-        a, b = (t.data_ptr() + s * t.stride(0) * t.element_size() for t in (x, y))
-        tasks[s, :, :6] = a, b, nothing.ctypes.data, taps.data_ptr(), *epilogue.addresses(after, numbers, s)
-    tasks[:, :, 6] = row_addresses(counts)
-    call.run(tasks.reshape(-1, 7))
+    tasks = [sizes | {"row": row, "rows": min(step, height - row)} for row in range(0, height, step)]
+    rows = np.array([[task[name] for name in SIZES] for task in tasks], np.int64)
+    return Plan(kernel(taps), n, 5, [np.zeros(GROUP, np.float32)], rows)
 
 
 @functools.cache
 def kernel(taps: int) -> Kernel:
-    """Takes the addresses of x, y, zeros for a group of channels, the filter, `epilogue.numbers`, noise and sizes
+    """Takes the addresses of x, y, the filters, `epilogue.numbers`, noise, zeros for a group of channels, and sizes
     (int64, by `SIZES`)."""
-    code = Code([HALF, HALF, HALF, FLOAT, FLOAT, FLOAT, INT])
+    code = Code([HALF, HALF, FLOAT, FLOAT, FLOAT, HALF, INT])
     b = code.b
-    x, y, nothing, weights, numbers, noise, sizes, _ = code.arguments
+    x, y, weights, numbers, noise, nothing, sizes, _ = code.arguments
     size = {name: Int(b, b.load(code.at(sizes, i))) for i, name in enumerate(SIZES)}
     finish = Finish(code, numbers, noise, size)
     own = [code.every(b.load(code.at(weights, i))) for i in range(2 * taps)]

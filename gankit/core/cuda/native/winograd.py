@@ -39,10 +39,10 @@ from gankit.core.cuda.native.machine import (
     Code,
     Int,
     Kernel,
+    Plan,
     channels_in_groups,
     features,
     multiplies_pairs,
-    row_addresses,
 )
 
 STEP, POINTS = 2, 4  # along an axis: pixels of the map from tile to tile, and points of a tile
@@ -142,41 +142,36 @@ def run(
 
     A transposed convolution has `padding` 0, and nothing happens after it.
     """
-    (n, i, h, w), (height, width) = x.shape, y.shape[2:]
-    before = (1, 1) if kind.transposed else padding  # pixels that the first tile sees beyond the map
-    sizes = {
-        **epilogue.sizes(after), "pad_y": before[0], "pad_x": before[1], "h": h, "w": w, "x_row": x.stride(2),
-        "x_column": x.stride(3), "inputs": i, "height": height, "width": width, "y_row": y.stride(2),
-        "y_column": y.stride(3),
-    }  # fmt: skip
-    counts, scratch = _parts(kind, n, torch.get_num_threads(), tuple(sizes.items()))
-    factors = styles.detach().float().numpy().take(channels_in_groups(i, kind.group, kind.half), 1)
-    numbers, nothing = epilogue.numbers(after), np.zeros(kind.group, np.float32)
-    tasks = np.empty((n, len(counts), 8), np.int64)
-    for s in range(n):
-        a, b = (t.data_ptr() + s * t.stride(0) * t.element_size() for t in (x, y))
-        inputs = factors.ctypes.data + s * factors.strides[0]
-        tasks[s, :, :7] = (
-            a,
-            b,
-            nothing.ctypes.data,
-            inputs,
-            weights.data_ptr(),
-            *epilogue.addresses(after, numbers, s),
-        )
-    tasks[:, :, 7] = row_addresses(counts)
-    kernel(kind).run(tasks.reshape(-1, 8), scratch)
+    noise_width = 0 if after.noise is None else after.noise.shape[2]
+    plan = _plan(
+        kind, x.shape, x.stride(), y.shape, y.stride(), tuple(padding), noise_width, torch.get_num_threads()
+    )
+    order = channels_in_groups(x.shape[1], kind.group, kind.half)
+    factors = styles.detach().float().numpy().take(order, 1)
+    numbers = epilogue.numbers(after)
+    x_first, y_first, first, made = x.data_ptr(), y.data_ptr(), factors.ctypes.data, weights.data_ptr()
+    x_step, y_step = (t.stride(0) * t.element_size() for t in (x, y))
+    plan.run(
+        [
+            (x_first + s * x_step, y_first + s * y_step, first + s * factors.strides[0], made, *rest)
+            for s, rest in enumerate(epilogue.addresses(after, numbers))
+        ]
+    )
 
 
 @functools.lru_cache(256)
-def _parts(kind: Kind, n: int, threads: int, known: tuple[tuple[str, int], ...]) -> tuple[np.ndarray, int]:
-    """What tasks there are for a sample of `n`: all `SIZES` of each; and the floats that a thread needs."""
-    sizes = dict(known)
-    groups, blocks = math.ceil(sizes["inputs"] / kind.group), math.ceil(sizes["outputs"] / kind.block)
+def _plan(
+    kind: Kind, x: tuple[int, ...], x_steps: tuple[int, ...], y: tuple[int, ...], y_steps: tuple[int, ...],
+    padding: tuple[int, int], noise_width: int, threads: int,
+) -> Plan:  # fmt: skip
+    """For maps of these shapes and strides."""
+    (n, i, h, w), (_, o, height, width) = x, y
+    before = (1, 1) if kind.transposed else padding  # pixels that the first tile sees beyond the map
+    groups, blocks = math.ceil(i / kind.group), math.ceil(o / kind.block)
     most = max(CACHE_BYTES // (POINTS**2 * groups * kind.held * 4), TILES)
     pieces, largest = [], 0
     for (top, down, products_y), (left, across, products_x) in itertools.product(
-        *(_spans(kind, sizes[name]) for name in ("height", "width"))
+        _spans(kind, height), _spans(kind, width)
     ):
         count = down * across
         parts = max(math.ceil(count / most), min(math.ceil(2 * threads / n), count // kind.tiles), 1)
@@ -187,12 +182,15 @@ def _parts(kind: Kind, n: int, threads: int, known: tuple[tuple[str, int], ...])
     shares = min(max(threads // (n * len(pieces)), 1), blocks)  # threads for the same tiles
     cuts = itertools.pairwise([blocks * share // shares for share in range(shares + 1)])
     own = ("top", "left", "across", "tile", "tiles", "products_y", "products_x", "first", "last")
-    rows = [(*piece, *cut) for piece, cut in itertools.product(pieces, cuts)]
-    result = np.empty((len(rows), len(SIZES)), np.int64)
-    result[:] = [{**sizes, "groups": groups, "blocks": blocks}.get(name, 0) for name in SIZES]
-    result[:, [SIZES.index(name) for name in own]] = rows
-    sums = kind.products**2 * largest * kind.block
-    return result, sums + POINTS**2 * largest * groups * kind.held
+    sizes = {
+        **epilogue.sizes(o, noise_width), "pad_y": before[0], "pad_x": before[1], "h": h, "w": w,
+        "x_row": x_steps[2], "x_column": x_steps[3], "groups": groups, "inputs": i, "blocks": blocks,
+        "height": height, "width": width, "y_row": y_steps[2], "y_column": y_steps[3],
+    }  # fmt: skip
+    tasks = [sizes | dict(zip(own, (*piece, *cut))) for piece, cut in itertools.product(pieces, cuts)]
+    rows = np.array([[task[name] for name in SIZES] for task in tasks], np.int64)
+    scratch = kind.products**2 * largest * kind.block + POINTS**2 * largest * groups * kind.held
+    return Plan(kernel(kind), n, 6, [np.zeros(kind.group, np.float32)], rows, scratch)
 
 
 def _spans(kind: Kind, size: int) -> list[tuple[int, int, int]]:
@@ -206,13 +204,13 @@ def _spans(kind: Kind, size: int) -> list[tuple[int, int, int]]:
 
 @functools.cache
 def kernel(kind: Kind) -> Kernel:
-    """Takes the addresses of x, y, zeros for a group of channels, factors on these, weights, `epilogue.numbers`, noise
-    and sizes (int64, by `SIZES`)."""
+    """Takes the addresses of x, y, factors on its channels, weights, `epilogue.numbers`, noise, zeros for a group of
+    channels, and sizes (int64, by `SIZES`)."""
     number, word, vector = (HALF, WORD, WORDS) if kind.half else (FLOAT, FLOAT, FLOATS)
     parts = kind.held // LANES  # of a word of the weights that are multiplied one after the other
-    code = Code([number, number, number, FLOAT, word, FLOAT, FLOAT, INT])
+    code = Code([number, number, FLOAT, word, FLOAT, FLOAT, number, INT])
     b = code.b
-    x, y, nothing, factors, weights, numbers, noise, sizes, scratch = code.arguments
+    x, y, factors, weights, numbers, noise, nothing, sizes, scratch = code.arguments
     points = b.bitcast(scratch, (WORD if kind.pairs else FLOAT).as_pointer())
     size = {name: Int(b, b.load(code.at(sizes, i))) for i, name in enumerate(SIZES)}
     words = size["groups"] * LANES  # of a pixel
