@@ -9,9 +9,11 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
+from torch.fx.experimental.proxy_tensor import make_fx
 
 from gankit.core import cuda
-from gankit.core.cuda import convolution, winograd
+from gankit.core.cuda import convolution, native, winograd
+from gankit.core.cuda.native import winograd as native_winograd
 
 
 @pytest.fixture
@@ -47,15 +49,12 @@ def results(function, x, w, b, dtype):
     return [y, gradient, *r1, *first, *second]
 
 
-def compare(own, plain, x, w, b):
+def compare(own, plain, x, w, b, dtype=torch.float32):
     """Against float64, by the rounding of torch's own."""
     names = ["y", "gradient", *(f"{of} by {by}" for of in ("r1", "first", "second") for by in "xwb")]
-    sets = (
-        results(f, x, w, b, d)
-        for f, d in ((own, torch.float32), (plain, torch.float32), (plain, torch.float64))
-    )
+    sets = (results(f, x, w, b, d) for f, d in ((own, dtype), (plain, dtype), (plain, torch.float64)))
     for name, mine, direct, exact in zip(names, *sets):
-        assert mine.shape == exact.shape, name
+        assert (mine.shape, mine.dtype) == (exact.shape, dtype), name
         rounding = (direct - exact).square().mean().sqrt()
         error = (mine - exact).square().mean().sqrt()
         assert error <= 3 * rounding + 1e-6 * exact.square().mean().sqrt(), name
@@ -103,6 +102,139 @@ def test_transposed(small, stride, padding):
         lambda x, w, b: F.conv_transpose2d(x, w, None, stride, padding) + b,
         x, w, torch.randn(1),
     )  # fmt: skip
+
+
+@pytest.fixture
+def half(monkeypatch):
+    """As on a CPU with AVX512_BF16 and without AMX. Gives the sizes of what kernels make."""
+    calls, function = [], native_winograd.plain
+    monkeypatch.setattr(convolution, "bf16_units", lambda: ["AVX512_BF16"])
+    monkeypatch.setattr(convolution, "multiplies", lambda dtype, device: True)
+    monkeypatch.setattr(native_winograd, "plain", lambda *a: calls.append(a[4]) or function(*a))
+    return calls
+
+
+@pytest.mark.parametrize("padding", [(0, 0), (1, 1), (2, 2), (1, 0)])
+def test_half_precision(half, padding):
+    torch.manual_seed(0)
+    x, w, b = torch.randn(2, 64, 37, 33), torch.randn(40, 64, 3, 3) / 24, torch.randn(40)
+    compare(
+        lambda x, w, b: convolution.conv2d(x, w, b, 1, padding, 1),
+        lambda x, w, b: F.conv2d(x, w, b, padding=padding),
+        *(t.bfloat16().float() for t in (x, w, b)),
+        torch.bfloat16,
+    )
+    narrow = (35 + 2 * padding[0], 31 + 2 * padding[1])
+    assert {*half} == {(37, 33), narrow}
+
+
+@pytest.mark.parametrize("lost", [0, 1])
+def test_half_precision_with_a_stride(half, lost):
+    torch.manual_seed(0)
+    x, w, b = torch.randn(2, 32, 67 + lost, 65), torch.randn(48, 32, 3, 3) / 16, torch.randn(48)
+    compare(
+        lambda x, w, b: convolution.conv2d(x, w, b, 2, (0, 0), 1),
+        lambda x, w, b: F.conv2d(x, w, b, 2),
+        *(t.bfloat16().float() for t in (x, w, b)),
+        torch.bfloat16,
+    )
+    assert {*half} == ({(67, 65)} if not lost else set())
+
+
+def test_half_precision_transposed(half):
+    torch.manual_seed(0)
+    x, w = torch.randn(2, 64, 32, 33), torch.randn(64, 32, 3, 3) / 24
+    compare(
+        lambda x, w, b: convolution.conv_transpose2d(x, w, 2, (0, 0), 1) + b,
+        lambda x, w, b: F.conv_transpose2d(x, w, None, 2) + b,
+        *(t.bfloat16().float() for t in (x, w, torch.randn(1))),
+        torch.bfloat16,
+    )
+    assert {*half} == {(65, 67)}
+
+
+def test_results_in_half_precision_may_be_changed_in_place(half):
+    x, w = torch.randn(2, 32, 34, 33).bfloat16(), torch.randn(40, 32, 3, 3).bfloat16().requires_grad_()
+    for function in (
+        convolution.conv2d,
+        lambda x, w, *rest: convolution.conv_transpose2d(x, w, 2, (0, 0), 1),
+    ):
+        y = function(x, w if function is convolution.conv2d else w.transpose(0, 1), None, 1, (1, 1), 1)
+        y.mul_(2).sum().backward()
+    assert len(half) == 2
+
+
+def test_autocast_in_half_precision(half):
+    """As in training: parameters and their gradients stay in float32, and R1 within autocast works, too."""
+    torch.manual_seed(0)
+    x, w = torch.randn(2, 32, 34, 33, requires_grad=True), (torch.randn(40, 32, 3, 3) / 17).requires_grad_()
+    b = torch.randn(40, requires_grad=True)
+
+    def gradients(function, x, w, b):
+        y = function(x, w, b)
+        (by_x,) = torch.autograd.grad(y.float().sin().sum(), x, create_graph=True)
+        return y, by_x, *torch.autograd.grad(by_x.float().square().sum(), (x, w, b))
+
+    def plain(x, w, b):
+        return F.conv2d(x, w, b, padding=1)
+
+    with torch.autocast("cpu", torch.bfloat16):
+        seen = gradients(lambda x, w, b: cuda.conv2d_resample(x, w, b=b, padding=1), x, w, b)
+        direct = gradients(plain, x, w, b)
+    exact = gradients(plain, *(t.detach().double().requires_grad_() for t in (x, w, b)))
+    assert {*half} == {(34, 33)}
+    assert [t.dtype for t in seen] == [t.dtype for t in direct]
+    for mine, other, right in zip(seen, direct, exact):
+        assert (mine - right).norm() < 3 * (other - right).norm()
+
+
+@pytest.mark.parametrize(
+    "what",
+    ["AMX", "neither", "few channels", "few pixels", "taps", "stride", "padding", "groups", "watched", "jvp"],
+)
+def test_where_half_precision_is_left_to_torch(half, monkeypatch, what):
+    x, w = torch.randn(1, 40, 34, 34).bfloat16(), torch.randn(40, 40, 3, 3).bfloat16()
+    stride, padding, groups = 1, (1, 1), 1
+    call = lambda x: convolution.conv2d(x, w, None, stride, padding, groups)  # noqa: E731
+    call(x)
+    assert half == [(34, 34)]
+    if what in ("AMX", "neither"):
+        units = {"AMX": ["AVX512_BF16", "AMX"], "neither": []}[what]
+        monkeypatch.setattr(convolution, "bf16_units", lambda: units)
+    elif what == "few channels":
+        x, w = x[:, :31], w[:, :31]
+    elif what == "few pixels":
+        x = x[:, :, :30]
+    elif what == "taps":
+        w = w[:, :, :2]
+    elif what == "stride":
+        stride = 3
+    elif what == "padding":
+        stride = 2
+    elif what == "groups":
+        w, groups = w[:, :20], 2
+    if what == "watched":
+        make_fx(call)(x)
+    elif what == "jvp":
+        torch.func.jvp(call, (x,), (x,))
+    else:
+        call(x)
+    assert half == [(34, 34)]
+
+
+def test_kernels_of_half_precision_that_fail(half, monkeypatch):
+    monkeypatch.setattr(native, "_failures", [])
+
+    def broken(*arguments):
+        raise RuntimeError("no such instruction")
+
+    monkeypatch.setattr(native_winograd, "plain", broken)
+    x, w = torch.randn(1, 40, 34, 34).bfloat16(), torch.randn(40, 40, 3, 3).bfloat16()
+    with pytest.warns(RuntimeWarning, match="no such instruction") as seen:
+        y = [convolution.conv2d(x, w, None, 1, (1, 1), 1) for _ in range(2)]
+    assert len(seen) == 1
+    for own in y:
+        torch.testing.assert_close(own, F.conv2d(x, w, padding=1), rtol=2**-7, atol=2**-3)
 
 
 @settings(max_examples=40, deadline=None)

@@ -1,10 +1,13 @@
-"""Large convolutions with gradients in float32 on a CPU, where torch's lose time.
+"""Large convolutions with gradients on a CPU, where torch's lose time.
 
 A convolution, its transpose and the gradient by the weight are the three sides of one trilinear form: the derivatives
 of each are the other two. So second derivatives, as R1 and the path length take, cost no more than first ones, where
 torch's take a convolution with a kernel as large as the picture, of maps with N and C exchanged. With stride 1 all
 three take half of the products (see `winograd.py`). Gradients by the weight with a larger stride, for which oneDNN took
 up to 2.4 times as long, are put together from such of every other row and column.
+
+That is in float32. In bfloat16, a kernel of `native` is the convolution and its transpose, with 16 or 25 of 36
+products.
 """
 
 from __future__ import annotations
@@ -18,12 +21,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gankit.core.cuda import inference, winograd
-from gankit.core.devices import multiplies
+from gankit.core.cuda import inference, native, winograd
+from gankit.core.devices import bf16_units, multiplies
+from gankit.core.precision import without_autocast
 
 # Below, torch's own are as fast. N has no say, so that micro-batches of any size go one way
 FEWEST_CHANNELS, FEWEST_VALUES = 128, 2**18  # with stride 1: of the fewer channels, in all pixels
 FEWEST_STRIDED_CHANNELS, FEWEST_STRIDED_PIXELS = 64, 2**14  # else: of the larger maps
+FEWEST_HALF_CHANNELS, FEWEST_HALF_PIXELS = 32, 2**10  # in bfloat16: of the smaller maps
 
 
 @dataclass(frozen=True)
@@ -84,6 +89,54 @@ class _Form:
         return dw
 
 
+class _Half(_Form):
+    """In bfloat16."""
+
+    def pays(self, w: Tensor) -> bool:
+        enough = min(w.shape[:2]) >= FEWEST_HALF_CHANNELS and math.prod(self.narrow) >= FEWEST_HALF_PIXELS
+        known = self.stride == 1 or (self.stride == 2 and self.padding == (0, 0))
+        return enough and known and self.kernel == (3, 3) and _kernels_pay()
+
+    def narrowed(self, x: Tensor, w: Tensor, b: Tensor | None = None) -> Tensor:
+        y = self._by_kernel(x, w, b, self.padding, self.narrow) if self.stride == 1 else None
+        return F.conv2d(x, w, b, self.stride, self.padding) if y is None else y
+
+    def widened(self, y: Tensor, w: Tensor) -> Tensor:
+        sizes = zip(self.wide, self.narrow, self.padding)
+        lost = [large - ((small - 1) * self.stride + 3 - 2 * pad) for large, small, pad in sizes]
+        x = None
+        if self.stride == 1:
+            rest = (2 - self.padding[0], 2 - self.padding[1])
+            x = self._by_kernel(y, w.flip([2, 3]).transpose(0, 1), None, rest, self.wide)
+        elif not any(lost):
+            x = self._by_kernel(y, w.transpose(0, 1), None, (0, 0), self.wide)
+        return F.conv_transpose2d(y, w, None, self.stride, self.padding, lost) if x is None else x
+
+    def by_weight(self, x: Tensor, y: Tensor) -> Tensor:
+        return winograd.direct_weight_gradient(
+            x, y, (y.shape[1], x.shape[1], *self.kernel), self.padding, self.stride
+        )
+
+    def _by_kernel(
+        self, x: Tensor, w: Tensor, b: Tensor | None, padding: tuple[int, int], size: tuple[int, int]
+    ) -> Tensor | None:
+        """[N, O, *size], from weights [O, I, 3, 3]; with a stride, of the transposed convolution."""
+        kernels = native.load("winograd")
+        if kernels is None:
+            return None
+        try:
+            with native.recorded("gankit::conv2d"):
+                return kernels.plain(x, w, b, padding, size, self.stride > 1)  # type: ignore[no-any-return]
+        except Exception as error:
+            native.give_up(error)
+            return None
+
+
+def _kernels_pay() -> bool:
+    """As for sampling; but where a CPU multiplies bfloat16 in float32, training is in that."""
+    return bf16_units() == ["AVX512_BF16"] and not native.watched()
+
+
 def conv2d(
     x: Tensor, w: Tensor, b: Tensor | None, stride: int, padding: Sequence[int], groups: int
 ) -> Tensor:
@@ -123,14 +176,20 @@ def _product(
     if (
         not inference.undisturbed(a, ())
         or type(w) not in (Tensor, torch.nn.Parameter)
-        or not (a.dtype == w.dtype == torch.float32 and len(a) > 0)
+        or not len(a)
         or min(*wide, *narrow) < 1
         or any(pad >= taps for pad, taps in zip(padding, w.shape[2:]))
-        or torch.is_autocast_enabled("cpu")
     ):
         return None
-    form = _Form(wide, narrow, tuple(w.shape[2:]), stride, tuple(padding))  # type: ignore[arg-type]
-    return form.product(a, w, transposed, b) if form.pays(w) else None
+    dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else a.dtype
+    kinds = {torch.float32: _Form, torch.bfloat16: _Half}
+    if dtype not in kinds or not {a.dtype, w.dtype} <= {dtype, torch.float32}:
+        return None
+    form = kinds[dtype](wide, narrow, tuple(w.shape[2:]), stride, tuple(padding))  # type: ignore[arg-type]
+    if not form.pays(w):
+        return None
+    with without_autocast(a):
+        return form.product(a.to(dtype), w.to(dtype), transposed, None if b is None else b.to(dtype))
 
 
 class _Product(torch.autograd.Function):

@@ -155,12 +155,12 @@ def weight_gradient(x: Tensor, dy: Tensor, padding: Sequence[int], width: int) -
 
 
 def direct_weight_gradient(
-    x: Tensor, dy: Tensor, shape: Sequence[int], padding: Sequence[int] = (0, 0)
+    x: Tensor, dy: Tensor, shape: Sequence[int], padding: Sequence[int] = (0, 0), stride: int = 1
 ) -> Tensor:
     """That of torch: [O, I, kh, kw], which is `shape`."""
     weight, mask = x.new_empty(()).expand(*shape), [False, True, False]
     return torch.ops.aten.convolution_backward(  # type: ignore[no-any-return]
-        dy, x, weight, None, [1, 1], list(padding), [1, 1], False, [0, 0], 1, mask
+        dy, x, weight, None, [stride] * 2, list(padding), [1, 1], False, [0, 0], 1, mask
     )[1]
 
 

@@ -135,6 +135,26 @@ def _points(kind: Kind) -> Tensor:
     return torch.tensor(rows, dtype=torch.float32, device="cpu")
 
 
+def plain(
+    x: Tensor,
+    weight: Tensor,
+    b: Tensor | None,
+    padding: Sequence[int],
+    size: tuple[int, int],
+    transposed: bool,
+) -> Tensor:
+    """The convolution of `x` [N, I, H, W], bfloat16 and channels-last, with `weight` [O, I, 3, 3] to [N, O, *size],
+    plus `b` [O], which a transposed one has not; I and O are 32 or more."""
+    own = kind(True, transposed)
+    assert own is not None
+    shape = (len(x), len(weight), *size)
+    y = torch.empty(shape, dtype=x.dtype, device="cpu", memory_format=torch.channels_last)  # no view
+    ones = [torch.ones(len(x), count, device="cpu") for count in (x.shape[1], len(weight))]
+    after = Epilogue(ones[1], None if b is None else b.detach().float())
+    run(x, y, weights(weight, own), own, padding, ones[0], after)
+    return y
+
+
 def run(
     x: Tensor, y: Tensor, weights: Tensor, kind: Kind, padding: Sequence[int], styles: Tensor, after: Epilogue
 ) -> None:  # fmt: skip
