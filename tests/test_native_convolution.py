@@ -16,7 +16,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from gankit.core import cuda
 from gankit.core.cuda import ConstantWeights, inference, native
 from gankit.core.cuda.epilogue import Epilogue
-from gankit.core.cuda.native import machine, modulated, pointwise, smooth, winograd
+from gankit.core.cuda.native import machine, modulated, smooth, winograd
 from gankit.core.cuda.native.winograd import Kind
 
 SIZES = [(False, False, 8, 2), (False, False, 6, 1), (True, False, 8, 2), (True, False, 5, 1)]
@@ -495,88 +495,6 @@ def test_the_filter_after_a_convolution_of_onednn(monkeypatch, phases, together,
         y = cuda.modulated_conv2d(x, w, s, **options)
         assert len(calls) == 4 - together
     torch.testing.assert_close(y.double(), expected, rtol=0, atol=2**-7 * 10)
-
-
-@settings(max_examples=60, deadline=None)
-@given(
-    n=st.integers(1, 3),
-    size=st.tuples(st.integers(1, 9), st.integers(1, 70)),
-    channels=st.tuples(st.sampled_from([15, 16, 17, 31, 32, 33, 64, 91]), st.integers(1, 5)),
-    bias=st.booleans(),
-    clamp=st.sampled_from([None, 0.5]),
-    count=st.sampled_from([1, 2, 5]),
-    pixels=st.sampled_from([1, 2**12]),
-    seed=st.integers(0, 99),
-)
-@torch.no_grad()
-def test_few_outputs(n, size, channels, bias, clamp, count, pixels, seed):
-    torch.manual_seed(seed)
-    i, o = channels
-    _, x = around(n, i, *size, torch.bfloat16)
-    x.copy_(torch.randn(x.shape))
-    weight, styles, b = torch.randn(o, i), torch.randn(n, i), torch.randn(o) if bias else None
-    before, fewest = torch.get_num_threads(), pointwise.PIXELS
-    torch.set_num_threads(count)
-    pointwise.PIXELS = pixels
-    try:
-        y = pointwise.run(x, weight, styles, b, clamp)
-    finally:
-        torch.set_num_threads(before)
-        pointwise.PIXELS = fewest
-    if i < 32 or o > 4:
-        assert y is None
-        return
-    assert y.dtype == torch.bfloat16
-    assert y.is_contiguous(memory_format=torch.channels_last)
-    expected = torch.einsum("nihw,ni,oi->nohw", x.double(), styles.double(), weight.double())
-    expected = expected if b is None else expected + b[:, None, None]
-    expected = expected if clamp is None else expected.clamp(-clamp, clamp)
-    torch.testing.assert_close(
-        y.double(), expected, rtol=2**-8, atol=1e-4
-    )  # sums are in float32, rounded once
-
-
-@torch.no_grad()
-def test_to_rgb(monkeypatch):
-    x, w, s = tensors(torch.bfloat16)
-    w, b, gain = w[:3, :, :1, :1], torch.randn(3), torch.rand(3, 40) + 0.5
-    calls, function = [], pointwise.run
-    monkeypatch.setattr(pointwise, "run", lambda *a: calls.append(1) or function(*a))
-
-    def rgb(x, **options):
-        return cuda.modulated_conv2d(x, w, s, demodulate=False, b=b, **options)
-
-    last = x.contiguous(memory_format=torch.channels_last)
-    for options in ({}, {"clamp": 0.5}, {"input_gain": gain}):
-        y = rgb(last, **options)
-        right = exact(x, w, s, demodulate=False, b=b, **options)
-        torch.testing.assert_close(y.double(), right, rtol=2**-8, atol=1e-4)
-        assert y.dtype == torch.bfloat16
-    assert len(calls) == 3
-    rgb(x)  # NCHW
-    rgb(last.float())
-    rgb(last, act="lrelu")
-    rgb(last, gain=2)
-    rgb(last, padding=1)
-    rgb(last, noise=torch.randn(36, 32))
-    cuda.modulated_conv2d(last, w, s, b=b)
-    with torch.enable_grad():
-        rgb(last.detach().requires_grad_()).float().sum().backward()
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        rgb(last)
-    make_fx(rgb)(last)
-    assert len(calls) == 3
-    monkeypatch.setattr(native, "_failures", [])
-
-    def broken(*arguments):
-        raise RuntimeError("no such instruction")
-
-    forget_plans(monkeypatch, pointwise)
-    monkeypatch.setattr(pointwise, "kernel", broken)
-    with pytest.warns(RuntimeWarning, match="no such instruction"):
-        y = rgb(last)
-    right = exact(x, w, s, demodulate=False, b=b)
-    torch.testing.assert_close(y.double(), right, rtol=0, atol=0.02 * right.abs().max().item())
 
 
 @torch.no_grad()

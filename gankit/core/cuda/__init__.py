@@ -2,6 +2,7 @@
 
 from gankit.core.cuda.bias_act import normalize_2nd_moment
 from gankit.core.cuda.ops import (
+    add_rgb,
     bias_act,
     conv2d_resample,
     downsample2d,
@@ -16,6 +17,7 @@ from gankit.core.cuda.ready import ConstantWeights
 
 __all__ = [
     "ConstantWeights",
+    "add_rgb",
     "bias_act",
     "conv2d_resample",
     "downsample2d",

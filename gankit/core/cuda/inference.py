@@ -238,13 +238,7 @@ def few_outputs(
     b: Tensor | None, clamp: float | None,
 ) -> Tensor | None:  # fmt: skip
     """A 1x1 convolution without demodulation, such as to RGB, by a kernel; None where that does not apply."""
-    if weight.shape[2:] != (1, 1) or x.dtype != torch.bfloat16 or not x.numel():
-        return None
-    if not x.is_contiguous(memory_format=torch.channels_last) or x.stride(1) != 1:
-        return None
-    if not undisturbed(x, variables) or torch.is_autocast_enabled("cpu") or native.watched():
-        return None
-    kernels = native.load("pointwise")
+    kernels = _pointwise(x, variables, weight)
     if kernels is None:
         return None
     styles = styles if input_gain is None else styles * input_gain
@@ -254,6 +248,33 @@ def few_outputs(
     except Exception as error:
         native.give_up(error)
         return None
+
+
+def onto_image(
+    x: Tensor, weight: Tensor, styles: Tensor, b: Tensor | None, clamp: float | None, img: Tensor | None,
+    f: Tensor | None,
+) -> Tensor | None:  # fmt: skip
+    """As `gankit.core.cuda.add_rgb`, by a kernel; None where that does not apply."""
+    kernels = _pointwise(x, (x, weight, styles, b, img), weight)
+    if kernels is None:
+        return None
+    try:
+        with native.recorded("gankit::add_rgb"):
+            return kernels.onto(x, weight[:, :, 0, 0], styles, b, clamp, img, f)  # type: ignore[no-any-return]
+    except Exception as error:
+        native.give_up(error)
+        return None
+
+
+def _pointwise(x: Tensor, variables: tuple[Tensor | None, ...], weight: Tensor) -> ModuleType | None:
+    """The kernels for 1x1 convolutions to few channels, where such are asked for that they may take."""
+    if weight.shape[2:] != (1, 1) or x.dtype != torch.bfloat16 or not x.numel():
+        return None
+    if not x.is_contiguous(memory_format=torch.channels_last) or x.stride(1) != 1:
+        return None
+    if not undisturbed(x, variables) or torch.is_autocast_enabled("cpu") or native.watched():
+        return None
+    return native.load("pointwise")
 
 
 def filtered_convolution(x: Tensor, weight: Tensor, padding: Sequence[int]) -> Tensor:

@@ -13,10 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gankit.core.cuda import arguments, dispatch
+from gankit.core.cuda import arguments, conv, dispatch, inference
 from gankit.core.cuda.activations import ACTIVATIONS
 from gankit.core.cuda.arguments import Pair
 from gankit.core.cuda.dispatch import function
+from gankit.core.precision import at_least_float32
 
 
 def setup_filter(
@@ -292,3 +293,38 @@ def modulated_conv2d(
         x, weight, styles, noise, up, down, sides, resample_filter, demodulate, flip_weight, input_gain, normalize,
         b, act, alpha, gain, clamp,
     )  # fmt: skip
+
+
+def add_rgb(
+    img: Tensor | None,
+    f: Tensor | None,
+    x: Tensor,
+    weight: Tensor,
+    styles: Tensor,
+    b: Tensor | None = None,
+    clamp: float | None = None,
+    impl: str = "auto",
+) -> Tensor:
+    """A level of an image made of skip connections (Karras et al. 2020, section 4.1): the levels so far, enlarged, plus
+    what a modulated 1x1 convolution without demodulation makes of feature maps.
+
+    Args:
+        img: [N, O, H / 2, W / 2], float32; None at the first level.
+        f: filter from `setup_filter`, for `upsample2d` of `img`.
+        x: [N, I, H, W].
+        weight: [O, I, 1, 1].
+        styles: [N, I].
+        b: bias [O].
+        clamp: of this level, see `bias_act`.
+        impl: see `dispatch`.
+
+    Returns:
+        [N, O, H, W], float32 or better.
+    """
+    if function("modulated_conv2d", x, impl) is conv.modulated_conv2d:
+        arguments.modulated_conv2d(x, weight, styles, None, 1, 1, 0, None, None, b, "linear", clamp)
+        y = inference.onto_image(x, weight, styles, b, clamp, img, f)
+        if y is not None:
+            return y
+    rgb = at_least_float32(modulated_conv2d(x, weight, styles, demodulate=False, b=b, clamp=clamp, impl=impl))
+    return rgb if img is None else upsample2d(img, f, impl=impl).add_(rgb)

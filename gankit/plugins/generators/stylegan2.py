@@ -14,10 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from gankit.core import random
-from gankit.core.cuda import modulated_conv2d, setup_filter, upsample2d
+from gankit.core.cuda import add_rgb, modulated_conv2d, setup_filter, upsample2d
 from gankit.core.interfaces import Cond, CondSpec, Generator, ImageShape
 from gankit.core.layers import Conv2dLayer, FullyConnected, MappingNetwork
-from gankit.core.precision import as_half, at_least_float32
+from gankit.core.precision import as_half
 from gankit.core.sizes import channels, levels, nominal
 from gankit.errors import GankitError, unknown
 
@@ -217,13 +217,10 @@ class SynthesisBlock(nn.Module):
             y = self.skip(x, gain=math.sqrt(0.5))
             x = self.conv0(x, ws[0], noise_mode)
             x = y.add_(self.conv1(x, ws[1], noise_mode, gain=math.sqrt(0.5)))
-        if img is not None:
-            img = upsample2d(img, self.resample_filter)
         if self.torgb is not None:
-            rgb = at_least_float32(self.torgb(x, w_rgb))
-            if self.share < 1:
-                rgb = rgb * self.share
-            img = rgb if img is None else img.add_(rgb)
+            img = self.torgb(x, w_rgb, img, self.resample_filter, self.share)
+        elif img is not None:
+            img = upsample2d(img, self.resample_filter)
         return x, img
 
 
@@ -280,7 +277,7 @@ class SynthesisLayer(nn.Module):
 
 
 class ToRGB(nn.Module):
-    """Feature maps -> image: modulated 1x1 convolution without demodulation."""
+    """A level of the image from feature maps: modulated 1x1 convolution without demodulation."""
 
     def __init__(self, in_channels: int, img_channels: int, w_dim: int, conv_clamp: float | None) -> None:
         super().__init__()
@@ -290,6 +287,9 @@ class ToRGB(nn.Module):
         self.weight = nn.Parameter(torch.randn(img_channels, in_channels, 1, 1))
         self.bias = nn.Parameter(torch.zeros(img_channels))
 
-    def forward(self, x: Tensor, w: Tensor) -> Tensor:
-        styles = self.affine(w) * self.weight_gain
-        return modulated_conv2d(x, self.weight, styles, demodulate=False, b=self.bias, clamp=self.conv_clamp)
+    def forward(self, x: Tensor, w: Tensor, img: Tensor | None, f: Tensor, share: float) -> Tensor:
+        """Added to the levels before, `img`, which `f` enlarges; `share`: how much of it."""
+        styles = self.affine(w) * (self.weight_gain * share)
+        b = self.bias if share == 1 else self.bias * share
+        clamp = None if self.conv_clamp is None else self.conv_clamp * share
+        return add_rgb(img, f, x, self.weight, styles, b, clamp)

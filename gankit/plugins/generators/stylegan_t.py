@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gankit.core import random
-from gankit.core.cuda import modulated_conv2d, normalize_2nd_moment, setup_filter, upsample2d
+from gankit.core.cuda import add_rgb, modulated_conv2d, normalize_2nd_moment, setup_filter, upsample2d
 from gankit.core.interfaces import Cond, CondSpec, Generator, ImageShape, embedding_of
 from gankit.core.layers import FullyConnected
 from gankit.core.precision import as_half, at_least_float32, without_autocast
@@ -267,13 +267,10 @@ class SynthesisBlock(nn.Module):
             if isinstance(layer, ResidualLayer):
                 x = layer.normalize(x)
             x = layer(x, w, noise_mode, gain=math.sqrt(0.5))
-        if img is not None:
-            img = upsample2d(img, self.resample_filter)
         if self.torgb is not None:
-            rgb = at_least_float32(self.torgb(x, last))
-            if self.share < 1:
-                rgb = rgb * self.share
-            img = rgb if img is None else img.add_(rgb)
+            img = self.torgb(x, last, img, self.resample_filter, self.share)
+        elif img is not None:
+            img = upsample2d(img, self.resample_filter)
         return x, img
 
 
@@ -419,7 +416,7 @@ class ResidualLayer(SynthesisLayer):
 
 
 class ToRGB(nn.Module):
-    """Feature maps -> image: modulated 1x1 convolution without demodulation."""
+    """A level of the image from feature maps: modulated 1x1 convolution without demodulation."""
 
     def __init__(self, in_channels: int, img_channels: int, w_dim: int, conv_clamp: float | None) -> None:
         super().__init__()
@@ -429,6 +426,9 @@ class ToRGB(nn.Module):
         self.weight = nn.Parameter(torch.randn(img_channels, in_channels, 1, 1) * 0.1)
         self.bias = nn.Parameter(torch.zeros(img_channels))
 
-    def forward(self, x: Tensor, w: Tensor) -> Tensor:
-        styles = self.affine(w) * self.weight_gain
-        return modulated_conv2d(x, self.weight, styles, demodulate=False, b=self.bias, clamp=self.conv_clamp)
+    def forward(self, x: Tensor, w: Tensor, img: Tensor | None, f: Tensor, share: float) -> Tensor:
+        """Added to the levels before, `img`, which `f` enlarges; `share`: how much of it."""
+        styles = self.affine(w) * (self.weight_gain * share)
+        b = self.bias if share == 1 else self.bias * share
+        clamp = None if self.conv_clamp is None else self.conv_clamp * share
+        return add_rgb(img, f, x, self.weight, styles, b, clamp)

@@ -3,7 +3,6 @@ filters."""
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -12,6 +11,7 @@ from torch import Tensor
 
 from gankit.core.cuda.epilogue import Epilogue
 from gankit.core.cuda.native import smooth, winograd
+from gankit.core.cuda.native.axes import axes
 
 
 def run(
@@ -45,7 +45,7 @@ def run(
         return None
     if len(weight) < kind.block or weight.shape[1] < kind.group:
         return None
-    filters = None if up == 1 else _axes(f, up)
+    filters = None if up == 1 else axes(f, up)
     if up > 1 and (up != 2 or any(padding) or filters is None or min(rest) < 0 or len(weight) < smooth.GROUP):
         return None
 
@@ -65,32 +65,13 @@ def smoothed(
 ) -> bool:
     """Whether the second part alone applies, to `x`, which another transposed convolution has made; then it fills `y`.
     Both are channels-last and bfloat16. For the rest see `run`."""
-    filters = _axes(f, up)
+    filters = axes(f, up)
     if filters is None or not 0 < after.slope <= 1 or min(rest) < 0:
         return False
     if x.shape[1] < smooth.GROUP or x.stride(1) != 1:
         return False
     smooth.run(x, y, filters, (rest[2], rest[0]), after)
     return True
-
-
-def _axes(f: Tensor | None, up: int) -> Tensor | None:
-    """A filter as upfirdn2d takes it -> [2, taps]: two that correlate along y and along x, for a map enlarged by `up`;
-    None where there are none such."""
-    return None if f is None else _known_axes(tuple(f.shape), tuple(f.flatten().tolist()), up)
-
-
-@functools.lru_cache(64)
-def _known_axes(shape: tuple[int, ...], values: tuple[float, ...], up: int) -> Tensor | None:
-    f = torch.tensor(values, dtype=torch.float32, device="cpu").view(shape)
-    if f.shape[0] != f.shape[-1]:
-        return None
-    f = f.flip(list(range(f.ndim))) * up**f.ndim
-    if f.ndim == 1:
-        return torch.stack([f, f])
-    rows, columns = f.sum(1), f.sum(0) / f.sum()
-    exact = torch.allclose(torch.outer(rows, columns), f, rtol=1e-6, atol=0)
-    return torch.stack([rows, columns]) if exact else None
 
 
 def _empty(x: Tensor, channels: int, size: tuple[int, int]) -> Tensor:
