@@ -96,8 +96,9 @@ class Kind:
 
 
 def kind(half: bool, transposed: bool) -> Kind | None:
-    """For the CPU at hand; None for transposed ones in float32, of which `smooth` takes none."""
-    if transposed and not half:
+    """For the CPU at hand; None for transposed ones in float32, of which `smooth` takes none, and for bfloat16 on other
+    than x86 CPUs, whose own products may be as fast."""
+    if (transposed and not half) or (half and not features().get("avx2")):
         return None
     if features().get("avx512f"):  # 32 registers of 16 floats
         return Kind(half, half and multiplies_pairs(), transposed, 8, 2)
