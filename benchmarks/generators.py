@@ -1,9 +1,10 @@
 """Times whole generators on a CPU: `python benchmarks/generators.py --net stylegan2 --batch 1 8 --dtype fp32 bf16`.
 
-Three things are timed in turn, with the same random weights, and medians of the repeats are printed: (a) gankit,
-(b) the textbook formulation in fp32 (see `textbook.py`), (c) the convolutions alone, channels-last, in the dtype of
-(a). Ratios are medians of the ratios of each round, so that a machine that is busy for a while disturbs all alike.
-(a) and (c) have a process of their own that keeps freed memory, as `gankit sample` does (`devices.keep_freed_memory`).
+Three things are timed in turn, with the same random weights, and medians of the repeats are printed: (a) gankit, (b)
+the textbook formulation in fp32 (see `textbook.py`), (c) the convolutions alone, channels-last, in the dtype of (a),
+or in fp32 where the CPU has no products in that. Ratios are medians of the ratios of each round, so that a machine
+that is busy for a while disturbs all alike. (a) and (c) have a process of their own that keeps freed memory, as
+`gankit sample` does (`devices.keep_freed_memory`).
 """
 
 from __future__ import annotations
@@ -83,7 +84,8 @@ def work(orders: Connection, net: str, size: int, batch: int, dtype: str, clock:
     ways: dict[str, Callable[[], object]] = {}
     if own:
         ws = ws.to(DTYPES[dtype])
-        alone = textbook.convolutions(calls_of(generator, ws), DTYPES[dtype])
+        multiplied = DTYPES[dtype] if devices.multiplies(DTYPES[dtype], ws.device) else torch.float32
+        alone = textbook.convolutions(calls_of(generator, ws), multiplied)
         ways["c"] = lambda: [function(x, w, **options) for function, x, w, options in alone]
     ways["a" if own else "b"] = lambda: images(generator, ws)
     with contextlib.nullcontext() if own else textbook.instead(textbook.OPERATORS):
