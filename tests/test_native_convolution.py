@@ -14,7 +14,7 @@ from torch._subclasses import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from gankit.core import cuda
-from gankit.core.cuda import ConstantWeights, inference, native
+from gankit.core.cuda import ConstantWeights, inference, native, onednn
 from gankit.core.cuda.epilogue import Epilogue
 from gankit.core.cuda.native import machine, modulated, smooth, winograd
 from gankit.core.cuda.native.winograd import Kind
@@ -468,7 +468,7 @@ def test_the_filter_after_a_convolution_of_onednn(monkeypatch, phases, together,
     """As with AMX."""
     x, w, s = tensors(torch.bfloat16, side=20)
     monkeypatch.setattr(inference, "_kernels_pay", lambda x, normalize: False)
-    monkeypatch.setattr(inference, "multiplies", lambda dtype, device: True)
+    monkeypatch.setattr(onednn, "multiplies", lambda dtype, device: True)
     monkeypatch.setattr(inference, "_phases_pay", lambda x: phases)
     monkeypatch.setattr(inference, "FOLD", 1e9)
     monkeypatch.setattr(inference, "BLOCK_BYTES", together * x.element_size() * (x[0].numel() + 48 * 40 * 32))

@@ -12,7 +12,7 @@ from torch import nn
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from gankit.core import cuda
-from gankit.core.cuda import convolution, native, winograd
+from gankit.core.cuda import convolution, native, onednn, winograd
 from gankit.core.cuda.native import winograd as native_winograd
 
 
@@ -109,7 +109,7 @@ def half(monkeypatch):
     """As on a CPU with AVX512_BF16 and without AMX. Gives the sizes of what kernels make."""
     calls, function = [], native_winograd.plain
     monkeypatch.setattr(convolution, "bf16_units", lambda: ["AVX512_BF16"])
-    monkeypatch.setattr(convolution, "multiplies", lambda dtype, device: True)
+    monkeypatch.setattr(onednn, "multiplies", lambda dtype, device: True)
     monkeypatch.setattr(native_winograd, "plain", lambda *a: calls.append(a[4]) or function(*a))
     return calls
 
@@ -357,7 +357,7 @@ def test_a_cpu_without_products_in_half_precision(monkeypatch, dtype, kernel, op
         torch.randn(6, 8 // options.get("groups", 1), kernel, kernel).to(dtype),
     )
     b = torch.randn(6).to(dtype)
-    monkeypatch.setattr(convolution, "multiplies", lambda dtype, device: dtype == torch.float32)
+    monkeypatch.setattr(onednn, "multiplies", lambda dtype, device: dtype == torch.float32)
     inputs = [t.clone().requires_grad_() for t in (x, w, b)]
     exact = [t.double().requires_grad_() for t in (x, w, b)]
     y, right = (cuda.conv2d_resample(x, w, f, b=b, **options) for x, w, b in (inputs, exact))
@@ -370,10 +370,31 @@ def test_a_cpu_without_products_in_half_precision(monkeypatch, dtype, kernel, op
         torch.testing.assert_close(d.double(), e, rtol=8 * epsilon, atol=8 * epsilon * e.abs().max().item())
 
 
+@pytest.mark.parametrize(
+    "options", [{}, {"up": 2, "padding": 2}, {"down": 2}, {"up": 2, "down": 3, "padding": (-1, 2)}]
+)
+def test_so_are_those_of_upfirdn2d(monkeypatch, options):
+    seen = []
+    for name in ("conv2d", "conv_transpose2d"):
+        function = getattr(F, name)
+        monkeypatch.setattr(F, name, lambda *a, f=function, **k: seen.append(a[0].dtype) or f(*a, **k))
+    monkeypatch.setattr(onednn, "multiplies", lambda dtype, device: dtype == torch.float32)
+    x, f = torch.randn(2, 3, 9, 8).bfloat16().requires_grad_(), cuda.setup_filter([1, 3, 3, 1])
+    y = cuda.upfirdn2d(x, f, **options)
+    exact = x.detach().double().requires_grad_()
+    right = cuda.upfirdn2d(exact, f.double(), **options, impl="reference")
+    dy = torch.randn_like(y)
+    (dx,), (expected,) = torch.autograd.grad(y, x, dy), torch.autograd.grad(right, exact, dy.double())
+    assert (y.dtype, dx.dtype) == (torch.bfloat16, torch.bfloat16)
+    for own, other in ((y, right), (dx, expected)):
+        torch.testing.assert_close(own.double(), other, rtol=2**-8, atol=2**-8 * other.abs().max().item())
+    assert set(seen[:2]) == {torch.float32}
+
+
 def test_so_are_those_of_a_modulated_1x1_convolution(monkeypatch):
     seen, bmm = [], torch.bmm
     monkeypatch.setattr(torch, "bmm", lambda a, b: seen.append(a.dtype) or bmm(a, b))
-    monkeypatch.setattr(convolution, "multiplies", lambda dtype, device: dtype == torch.float32)
+    monkeypatch.setattr(onednn, "multiplies", lambda dtype, device: dtype == torch.float32)
     x, w, s = torch.randn(2, 8, 6, 7).bfloat16(), torch.randn(3, 8, 1, 1), torch.randn(2, 8)
     for maps in (x, x.contiguous(memory_format=torch.channels_last)):
         y = cuda.modulated_conv2d(maps, w, s, demodulate=False)
@@ -403,7 +424,7 @@ def test_so_are_those_of_a_modulated_1x1_convolution(monkeypatch):
     ],
 )
 def test_where_it_stands_back(taken, monkeypatch, what):
-    monkeypatch.setattr(convolution, "multiplies", lambda dtype, device: True)
+    monkeypatch.setattr(onednn, "multiplies", lambda dtype, device: True)
     x, w = torch.randn(2, 256, 32, 32), torch.randn(256, 256, 3, 3)
     call = lambda x, w: cuda.conv2d_resample(x, w, padding=1)  # noqa: E731
     call(x, w)

@@ -22,7 +22,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gankit.core.cuda import inference, native, winograd
-from gankit.core.devices import bf16_units, multiplies
+from gankit.core.cuda.onednn import multiplies_like
+from gankit.core.devices import bf16_units
 from gankit.core.precision import without_autocast
 
 # Below, torch's own are as fast. N has no say, so that micro-batches of any size go one way
@@ -141,7 +142,7 @@ def conv2d(
     x: Tensor, w: Tensor, b: Tensor | None, stride: int, padding: Sequence[int], groups: int
 ) -> Tensor:
     """As torch's, but in float32 where the CPU has no products in half precision."""
-    if not _multiplies(x):
+    if not multiplies_like(x):
         b = None if b is None else b.float()
         return conv2d(x.float(), w.float(), b, stride, padding, groups).to(x.dtype)
     sizes = zip(x.shape[2:], w.shape[2:], padding)
@@ -152,7 +153,7 @@ def conv2d(
 
 def conv_transpose2d(x: Tensor, w: Tensor, stride: int, padding: Sequence[int], groups: int) -> Tensor:
     """As torch's, with the same exception."""
-    if not _multiplies(x):
+    if not multiplies_like(x):
         return conv_transpose2d(x.float(), w.float(), stride, padding, groups).to(x.dtype)
     sizes = zip(x.shape[2:], w.shape[2:], padding)
     wide = tuple((size - 1) * stride + taps - 2 * pad for size, taps, pad in sizes)
@@ -162,11 +163,7 @@ def conv_transpose2d(x: Tensor, w: Tensor, stride: int, padding: Sequence[int], 
 
 def bmm(a: Tensor, b: Tensor) -> Tensor:
     """As torch's, with the same exception."""
-    return torch.bmm(a, b) if _multiplies(a) else torch.bmm(a.float(), b.float()).to(a.dtype)
-
-
-def _multiplies(x: Tensor) -> bool:
-    return torch.compiler.is_compiling() or multiplies(x.dtype, x.device)
+    return torch.bmm(a, b) if multiplies_like(a) else torch.bmm(a.float(), b.float()).to(a.dtype)
 
 
 def _product(

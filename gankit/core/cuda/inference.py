@@ -26,7 +26,7 @@ from gankit.core.cuda.arguments import filter_size
 from gankit.core.cuda.epilogue import Epilogue
 from gankit.core.cuda.ready import Kernels, Ready, ready_for
 from gankit.core.cuda.upfirdn2d import upfirdn2d
-from gankit.core.devices import bf16_units, multiplies
+from gankit.core.devices import bf16_units
 
 BLOCK_BYTES = 2**21  # samples go together as long as their maps are below this
 MAP_BYTES = 2**23  # as BLOCK_BYTES, of a whole network whose layers work through their maps in blocks
@@ -126,12 +126,9 @@ def modulated_conv2d(
         y = _by_kernels(x, styles, form, after)
         if y is not None:
             return y
-    styles = styles[:, :, None, None]
-    if not multiplies(x.dtype, x.device):
-        return _by_convolutions(x.float(), styles, form, after).to(x.dtype)
-    if up == 1 and winograd.pays(x, weight, size):
-        return _by_points(x, styles, form, after)
-    return _by_convolutions(x, styles, form, after)
+    maps = x if onednn.multiplies_like(x) else x.float()
+    compute = _by_points if up == 1 and winograd.pays(maps, weight, size) else _by_convolutions
+    return compute(maps, styles[:, :, None, None], form, after).to(x.dtype)
 
 
 @dataclass(frozen=True)

@@ -35,6 +35,11 @@ def packs(dtype: torch.dtype) -> bool:
     return multiplies(dtype, torch.device("cpu"))
 
 
+def multiplies_like(x: Tensor) -> bool:
+    """Whether products of `x` should be done in its dtype, see `devices.multiplies`; in graphs always."""
+    return torch.compiler.is_compiling() or multiplies(x.dtype, x.device)
+
+
 def reorder(weight: Tensor, x: Tensor, up: int, padding: list[int]) -> Tensor:
     """The weight [O, I, kh, kw] in the dtype of `x` and in oneDNN's order for a convolution of it."""
     w = weight.to(x.dtype) if up == 1 else weight.to(x.dtype).transpose(0, 1)

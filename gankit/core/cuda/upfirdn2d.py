@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gankit.core.cuda.arguments import Pair, padding4, pair
+from gankit.core.cuda.onednn import multiplies_like
 from gankit.core.precision import without_autocast
 
 
@@ -88,6 +89,9 @@ class _Depthwise(torch.autograd.Function):
         transposed: bool,
         output_padding: tuple[int, int],
     ) -> Tensor:
+        if not multiplies_like(x):
+            more = stride, padding, transposed, output_padding
+            return _Depthwise.compute(x.float(), weight.float(), *more).to(x.dtype)
         with without_autocast(x):  # the result has the dtype of x
             if transposed and x.device.type == "cpu" and x.dtype in (torch.float16, torch.bfloat16):
                 return _insert_zeros_and_filter(x, weight, stride, padding, output_padding)

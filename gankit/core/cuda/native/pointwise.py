@@ -101,8 +101,8 @@ def _run(
     ends[:outputs] = 0 if bias is None else bias.detach().float().numpy()
     ends[LANES:] = math.inf if clamp is None else clamp
     taps = None if y.dtype == torch.bfloat16 else 0 if img is None or f is None else f.shape[1]
-    coarse, coarse_steps = (x[0, :0].shape, x.stride()) if img is None else (img.shape, img.stride())
-    plan = _plan(outputs, taps, x.shape, x.stride(), y.stride(), coarse, coarse_steps)
+    seen = ((0, 0), (0,) * 4) if img is None else (img.shape[2:], img.stride())
+    plan = _plan(outputs, taps, x.shape, x.stride(), y.stride(), *seen)
     maps = [x, y] if img is None else [x, y, img]
     places = [(t.data_ptr(), t.stride(0) * t.element_size()) for t in maps]
     places += [] if img is None or f is None else [(f.data_ptr(), 0)]
@@ -115,12 +115,12 @@ def _plan(
     outputs: int, taps: int | None, x: tuple[int, ...], x_steps: tuple[int, ...], y_steps: tuple[int, ...],
     img: tuple[int, ...], img_steps: tuple[int, ...],
 ) -> Plan:  # fmt: skip
-    """For maps of these shapes and strides."""
+    """For maps of these shapes and strides, and an image of this height and width."""
     n, i, h, w = x
     step = math.ceil(PIXELS / w)
     sizes = {
         "columns": w, "groups": math.ceil(i / GROUP), "inputs": i, "x_row": x_steps[2], "x_column": x_steps[3],
-        "y_row": y_steps[2], "y_column": y_steps[3], "y_output": y_steps[1], "height": img[-2], "width": img[-1],
+        "y_row": y_steps[2], "y_column": y_steps[3], "y_output": y_steps[1], "height": img[0], "width": img[1],
         "img_row": img_steps[2], "img_column": img_steps[3], "pad": ((taps or 0) + 1) // 2,
     }  # fmt: skip
     tasks = [sizes | {"row": row, "rows": min(step, h - row)} for row in range(0, h, step)]
