@@ -468,7 +468,7 @@ def test_the_filter_after_a_convolution_of_onednn(monkeypatch, phases, together,
     """As with AMX."""
     x, w, s = tensors(torch.bfloat16, side=20)
     monkeypatch.setattr(inference, "_kernels_pay", lambda x, normalize: False)
-    monkeypatch.setattr(onednn, "multiplies", lambda dtype, device: True)
+    monkeypatch.setattr(onednn, "multiplies_like", lambda x: True)
     monkeypatch.setattr(inference, "_phases_pay", lambda x: phases)
     monkeypatch.setattr(inference, "FOLD", 1e9)
     monkeypatch.setattr(inference, "BLOCK_BYTES", together * x.element_size() * (x[0].numel() + 48 * 40 * 32))

@@ -141,7 +141,7 @@ def test_a_weight_gives_its_memory_for_what_is_made_of_it(tmp_path, monkeypatch,
     elif "AMX" in devices.bf16_units():
         pytest.skip("these maps take no kernel on this CPU")
     monkeypatch.setattr(inference, "FOLD", 1e9)
-    monkeypatch.setattr(onednn, "multiplies", lambda dtype, device: True)
+    monkeypatch.setattr(onednn, "multiplies_like", lambda x: True)
     values = torch.randn(64, 64, 3, 3)
     weight = stored(tmp_path, w=values)["w"]
     x, s = torch.randn(2, 64, side, side).to(dtype), torch.rand(2, 64)
