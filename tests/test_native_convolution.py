@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import sys
 
+import llvmlite.binding as llvm
 import pytest
 import torch
 import torch.nn.functional as F
@@ -19,11 +20,34 @@ from gankit.core.cuda.epilogue import Epilogue
 from gankit.core.cuda.native import machine, modulated, smooth, winograd
 from gankit.core.cuda.native.winograd import Kind
 
-SIZES = [(False, False, 8, 2), (False, False, 6, 1), (True, False, 8, 2), (True, False, 5, 1)]
-SIZES += [(True, True, 8, 2)] * machine.multiplies_pairs()
+SIZES = [
+    (False, False, 8, 2),
+    (False, False, 6, 1),
+    (True, False, 8, 2),
+    (True, False, 5, 1),
+    (True, True, 8, 2),
+]
 KINDS = [Kind(half, pairs, turned, *sizes) for turned in (False, True) for half, pairs, *sizes in SIZES]
 DTYPES = [torch.float32, torch.bfloat16]
 FORMS = [(torch.float32, 1), (torch.bfloat16, 1), (torch.bfloat16, 2)]
+
+
+SUM_OF_PAIRS = machine.Code.sum_of_pairs
+
+
+@pytest.fixture(autouse=True, scope="module")
+def pairs():
+    """On a CPU without AVX512_BF16, other instructions for what it does."""
+
+    def sum_of_pairs(code, total, x, y):
+        for one, other in zip(code.even_and_odd(x), code.even_and_odd(y)):
+            total = code.plus(total, one, other)
+        return total
+
+    with pytest.MonkeyPatch.context() as patch:
+        if not machine.multiplies_pairs():
+            patch.setattr(machine.Code, "sum_of_pairs", sum_of_pairs)
+        yield
 
 
 @pytest.fixture
@@ -137,6 +161,28 @@ def test_any_shape(kind, n, size, padding, channels, noise, act, clamp, count, c
     bound = (2**-7 if kind.half else 1e-6) * scale.max()
     assert (y - expected).abs().max() <= bound
     assert nothing_around(whole, y)
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+def test_machine_code_for_pairs(monkeypatch, transposed):
+    """Of a CPU that need not be this one."""
+    pages = []
+
+    def compiled(text):
+        llvm.initialize_native_target()
+        llvm.initialize_native_asmprinter()
+        target = llvm.Target.from_triple("x86_64-unknown-linux-gnu")
+        made = target.create_target_machine(cpu="znver4", opt=3)
+        pages.append(made.emit_assembly(llvm.parse_assembly(text)))
+        return 0
+
+    monkeypatch.setattr(machine.Code, "sum_of_pairs", SUM_OF_PAIRS)
+    monkeypatch.setattr(machine, "multiplies_pairs", lambda: True)
+    monkeypatch.setattr(machine, "_compile", compiled)
+    winograd.kernel.__wrapped__(Kind(True, True, transposed, 8, 2))
+    (page,) = pages
+    assert page.count("vdpbf16ps") == 16  # the loop over channels, with its sums in registers
+    assert "vcvtne2ps2bf16" in page
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=str)
