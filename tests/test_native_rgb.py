@@ -210,7 +210,7 @@ def test_images_that_operators_enlarge(taken, what):
     elif what == "other channels":
         img = img[:, :2]
     if what in ("size", "other channels"):
-        with pytest.raises(RuntimeError):
+        with pytest.raises(ValueError, match="add_rgb: img must be"):
             cuda.add_rgb(img, f, x, w, s)
     else:
         y = cuda.add_rgb(img, f, x, w, s)
@@ -218,7 +218,7 @@ def test_images_that_operators_enlarge(taken, what):
             img.double(), None if f is None else f.double(), impl="reference"
         )
         near(y, right)
-    assert taken == [False]
+    assert taken == ([] if what in ("size", "other channels") else [False])
 
 
 @pytest.mark.parametrize("what", ["gradients", "float32", "autocast", "reference", "GANKIT_OPS", "watched"])
@@ -261,10 +261,3 @@ def test_a_kernel_for_levels_that_fails(monkeypatch):
     with pytest.warns(RuntimeWarning, match="no such instruction"):
         y = cuda.add_rgb(None, None, x, w, s)
     near(y, exact(x, w, s))
-
-
-@torch.no_grad()
-@pytest.mark.parametrize(("x", "w"), [((3, 40, 8), (3, 40, 1, 1)), ((3, 40, 8, 8), (3, 39, 1, 1))])
-def test_bad_input(x, w):
-    with pytest.raises(ValueError, match="modulated_conv2d"):
-        cuda.add_rgb(None, None, torch.randn(x).bfloat16(), torch.randn(w), torch.randn(3, 40))

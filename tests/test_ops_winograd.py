@@ -135,6 +135,7 @@ def test_kernels_are_made_once(monkeypatch):
 def test_where_it_is_taken(monkeypatch, shape, weight, dtype, taken):
     blocks, function = [], winograd.blocks
     monkeypatch.setattr(winograd, "blocks", lambda *a: blocks.append(1) or function(*a))
+    monkeypatch.setattr(onednn, "multiplies_like", lambda x: True)
     x, w, s = torch.randn(shape).to(dtype), torch.randn(weight), torch.rand(shape[:2])
     padding = [weight[3] // 2] * 2 + [weight[2] // 2] * 2
     y = cuda.modulated_conv2d(x, w, s, padding=padding)

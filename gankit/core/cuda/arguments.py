@@ -135,9 +135,9 @@ def modulated_conv2d(
     b: Tensor | None,
     act: str,
     clamp: float | None,
+    op: str = "modulated_conv2d",
 ) -> tuple[int, int, int, int]:
     """-> padding (x0, x1, y0, y1)."""
-    op = "modulated_conv2d"
     names = ("weight", "resample_filter")
     sides, size = conv2d_resample(x, weight, resample_filter, up, down, padding, 1, b, op, names)
     activation(act)
@@ -164,6 +164,31 @@ def modulated_conv2d(
                 f"not {list(noise.shape)}"
             )
     return sides
+
+
+def add_rgb(
+    img: Tensor | None,
+    f: Tensor | None,
+    x: Tensor,
+    weight: Tensor,
+    styles: Tensor,
+    b: Tensor | None,
+    clamp: float | None,
+) -> None:
+    op = "add_rgb"
+    modulated_conv2d(x, weight, styles, None, 1, 1, 0, None, None, b, "linear", clamp, op)
+    if weight.shape[2:] != (1, 1):
+        raise ValueError(f"{op}: weight must be [O, I, 1, 1], not {list(weight.shape)}")
+    if img is None:
+        return
+    _floating(op, "img", img)
+    _beside(op, "img", img, x)
+    _filter(op, "f", f, x)
+    n, _, h, w = x.shape
+    if img.ndim != 4 or (n, len(weight), h, w) != (*img.shape[:2], 2 * img.shape[2], 2 * img.shape[3]):
+        raise ValueError(
+            f"{op}: img must be None or [{n}, {len(weight)}, {h} / 2, {w} / 2] as the output, not {list(img.shape)}"
+        )
 
 
 # ------------------------------------------------------------------------------------------------ small parts

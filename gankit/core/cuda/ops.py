@@ -321,8 +321,8 @@ def add_rgb(
     Returns:
         [N, O, H, W], float32 or better.
     """
+    arguments.add_rgb(img, f, x, weight, styles, b, clamp)
     if function("modulated_conv2d", x, impl) is conv.modulated_conv2d:
-        arguments.modulated_conv2d(x, weight, styles, None, 1, 1, 0, None, None, b, "linear", clamp)
         y = inference.onto_image(x, weight, styles, b, clamp, img, f)
         if y is not None:
             return y
