@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from native_utils import around
 from torch._subclasses import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
 
@@ -82,12 +83,6 @@ def taken(monkeypatch):
 
     monkeypatch.setattr(modulated, "run", run)
     return calls
-
-
-def around(n, channels, h, w, dtype):
-    """A map within a larger one, whose every value is 7."""
-    whole = torch.full((n + 2, h + 2, w + 2, channels + 3), 7.0, dtype=dtype)
-    return whole, whole[1 : n + 1, 1 : h + 1, 1 : w + 1, 1 : channels + 1].permute(0, 3, 1, 2)
 
 
 def nothing_around(whole, inner):

@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from native_utils import around
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from gankit.core import cuda
@@ -20,12 +21,6 @@ FILTERS = {
     "two taps": cuda.setup_filter([1, 2]),
     "along each axis": torch.outer(torch.tensor([1.0, 2, 3, 5]), torch.tensor([2.0, 1, 4, 1])) / 88,
 }
-
-
-def around(n, channels, h, w, dtype):
-    """A map within a larger one, whose every value is 7."""
-    whole = torch.full((n + 2, h + 2, w + 2, channels + 3), 7.0, dtype=dtype)
-    return whole, whole[1 : n + 1, 1 : h + 1, 1 : w + 1, 1 : channels + 1].permute(0, 3, 1, 2)
 
 
 def tensors():

@@ -42,6 +42,12 @@ class _Form:
     stride: int
     padding: tuple[int, int]
 
+    @property
+    def lost(self) -> list[int]:
+        """Rows and columns at the end of wide maps that no kernel reaches."""
+        sizes = zip(self.wide, self.narrow, self.kernel, self.padding)
+        return [large - ((small - 1) * self.stride + taps - 2 * pad) for large, small, taps, pad in sizes]
+
     def product(self, a: Tensor, w: Tensor, transposed: bool, b: Tensor | None = None) -> Tensor:
         """Differentiable: wide maps to narrow ones, or if `transposed` narrow ones to wide ones; plus `b`, [O]."""
         shape = (len(a), w.shape[1], *self.wide) if transposed else (len(a), w.shape[0], *self.narrow)
@@ -70,9 +76,7 @@ class _Form:
         if self.stride == 1:
             rest = [taps - 1 - pad for taps, pad in zip(self.kernel, self.padding)]
             return inference.filtered_convolution(y, w.flip([2, 3]).transpose(0, 1), rest)
-        sizes = zip(self.wide, self.narrow, self.kernel)
-        lost = [large - ((small - 1) * self.stride + taps) for large, small, taps in sizes]
-        return F.conv_transpose2d(y, w, None, self.stride, 0, lost)
+        return F.conv_transpose2d(y, w, None, self.stride, 0, self.lost)
 
     def by_weight(self, x: Tensor, y: Tensor) -> Tensor:
         """[O, I, kh, kw], from wide maps and a gradient by narrow ones, or the other way round."""
@@ -103,15 +107,13 @@ class _Half(_Form):
         return F.conv2d(x, w, b, self.stride, self.padding) if y is None else y
 
     def widened(self, y: Tensor, w: Tensor) -> Tensor:
-        sizes = zip(self.wide, self.narrow, self.padding)
-        lost = [large - ((small - 1) * self.stride + 3 - 2 * pad) for large, small, pad in sizes]
         x = None
         if self.stride == 1:
             rest = (2 - self.padding[0], 2 - self.padding[1])
             x = self._by_kernel(y, w.flip([2, 3]).transpose(0, 1), None, rest, self.wide)
-        elif not any(lost):
+        elif not any(self.lost):
             x = self._by_kernel(y, w.transpose(0, 1), None, (0, 0), self.wide)
-        return F.conv_transpose2d(y, w, None, self.stride, self.padding, lost) if x is None else x
+        return F.conv_transpose2d(y, w, None, self.stride, self.padding, self.lost) if x is None else x
 
     def by_weight(self, x: Tensor, y: Tensor) -> Tensor:
         return winograd.direct_weight_gradient(

@@ -9,7 +9,7 @@ from llvmlite import ir
 
 from gankit.core.cuda.epilogue import Epilogue
 from gankit.core.cuda.native import LANES
-from gankit.core.cuda.native.machine import FLOATS, Code, Int
+from gankit.core.cuda.native.machine import FLOATS, Code, Int, place
 
 SIZES = ("outputs", "noise_row", "noise_column")
 
@@ -30,14 +30,13 @@ def numbers(after: Epilogue) -> np.ndarray:
     return result
 
 
-def addresses(after: Epilogue, numbers: np.ndarray) -> list[tuple[int, int]]:
-    """Of each sample's numbers and noise."""
-    first, (n, columns) = numbers.ctypes.data, numbers.shape
-    rows = range(first, first + n * columns * 4, columns * 4)
+def places(after: Epilogue, numbers: np.ndarray) -> list[tuple[int, int]]:
+    """Of numbers and noise, see `machine.place`."""
+    first, step = own = place(numbers)
     if after.noise is None:
-        return [(row, row + (columns - 1) * 4) for row in rows]
-    noise, step = after.noise.data_ptr(), after.noise.stride(0) * 4
-    return [(row, noise + i % len(after.noise) * step) for i, row in enumerate(rows)]
+        return [own, (first + (numbers.shape[1] - 1) * 4, step)]
+    noise, further = place(after.noise)
+    return [own, (noise, further if len(after.noise) > 1 else 0)]
 
 
 class Finish:

@@ -20,6 +20,7 @@ import llvmlite.binding as llvm
 import numpy as np
 import torch
 from llvmlite import ir
+from torch import Tensor
 
 from gankit.core.cuda.native import LANES
 
@@ -285,11 +286,20 @@ class Plan:
         tasks[:, :, -1] = sizes.ctypes.data + np.arange(len(sizes)) * sizes.strides[0]
         self._data = np.concatenate([_header(samples * len(sizes), scratch), tasks.ravel()])
 
-    def run(self, addresses: Sequence[Sequence[int]]) -> None:
-        """With those of each sample."""
+    def run(self, places: Sequence[tuple[int, int]]) -> None:
+        """With the first sample's address of each, and the bytes from sample to sample, see `place`."""
         data = self._data.copy()
-        data[HEADER:].reshape(self._shape)[:, :, : self.own] = np.array(addresses, np.int64)[:, None]
+        first, step = np.array(places, np.int64).T
+        addresses = first + np.arange(self._shape[0])[:, None] * step
+        data[HEADER:].reshape(self._shape)[:, :, : self.own] = addresses[:, None]
         self.kernel._start(data)
+
+
+def place(t: Tensor | np.ndarray) -> tuple[int, int]:
+    """Where the first sample of it is, and how many bytes further the next."""
+    if isinstance(t, np.ndarray):
+        return t.ctypes.data, t.strides[0]
+    return t.data_ptr(), t.stride(0) * t.element_size()
 
 
 _lock = threading.Lock()

@@ -24,6 +24,7 @@ from gankit.core.cuda.native.machine import (
     Kernel,
     Plan,
     channels_in_groups,
+    place,
 )
 
 GROUP = 2 * LANES  # channels that go together
@@ -91,7 +92,7 @@ def _run(
     x: Tensor, y: Tensor, weight: Tensor, styles: Tensor, bias: Tensor | None, clamp: float | None,
     img: Tensor | None, f: Tensor | None,
 ) -> None:  # fmt: skip
-    n, i, outputs = len(x), x.shape[1], len(weight)
+    i, outputs = x.shape[1], len(weight)
     order = channels_in_groups(i, GROUP, True)
     own = styles.detach().float().numpy().take(order, 1)[:, None] * weight.detach().float().numpy().take(
         order, 1
@@ -103,11 +104,8 @@ def _run(
     taps = None if y.dtype == torch.bfloat16 else 0 if img is None or f is None else f.shape[1]
     seen = ((0, 0), (0,) * 4) if img is None else (img.shape[2:], img.stride())
     plan = _plan(outputs, taps, x.shape, x.stride(), y.stride(), *seen)
-    maps = [x, y] if img is None else [x, y, img]
-    places = [(t.data_ptr(), t.stride(0) * t.element_size()) for t in maps]
-    places += [] if img is None or f is None else [(f.data_ptr(), 0)]
-    places += [(own.ctypes.data, own.strides[0]), (ends.ctypes.data, 0)]
-    plan.run([[first + s * step for first, step in places] for s in range(n)])
+    levels = [] if img is None or f is None else [place(img), (f.data_ptr(), 0)]
+    plan.run([place(x), place(y), *levels, place(own), (ends.ctypes.data, 0)])
 
 
 @functools.lru_cache(256)

@@ -23,6 +23,7 @@ from gankit.core.cuda.native.machine import (
     Int,
     Kernel,
     Plan,
+    place,
 )
 
 SIZES = (
@@ -43,14 +44,7 @@ def run(x: Tensor, y: Tensor, f: Tensor, padding: tuple[int, int], after: Epilog
         f.shape[1], x.shape, x.stride(), y.shape, y.stride(), padding, noise_width, torch.get_num_threads()
     )
     numbers = epilogue.numbers(after)
-    x_first, y_first, taps = x.data_ptr(), y.data_ptr(), f.data_ptr()
-    x_step, y_step = (t.stride(0) * t.element_size() for t in (x, y))
-    plan.run(
-        [
-            (x_first + s * x_step, y_first + s * y_step, taps, *rest)
-            for s, rest in enumerate(epilogue.addresses(after, numbers))
-        ]
-    )
+    plan.run([place(x), place(y), (f.data_ptr(), 0), *epilogue.places(after, numbers)])
 
 
 @functools.lru_cache(256)

@@ -43,6 +43,7 @@ from gankit.core.cuda.native.machine import (
     channels_in_groups,
     features,
     multiplies_pairs,
+    place,
 )
 
 STEP, POINTS = 2, 4  # along an axis: pixels of the map from tile to tile, and points of a tile
@@ -143,16 +144,19 @@ def plain(
     padding: Sequence[int],
     size: tuple[int, int],
     transposed: bool,
-) -> Tensor:
+) -> Tensor | None:
     """The convolution of `x` [N, I, H, W], bfloat16 and channels-last, with `weight` [O, I, 3, 3] to [N, O, *size],
-    plus `b` [O], which a transposed one has not; I and O are 32 or more."""
+    plus `b` [O], which a transposed one has not; I and O are 32 or more. None where this CPU has no `kind` for it."""
     own = kind(True, transposed)
-    assert own is not None
+    if own is None:
+        return None
     shape = (len(x), len(weight), *size)
     y = torch.empty(shape, dtype=x.dtype, device="cpu", memory_format=torch.channels_last)  # no view
-    ones = [torch.ones(len(x), count, device="cpu") for count in (x.shape[1], len(weight))]
-    after = Epilogue(ones[1], None if b is None else b.detach().float())
-    run(x, y, weights(weight, own), own, padding, ones[0], after)
+    styles, factors = (
+        torch.ones(len(x), count, dtype=torch.float32, device="cpu") for count in (x.shape[1], len(weight))
+    )
+    after = Epilogue(factors, None if b is None else b.detach().float())
+    run(x, y, weights(weight, own), own, padding, styles, after)
     return y
 
 
@@ -170,14 +174,8 @@ def run(
     order = channels_in_groups(x.shape[1], kind.group, kind.half)
     factors = styles.detach().float().numpy().take(order, 1)
     numbers = epilogue.numbers(after)
-    x_first, y_first, first, made = x.data_ptr(), y.data_ptr(), factors.ctypes.data, weights.data_ptr()
-    x_step, y_step = (t.stride(0) * t.element_size() for t in (x, y))
-    plan.run(
-        [
-            (x_first + s * x_step, y_first + s * y_step, first + s * factors.strides[0], made, *rest)
-            for s, rest in enumerate(epilogue.addresses(after, numbers))
-        ]
-    )
+    made = weights.data_ptr(), 0
+    plan.run([place(x), place(y), place(factors), made, *epilogue.places(after, numbers)])
 
 
 @functools.lru_cache(256)
