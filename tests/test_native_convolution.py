@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import sys
 
@@ -217,6 +218,40 @@ def test_the_filter_after_a_transposed_convolution(threads, taps, channels, nois
         smooth.run(x, y, f, padding, after)
         torch.testing.assert_close(y.double(), finished(expected, after), rtol=2**-8, atol=2**-8)
         assert nothing_around(whole, y)
+
+
+@pytest.mark.parametrize("channels", [32, 45])
+@pytest.mark.parametrize("taps", [1, 3, 4])
+def test_the_filter_after_phases(channels, taps):
+    torch.manual_seed(0)
+    f, (h, w) = torch.randn(2, taps), (5, 7)
+    _, x = around(2, 4 * channels, h, w, torch.bfloat16)
+    x.copy_(torch.randn(x.shape))
+    fine = x.unflatten(1, (2, 2, channels)).permute(0, 3, 4, 1, 5, 2).reshape(2, channels, 2 * h, 2 * w)
+    dense = torch.outer(*f).double().expand(channels, 1, taps, taps)
+    # zeros where the result is larger than the maps are
+    expected = F.conv2d(F.pad(fine.double(), (0, 1, 0, 1)), dense, groups=channels)
+    after = epilogue(2, channels, expected.shape[2:], "each", "lrelu", 0.9)
+    whole, y = around(2, channels, *expected.shape[2:], torch.bfloat16)
+    smooth.run(x, y, f, (0, 0), after, phases=True)
+    torch.testing.assert_close(y.double(), finished(expected, after), rtol=2**-8, atol=2**-8)
+    assert nothing_around(whole, y)
+
+
+@pytest.mark.parametrize(("channels", "fits"), [(16, False), (32, True), (45, False), (64, True)])
+@pytest.mark.parametrize("slope", [0, 0.2, 1])
+def test_what_follows_a_convolution_in_place(channels, fits, slope):
+    torch.manual_seed(0)
+    whole, x = around(2, channels, 9, 7, torch.bfloat16)
+    x.copy_(torch.randn(x.shape))
+    before = x.double()
+    after = dataclasses.replace(epilogue(2, channels, (9, 7), "one", "lrelu", 0.9), slope=slope)
+    done = modulated.finished(x, x, None, 1, (1, 1, 1, 1), after, False)
+    assert done == (fits and slope > 0)
+    torch.testing.assert_close(
+        x.double(), finished(before, after) if done else before, rtol=2**-8, atol=2**-8
+    )
+    assert nothing_around(whole, x)
 
 
 def tensors(dtype=torch.float32, side=36, i=40, o=48):
@@ -501,18 +536,19 @@ def test_views_and_defaults_of_torch(taken, dtype):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("phases", [False, True])
-@pytest.mark.parametrize("together", [1, 3])
+@pytest.mark.parametrize(("up", "phases"), [(1, False), (2, False), (2, True)])
+@pytest.mark.parametrize("together", ["fold", 1, 3])
 @pytest.mark.parametrize("noise", [None, "map", "maps"])
 @pytest.mark.parametrize("broken", [False, True])
-def test_the_filter_after_a_convolution_of_onednn(monkeypatch, phases, together, noise, broken):
+def test_what_follows_a_convolution_of_onednn(monkeypatch, up, phases, together, noise, broken):
     """As with AMX."""
-    x, w, s = tensors(torch.bfloat16, side=20)
+    x, w, s = tensors(torch.bfloat16, side=20, o=64)
     monkeypatch.setattr(inference, "_kernels_pay", lambda x, normalize: False)
     monkeypatch.setattr(onednn, "multiplies_like", lambda x: True)
     monkeypatch.setattr(inference, "_phases_pay", lambda x: phases)
-    monkeypatch.setattr(inference, "FOLD", 1e9)
-    monkeypatch.setattr(inference, "BLOCK_BYTES", together * x.element_size() * (x[0].numel() + 48 * 40 * 32))
+    monkeypatch.setattr(inference, "FOLD", 0 if together == "fold" else 1e9)
+    size = x.element_size() * (x[0].numel() + 64 * 20 * 16 * up**2)
+    monkeypatch.setattr(inference, "BLOCK_BYTES", size * (3 if together == 3 else 1))
     monkeypatch.setattr(native, "_failures", [])
     calls, function = [], smooth.run
 
@@ -524,18 +560,18 @@ def test_the_filter_after_a_convolution_of_onednn(monkeypatch, phases, together,
 
     monkeypatch.setattr(smooth, "run", run)
     options = {
-        "padding": 1, "up": 2, "flip_weight": False, "resample_filter": FILTERS["along each axis"],
-        "noise": {"map": torch.randn(40, 32), "maps": torch.randn(3, 1, 40, 32)}.get(noise),
-        "b": torch.randn(48), "act": "lrelu", "clamp": 3,
+        "padding": 1, "up": up, "flip_weight": up == 1, "resample_filter": FILTERS["along each axis"],
+        "noise": {"map": torch.randn(20 * up, 16 * up), "maps": torch.randn(3, 1, 20 * up, 16 * up)}.get(noise),
+        "b": torch.randn(64), "act": "lrelu", "clamp": 3,
     }  # fmt: skip
     expected = exact(x, w, s, **options)
-    if broken and together == 1:
+    if broken and together != 3:
         with pytest.warns(RuntimeWarning, match="no such instruction"):
             y = cuda.modulated_conv2d(x, w, s, **options)
         assert len(calls) == 2
     else:
         y = cuda.modulated_conv2d(x, w, s, **options)
-        assert len(calls) == 4 - together
+        assert len(calls) == (1 if together == 3 else 3)
     torch.testing.assert_close(y.double(), expected, rtol=0, atol=2**-7 * 10)
 
 

@@ -31,6 +31,10 @@ class Epilogue:
         """For some rows of the map."""
         return self if self.noise is None else replace(self, noise=self.noise[:, some])
 
+    def scaled(self) -> Epilogue:
+        """What is left to do where a convolution has applied factors and bias."""
+        return replace(self, factors=torch.ones_like(self.factors), bias=None)
+
     def apply(self, t: Tensor, y: Tensor, scaled: bool = False) -> None:
         """Fill `y`, which may be `t`, in blocks of rows. `scaled`: `t` has its factors and bias already.
 

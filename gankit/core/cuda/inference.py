@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from types import ModuleType
@@ -195,8 +195,9 @@ def _by_convolutions(x: Tensor, styles: Tensor, form: _Form, after: Epilogue) ->
     elements = x[0].numel() + len(weight) * math.prod(form.size)
     fold = elements > FOLD * weight.numel()
     step = 1 if fold else max(BLOCK_BYTES // (elements * x.element_size()), 1)
-    kernels = _kernels() if up > 1 and x.dtype == torch.bfloat16 else None
-    y = fine = x.new_empty(0)
+    kernels = _kernels() if x.dtype == torch.bfloat16 else None
+    whole = step >= len(x)
+    y, fine = x.new_empty(0), None
     for i in range(0, len(x), step):
         some, part = slice(i, i + step), x[i : i + step]
         own, scaled = after.of(some), fold and up == 1
@@ -209,23 +210,27 @@ def _by_convolutions(x: Tensor, styles: Tensor, form: _Form, after: Epilogue) ->
             factors = own.factors[0, :, None, None, None] * styles[i]
             kernel = partial(onednn.reorder, weight.float() * factors, part, up, cut)
         if phases:
-            fine = _enlarge(part, kernel, fine)
-            t, around = fine[: len(part)], (0, 0, 0, 0)
+            t, around = onednn.convolve(part, kernel, None, 1, ONE), (0, 0, 0, 0)
         else:
             t, around = onednn.convolve(part, kernel, own.bias if scaled else None, up, cut), form.rest
         if kernels is not None:
-            y = y if i else form.result(x)
+            if not i:
+                y = t if up == 1 and whole else form.result(x)
             try:
                 with native.recorded("gankit::modulated_conv2d"):
-                    if kernels.smoothed(t, y[some], form.f, up, around, own):
+                    left = own.scaled() if scaled else own
+                    if kernels.finished(t, y[some], form.f, up, around, left, phases):
                         continue
             except Exception as error:
                 native.give_up(error)
             kernels = None
+        if phases:
+            fine = _interleaved(t, fine)
+            t = fine[: len(t)]
         if up > 1:
             t = upfirdn2d(t, form.f, padding=around, gain=up**2)
         if not y.numel():  # of a batch that goes at once, the result is finished in place
-            y = t if step >= len(x) else form.result(x)
+            y = t if whole else form.result(x)
         own.apply(t, y[some], scaled)
     return y
 
@@ -340,13 +345,13 @@ def _phases(weight: Tensor) -> Tensor:
     return weight.transpose(0, 1).flatten(0, 2)  # by phase of y, phase of x, output
 
 
-def _enlarge(x: Tensor, kernel: Callable[[], Tensor], fine: Tensor) -> Tensor:
-    """The transposed convolution of stride 2 with a border of zeros, for the filter after it; into `fine`, if that
-    holds an earlier result."""
-    n, _, h, w = x.shape
-    y = onednn.convolve(x, kernel, None, 1, ONE).permute(0, 2, 3, 1).unflatten(3, (2, 2, -1))
-    if not fine.numel():
-        fine = y.new_zeros(n, 2 * h + 3, 2 * w + 3, y.shape[-1]).permute(0, 3, 1, 2)
+def _interleaved(phases: Tensor, fine: Tensor | None) -> Tensor:
+    """The result of a convolution with `_phases` -> the transposed convolution with a border of zeros, for the filter
+    after it; into `fine`, if that holds an earlier result."""
+    n, _, h, w = phases.shape
+    y = phases.permute(0, 2, 3, 1).unflatten(3, (2, 2, -1))
+    if fine is None:
+        fine = y.new_zeros(n, 2 * h + 1, 2 * w + 1, y.shape[-1]).permute(0, 3, 1, 2)
     inner = fine.permute(0, 2, 3, 1)[:n, :-1, :-1].unflatten(1, (-1, 2)).unflatten(3, (-1, 2))
     inner.copy_(y.permute(0, 1, 3, 2, 4, 5))
     return fine

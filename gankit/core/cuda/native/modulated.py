@@ -13,6 +13,8 @@ from gankit.core.cuda.epilogue import Epilogue
 from gankit.core.cuda.native import smooth, winograd
 from gankit.core.cuda.native.axes import axes
 
+SAME = torch.ones(2, 1, device="cpu")  # filters that change nothing
+
 
 def run(
     x: Tensor,
@@ -60,17 +62,21 @@ def run(
     return y
 
 
-def smoothed(
-    x: Tensor, y: Tensor, f: Tensor | None, up: int, rest: tuple[int, int, int, int], after: Epilogue
-) -> bool:
-    """Whether the second part alone applies, to `x`, which another transposed convolution has made; then it fills `y`.
-    Both are channels-last and bfloat16. For the rest see `run`."""
-    filters = axes(f, up)
+def finished(
+    x: Tensor, y: Tensor, f: Tensor | None, up: int, rest: tuple[int, int, int, int], after: Epilogue, phases: bool
+) -> bool:  # fmt: skip
+    """Whether what follows alone applies, to `x`, which another convolution has made, with `phases` as `smooth.run`
+    takes it; then it fills `y`, which may be `x` where that does not enlarge. Both are channels-last and bfloat16. For
+    the rest see `run`."""
+    filters = axes(f, up) if up > 1 else SAME
     if filters is None or not 0 < after.slope <= 1 or min(rest) < 0:
         return False
-    if x.shape[1] < smooth.GROUP or x.stride(1) != 1:
+    outputs = y.shape[1]
+    if outputs < smooth.GROUP or x.stride(1) != 1 or y.stride(1) != 1:
         return False
-    smooth.run(x, y, filters, (rest[2], rest[0]), after)
+    if x.data_ptr() == y.data_ptr() and outputs % smooth.GROUP:  # some outputs would be computed twice
+        return False
+    smooth.run(x, y, filters, (rest[2], rest[0]) if up > 1 else (0, 0), after, phases)
     return True
 
 
