@@ -537,16 +537,19 @@ def test_views_and_defaults_of_torch(taken, dtype):
 
 @torch.no_grad()
 @pytest.mark.parametrize(("up", "phases"), [(1, False), (2, False), (2, True)])
-@pytest.mark.parametrize("together", ["fold", 1, 3])
+@pytest.mark.parametrize(
+    ("together", "scaled"), [("fold", False), (1, False), (3, False), (1, True), (3, True)]
+)
 @pytest.mark.parametrize("noise", [None, "map", "maps"])
-@pytest.mark.parametrize("broken", [False, True])
-def test_what_follows_a_convolution_of_onednn(monkeypatch, up, phases, together, noise, broken):
+@pytest.mark.parametrize("broken", [None, 1, 2])
+def test_what_follows_a_convolution_of_onednn(monkeypatch, up, phases, together, scaled, noise, broken):
     """As with AMX."""
     x, w, s = tensors(torch.bfloat16, side=20, o=64)
     monkeypatch.setattr(inference, "_kernels_pay", lambda x, normalize: False)
     monkeypatch.setattr(onednn, "multiplies_like", lambda x: True)
     monkeypatch.setattr(inference, "_phases_pay", lambda x: phases)
-    monkeypatch.setattr(inference, "FOLD", 0 if together == "fold" else 1e9)
+    monkeypatch.setattr(inference, "FOLD_BESIDE_KERNELS", 0 if together == "fold" else 1e9)
+    monkeypatch.setattr(inference, "SCALED_BY_KERNEL", 0 if scaled else 1e9)
     size = x.element_size() * (x[0].numel() + 64 * 20 * 16 * up**2)
     monkeypatch.setattr(inference, "BLOCK_BYTES", size * (3 if together == 3 else 1))
     monkeypatch.setattr(native, "_failures", [])
@@ -554,7 +557,7 @@ def test_what_follows_a_convolution_of_onednn(monkeypatch, up, phases, together,
 
     def run(*arguments):
         calls.append(1)
-        if broken and len(calls) == 2:
+        if broken and len(calls) >= broken:
             raise RuntimeError("no such instruction")
         function(*arguments)
 
@@ -565,13 +568,14 @@ def test_what_follows_a_convolution_of_onednn(monkeypatch, up, phases, together,
         "b": torch.randn(64), "act": "lrelu", "clamp": 3,
     }  # fmt: skip
     expected = exact(x, w, s, **options)
-    if broken and together != 3:
+    every = (1 if together == 3 else 3) * (2 if scaled else 1)
+    if broken and every >= broken:
         with pytest.warns(RuntimeWarning, match="no such instruction"):
             y = cuda.modulated_conv2d(x, w, s, **options)
-        assert len(calls) == 2
+        assert len(calls) == (2 if scaled else broken)
     else:
         y = cuda.modulated_conv2d(x, w, s, **options)
-        assert len(calls) == (1 if together == 3 else 3)
+        assert len(calls) == every
     torch.testing.assert_close(y.double(), expected, rtol=0, atol=2**-7 * 10)
 
 

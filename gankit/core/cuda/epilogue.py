@@ -31,6 +31,11 @@ class Epilogue:
         """For some rows of the map."""
         return self if self.noise is None else replace(self, noise=self.noise[:, some])
 
+    @property
+    def linear(self) -> bool:
+        """Whether there are factors and bias alone."""
+        return self.noise is None and self.slope == 1 and self.bound == math.inf
+
     def scaled(self) -> Epilogue:
         """What is left to do where a convolution has applied factors and bias."""
         return replace(self, factors=torch.ones_like(self.factors), bias=None)
@@ -40,7 +45,7 @@ class Epilogue:
 
         Half precision is computed in float32, which is faster, too.
         """
-        if scaled and self.slope == 1 and self.noise is None and self.bound == math.inf:
+        if scaled and self.linear:
             if y.data_ptr() != t.data_ptr():
                 y.copy_(t)
             return

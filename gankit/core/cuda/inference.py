@@ -4,7 +4,8 @@ Fresh memory is dear (the kernel hands it out page by page), so large maps pass 
 the allocator gives again, and all that follows the convolution happens in place. In float32 most convolutions take half
 of the products (see `winograd.py`). Of the others, where the weight is small beside the maps, each sample gets a weight
 of its own. oneDNN reorders weights at every call; here they are reordered once for all samples, and with
-`ConstantWeights` once for all calls. Where they pay, kernels of `native` take the place of all this.
+`ConstantWeights` once for all calls. In bfloat16, kernels of `native` do what follows a convolution; where they pay, they
+take the place of all this.
 """
 
 from __future__ import annotations
@@ -30,7 +31,9 @@ from gankit.core.devices import bf16_units
 
 BLOCK_BYTES = 2**21  # samples go together as long as their maps are below this
 MAP_BYTES = 2**23  # as BLOCK_BYTES, of a whole network whose layers work through their maps in blocks
-FOLD = 2  # factors go into a weight where maps are so many times as large
+FOLD = 2  # factors go into a weight where maps are so many times as large,
+FOLD_BESIDE_KERNELS = 12  # and where a kernel multiplies maps
+SCALED_BY_KERNEL = 2**20  # numbers of a map, from which on it does
 ONE = [1, 1]
 
 
@@ -189,13 +192,13 @@ def _by_points(x: Tensor, styles: Tensor, form: _Form, after: Epilogue) -> Tenso
 
 
 def _by_convolutions(x: Tensor, styles: Tensor, form: _Form, after: Epilogue) -> Tensor:
-    """As oneDNN has them, and upfirdn2d after those that enlarge."""
+    """As oneDNN has them, and upfirdn2d after those that enlarge; in bfloat16, what follows is a kernel."""
     weight, up, cut = form.weight, form.up, form.cut
     phases = _phases_pay(x) and (up, *weight.shape[2:], *cut, *form.rest) == (2, 3, 3, 0, 0, 1, 1, 1, 1)
     elements = x[0].numel() + len(weight) * math.prod(form.size)
-    fold = elements > FOLD * weight.numel()
-    step = 1 if fold else max(BLOCK_BYTES // (elements * x.element_size()), 1)
     kernels = _kernels() if x.dtype == torch.bfloat16 else None
+    fold = elements > (FOLD if kernels is None else FOLD_BESIDE_KERNELS) * weight.numel()
+    step = 1 if fold else max(BLOCK_BYTES // (elements * x.element_size()), 1)
     whole = step >= len(x)
     y, fine = x.new_empty(0), None
     for i in range(0, len(x), step):
@@ -203,7 +206,7 @@ def _by_convolutions(x: Tensor, styles: Tensor, form: _Form, after: Epilogue) ->
         own, scaled = after.of(some), fold and up == 1
         if not fold:
             kernel = partial(_direct, form.ready, form.here, part, up, cut, phases)
-            part = (part * styles[some]).to(x.dtype)  # rounded once
+            part = _scaled(part, styles[some], kernels)
         elif up > 1:
             kernel = partial(_reordered, weight.float() * styles[i], part, up, cut, phases)
         else:
@@ -213,16 +216,11 @@ def _by_convolutions(x: Tensor, styles: Tensor, form: _Form, after: Epilogue) ->
             t, around = onednn.convolve(part, kernel, None, 1, ONE), (0, 0, 0, 0)
         else:
             t, around = onednn.convolve(part, kernel, own.bias if scaled else None, up, cut), form.rest
-        if kernels is not None:
-            if not i:
+        if kernels is not None and not (scaled and own.linear):
+            if not y.numel():
                 y = t if up == 1 and whole else form.result(x)
-            try:
-                with native.recorded("gankit::modulated_conv2d"):
-                    left = own.scaled() if scaled else own
-                    if kernels.finished(t, y[some], form.f, up, around, left, phases):
-                        continue
-            except Exception as error:
-                native.give_up(error)
+            if _finished(kernels, t, y[some], form.f, up, around, own.scaled() if scaled else own, phases):
+                continue
             kernels = None
         if phases:
             fine = _interleaved(t, fine)
@@ -233,6 +231,25 @@ def _by_convolutions(x: Tensor, styles: Tensor, form: _Form, after: Epilogue) ->
             y = t if whole else form.result(x)
         own.apply(t, y[some], scaled)
     return y
+
+
+def _scaled(x: Tensor, styles: Tensor, kernels: ModuleType | None) -> Tensor:
+    """x * styles, rounded once."""
+    if kernels is not None and x.numel() >= SCALED_BY_KERNEL:
+        y, factors = torch.empty_like(x), styles[:, :, 0, 0].contiguous()
+        if _finished(kernels, x, y, None, 1, (0, 0, 0, 0), Epilogue(factors), False):
+            return y
+    return (x * styles).to(x.dtype)
+
+
+def _finished(kernels: ModuleType, *arguments: object) -> bool:
+    """Whether a kernel has done what follows a convolution, see `native.modulated.finished`."""
+    try:
+        with native.recorded("gankit::modulated_conv2d"):
+            return kernels.finished(*arguments)  # type: ignore[no-any-return]
+    except Exception as error:
+        native.give_up(error)
+        return False
 
 
 def few_outputs(

@@ -13,7 +13,7 @@ from gankit.core.cuda.epilogue import Epilogue
 from gankit.core.cuda.native import smooth, winograd
 from gankit.core.cuda.native.axes import axes
 
-SAME = torch.ones(2, 1, device="cpu")  # filters that change nothing
+SAME = torch.ones(2, 1, dtype=torch.float32, device="cpu")  # filters that change nothing
 
 
 def run(
