@@ -4,8 +4,8 @@ Fresh memory is dear (the kernel hands it out page by page), so large maps pass 
 the allocator gives again, and all that follows the convolution happens in place. In float32 most convolutions take half
 of the products (see `winograd.py`). Of the others, where the weight is small beside the maps, each sample gets a weight
 of its own. oneDNN reorders weights at every call; here they are reordered once for all samples, and with
-`ConstantWeights` once for all calls. In bfloat16, kernels of `native` do what follows a convolution; where they pay, they
-take the place of all this.
+`ConstantWeights` once for all calls. In bfloat16, kernels of `native` do what follows a convolution; where they pay,
+they take the place of all this.
 """
 
 from __future__ import annotations
