@@ -1,6 +1,6 @@
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -32,3 +32,11 @@ def gankit_cli(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str
         return Result(int(exit_.value.code or 0), *capfd.readouterr())
 
     return call
+
+
+@pytest.fixture
+def threads() -> Iterator[Callable[[int], None]]:
+    """Sets how many threads torch has, until the test ends."""
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)

@@ -163,13 +163,6 @@ def sampled(up, down, taps, square=False, clamp=None, dtype=torch.float32, bias=
     return y, by_definition(x.double(), f, fd, b.double() * bias, *rest, False)
 
 
-@pytest.fixture
-def threads():
-    before = torch.get_num_threads()
-    yield torch.set_num_threads
-    torch.set_num_threads(before)
-
-
 @pytest.mark.parametrize(("up", "down", "taps", "square"), SAMPLING)
 @pytest.mark.parametrize("kernels", [True, False])
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 2e-6), (torch.bfloat16, 2e-2)])

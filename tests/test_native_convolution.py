@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import sys
 
@@ -12,14 +11,14 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from native_utils import around
+from native_utils import FILTERS, around, epilogue, exact, finished, nothing_around, tensors
 from torch._subclasses import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from gankit.core import cuda
-from gankit.core.cuda import ConstantWeights, inference, native, onednn
+from gankit.core.cuda import ConstantWeights, inference, native
 from gankit.core.cuda.epilogue import Epilogue
-from gankit.core.cuda.native import machine, modulated, smooth, winograd
+from gankit.core.cuda.native import finish, machine, modulated, winograd
 from gankit.core.cuda.native.winograd import Kind
 
 SIZES = [
@@ -52,13 +51,6 @@ def pairs():
         yield
 
 
-@pytest.fixture
-def threads():
-    before = torch.get_num_threads()
-    yield torch.set_num_threads
-    torch.set_num_threads(before)
-
-
 PAYS = inference._kernels_pay
 
 
@@ -84,25 +76,6 @@ def taken(monkeypatch):
 
     monkeypatch.setattr(modulated, "run", run)
     return calls
-
-
-def nothing_around(whole, inner):
-    inner.fill_(7)
-    return bool((whole == 7).all())
-
-
-def epilogue(n, channels, size, noise, act, clamp):
-    noises = {"none": None, "one": torch.randn(1, *size), "each": torch.randn(n, *size)}
-    bias = None if noise == "none" else torch.randn(channels)
-    slope = 1.0 if act == "linear" else 0.2
-    return Epilogue(torch.rand(n, channels) + 0.5, bias, noises[noise], slope, clamp or torch.inf)
-
-
-def finished(y, after):
-    y = y * after.factors[:, :, None, None]
-    y = y if after.bias is None else y + after.bias[:, None, None]
-    y = y if after.noise is None else y + after.noise[:, None]
-    return F.leaky_relu(y, after.slope).clamp(-after.bound, after.bound)
 
 
 @settings(max_examples=80, deadline=None)
@@ -196,80 +169,6 @@ def test_rounding_is_near_that_of_a_direct_convolution(kind):
     winograd.run(x, y, winograd.weights(weight, kind), kind, (1, 1), torch.ones(1, 256), after)
     error, direct = ((t - expected).square().mean().sqrt() for t in (y, function(x, w.to(dtype), **options)))
     assert error < (2 if kind.half else 3) * direct
-
-
-@pytest.mark.parametrize("taps", [1, 2, 4, 5])
-@pytest.mark.parametrize("channels", [32, 45, 64])
-@pytest.mark.parametrize("noise", ["none", "each"])
-@pytest.mark.parametrize("count", [1, 3])
-def test_the_filter_after_a_transposed_convolution(threads, taps, channels, noise, count):
-    threads(count)
-    torch.manual_seed(0)
-    dtype = torch.bfloat16
-    for h, w, padding in ((13, 9, (0, 0)), (9, 22, (1, 0)), (taps, taps, (taps - 1, taps - 1))):
-        f = torch.randn(2, taps)
-        _, x = around(2, channels, h, w, dtype)
-        x.copy_(torch.randn(x.shape))
-        dense = torch.outer(*f).double().expand(channels, 1, taps, taps)
-        # as many zeros at the end
-        expected = F.conv2d(x.double(), dense, padding=padding, groups=channels)
-        after = epilogue(2, channels, expected.shape[2:], noise, "lrelu", 0.9)
-        whole, y = around(2, channels, *expected.shape[2:], dtype)
-        smooth.run(x, y, f, padding, after)
-        torch.testing.assert_close(y.double(), finished(expected, after), rtol=2**-8, atol=2**-8)
-        assert nothing_around(whole, y)
-
-
-@pytest.mark.parametrize("channels", [32, 45])
-@pytest.mark.parametrize("taps", [1, 3, 4])
-def test_the_filter_after_phases(channels, taps):
-    torch.manual_seed(0)
-    f, (h, w) = torch.randn(2, taps), (5, 7)
-    _, x = around(2, 4 * channels, h, w, torch.bfloat16)
-    x.copy_(torch.randn(x.shape))
-    fine = x.unflatten(1, (2, 2, channels)).permute(0, 3, 4, 1, 5, 2).reshape(2, channels, 2 * h, 2 * w)
-    dense = torch.outer(*f).double().expand(channels, 1, taps, taps)
-    # zeros where the result is larger than the maps are
-    expected = F.conv2d(F.pad(fine.double(), (0, 1, 0, 1)), dense, groups=channels)
-    after = epilogue(2, channels, expected.shape[2:], "each", "lrelu", 0.9)
-    whole, y = around(2, channels, *expected.shape[2:], torch.bfloat16)
-    smooth.run(x, y, f, (0, 0), after, phases=True)
-    torch.testing.assert_close(y.double(), finished(expected, after), rtol=2**-8, atol=2**-8)
-    assert nothing_around(whole, y)
-
-
-@pytest.mark.parametrize(("channels", "fits"), [(16, False), (32, True), (45, False), (64, True)])
-@pytest.mark.parametrize("slope", [0, 0.2, 1])
-def test_what_follows_a_convolution_in_place(channels, fits, slope):
-    torch.manual_seed(0)
-    whole, x = around(2, channels, 9, 7, torch.bfloat16)
-    x.copy_(torch.randn(x.shape))
-    before = x.double()
-    after = dataclasses.replace(epilogue(2, channels, (9, 7), "one", "lrelu", 0.9), slope=slope)
-    done = modulated.finished(x, x, None, 1, (1, 1, 1, 1), after, False)
-    assert done == (fits and slope > 0)
-    torch.testing.assert_close(
-        x.double(), finished(before, after) if done else before, rtol=2**-8, atol=2**-8
-    )
-    assert nothing_around(whole, x)
-
-
-def tensors(dtype=torch.float32, side=36, i=40, o=48):
-    torch.manual_seed(0)
-    return torch.randn(3, i, side, side - 4).to(dtype), torch.randn(o, i, 3, 3), torch.rand(3, i) + 0.5
-
-
-def exact(x, w, s, **options):
-    options = {k: v.double() if isinstance(v, torch.Tensor) else v for k, v in options.items()}
-    return cuda.modulated_conv2d(x.double(), w.double(), s.double(), impl="reference", **options)
-
-
-FILTERS = {
-    "symmetric": cuda.setup_filter([1, 3, 3, 1]),
-    "separable": cuda.setup_filter([1, 2, 3, 4], separable=True),
-    "longer": cuda.setup_filter([1, 2, 5, 3, 4, 1]),
-    "along each axis": torch.outer(torch.tensor([1.0, 2, 3, 5]), torch.tensor([2.0, 1, 4, 1])) / 88,
-}
 
 
 @torch.no_grad()
@@ -401,7 +300,7 @@ def test_a_cpu_without_instructions_for_bfloat16(monkeypatch, taken, dtype, up, 
     monkeypatch.setattr(winograd, "features", lambda: {"avx2": avx2})
     for module in (machine, winograd):
         monkeypatch.setattr(module, "multiplies_pairs", lambda: False)
-    for module in (winograd, smooth):
+    for module in (winograd, finish):
         forget_plans(monkeypatch, module)
         monkeypatch.setattr(module, "kernel", functools.cache(module.kernel.__wrapped__))
     x, w, s = tensors(dtype)
@@ -479,7 +378,7 @@ def test_kernels_that_fail_are_replaced_with_one_warning(monkeypatch, stage):
 def test_without_llvmlite_operators_of_torch_do_it_in_silence(monkeypatch):
     x, w, s = tensors()
     monkeypatch.setattr(native, "_failures", [])
-    for name in ("modulated", "winograd", "smooth", "epilogue", "machine"):
+    for name in ("modulated", "winograd", "finish", "epilogue", "machine"):
         monkeypatch.delitem(sys.modules, f"gankit.core.cuda.native.{name}")
     monkeypatch.setitem(sys.modules, "llvmlite", None)
     y = cuda.modulated_conv2d(x, w, s, padding=1)
@@ -533,50 +432,6 @@ def test_views_and_defaults_of_torch(taken, dtype):
     finally:
         torch.set_default_dtype(torch.float32)
     assert taken == [True] * 3
-
-
-@torch.no_grad()
-@pytest.mark.parametrize(("up", "phases"), [(1, False), (2, False), (2, True)])
-@pytest.mark.parametrize(
-    ("together", "scaled"), [("fold", False), (1, False), (3, False), (1, True), (3, True)]
-)
-@pytest.mark.parametrize("noise", [None, "map", "maps"])
-@pytest.mark.parametrize("broken", [None, 1, 2])
-def test_what_follows_a_convolution_of_onednn(monkeypatch, up, phases, together, scaled, noise, broken):
-    """As with AMX."""
-    x, w, s = tensors(torch.bfloat16, side=20, o=64)
-    monkeypatch.setattr(inference, "_kernels_pay", lambda x, normalize: False)
-    monkeypatch.setattr(onednn, "multiplies_like", lambda x: True)
-    monkeypatch.setattr(inference, "_phases_pay", lambda x: phases)
-    monkeypatch.setattr(inference, "FOLD_BESIDE_KERNELS", 0 if together == "fold" else 1e9)
-    monkeypatch.setattr(inference, "SCALED_BY_KERNEL", 0 if scaled else 1e9)
-    size = x.element_size() * (x[0].numel() + 64 * 20 * 16 * up**2)
-    monkeypatch.setattr(inference, "BLOCK_BYTES", size * (3 if together == 3 else 1))
-    monkeypatch.setattr(native, "_failures", [])
-    calls, function = [], smooth.run
-
-    def run(*arguments):
-        calls.append(1)
-        if broken and len(calls) >= broken:
-            raise RuntimeError("no such instruction")
-        function(*arguments)
-
-    monkeypatch.setattr(smooth, "run", run)
-    options = {
-        "padding": 1, "up": up, "flip_weight": up == 1, "resample_filter": FILTERS["along each axis"],
-        "noise": {"map": torch.randn(20 * up, 16 * up), "maps": torch.randn(3, 1, 20 * up, 16 * up)}.get(noise),
-        "b": torch.randn(64), "act": "lrelu", "clamp": 3,
-    }  # fmt: skip
-    expected = exact(x, w, s, **options)
-    every = (1 if together == 3 else 3) * (2 if scaled else 1)
-    if broken and every >= broken:
-        with pytest.warns(RuntimeWarning, match="no such instruction"):
-            y = cuda.modulated_conv2d(x, w, s, **options)
-        assert len(calls) == (2 if scaled else broken)
-    else:
-        y = cuda.modulated_conv2d(x, w, s, **options)
-        assert len(calls) == every
-    torch.testing.assert_close(y.double(), expected, rtol=0, atol=2**-7 * 10)
 
 
 @torch.no_grad()

@@ -127,12 +127,9 @@ class _Half(_Form):
         kernels = native.load("winograd")
         if kernels is None:
             return None
-        try:
-            with native.recorded("gankit::conv2d"):
-                return kernels.plain(x, w, b, padding, size, self.stride > 1)  # type: ignore[no-any-return]
-        except Exception as error:
-            native.give_up(error)
-            return None
+        return native.attempt(  # type: ignore[no-any-return]
+            "gankit::conv2d", kernels.plain, x, w, b, padding, size, self.stride > 1
+        )
 
 
 def _kernels_pay() -> bool:

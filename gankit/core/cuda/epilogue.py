@@ -36,7 +36,7 @@ class Epilogue:
         """Whether there are factors and bias alone."""
         return self.noise is None and self.slope == 1 and self.bound == math.inf
 
-    def scaled(self) -> Epilogue:
+    def without_factors(self) -> Epilogue:
         """What is left to do where a convolution has applied factors and bias."""
         return replace(self, factors=torch.ones_like(self.factors), bias=None)
 

@@ -123,13 +123,8 @@ class _FilteredLReLU:
             kernel.Phases.of(self._taps(self.fu, exact, gains[i]), up, offset[i], (size[i] - 1) * down + t)
             for i, t in enumerate((ty, tx))
         )
-        try:
-            with native.recorded("gankit::filtered_lrelu"):
-                kernel.run(x, y, rows, columns, self._taps(fd, exact), down, self.slope, self.clamp)
-        except Exception as error:
-            native.give_up(error)
-            return None
-        return y
+        last = self._taps(fd, exact), down, self.slope, self.clamp
+        return native.attempt("gankit::filtered_lrelu", kernel.run, x, y, rows, columns, *last)  # type: ignore[no-any-return]
 
     def in_blocks(
         self, x: Tensor, b: Tensor | None, offset: tuple[int, int], size: tuple[int, int]

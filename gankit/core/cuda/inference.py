@@ -33,7 +33,7 @@ BLOCK_BYTES = 2**21  # samples go together as long as their maps are below this
 MAP_BYTES = 2**23  # as BLOCK_BYTES, of a whole network whose layers work through their maps in blocks
 FOLD = 2  # factors go into a weight where maps are so many times as large,
 FOLD_BESIDE_KERNELS = 12  # and where a kernel multiplies maps
-SCALED_BY_KERNEL = 2**20  # numbers of a map, from which on it does
+FEWEST_VALUES = 2**20  # of a map, from which on it does
 ONE = [1, 1]
 
 
@@ -165,14 +165,10 @@ def _by_kernels(x: Tensor, styles: Tensor, form: _Form, after: Epilogue) -> Tens
     if kernels is None:
         return None
     get = partial(form.ready.get, form.here)
-    try:
-        with native.recorded("gankit::modulated_conv2d"):
-            return kernels.run(  # type: ignore[no-any-return]
-                x, form.weight, get, form.size, form.up, form.cut, form.rest, form.f, styles, after
-            )
-    except Exception as error:
-        native.give_up(error)
-        return None
+    shape = form.size, form.up, form.cut, form.rest
+    return native.attempt(  # type: ignore[no-any-return]
+        "gankit::modulated_conv2d", kernels.run, x, form.weight, get, *shape, form.f, styles, after
+    )
 
 
 def _by_points(x: Tensor, styles: Tensor, form: _Form, after: Epilogue) -> Tensor:
@@ -199,14 +195,15 @@ def _by_convolutions(x: Tensor, styles: Tensor, form: _Form, after: Epilogue) ->
     kernels = _kernels() if x.dtype == torch.bfloat16 else None
     fold = elements > (FOLD if kernels is None else FOLD_BESIDE_KERNELS) * weight.numel()
     step = 1 if fold else max(BLOCK_BYTES // (elements * x.element_size()), 1)
-    whole = step >= len(x)
-    y, fine = x.new_empty(0), None
+    # a batch that goes at once is finished in place, but for what a kernel enlarges
+    y = None if step >= len(x) and (up == 1 or kernels is None) else form.result(x)
+    fine = None
     for i in range(0, len(x), step):
         some, part = slice(i, i + step), x[i : i + step]
         own, scaled = after.of(some), fold and up == 1
         if not fold:
             kernel = partial(_direct, form.ready, form.here, part, up, cut, phases)
-            part = _scaled(part, styles[some], kernels)
+            part = _multiplied(part, styles[some], kernels)
         elif up > 1:
             kernel = partial(_reordered, weight.float() * styles[i], part, up, cut, phases)
         else:
@@ -217,9 +214,8 @@ def _by_convolutions(x: Tensor, styles: Tensor, form: _Form, after: Epilogue) ->
         else:
             t, around = onednn.convolve(part, kernel, own.bias if scaled else None, up, cut), form.rest
         if kernels is not None and not (scaled and own.linear):
-            if not y.numel():
-                y = t if up == 1 and whole else form.result(x)
-            if _finished(kernels, t, y[some], form.f, up, around, own.scaled() if scaled else own, phases):
+            left = own.without_factors() if scaled else own
+            if _finished(kernels, t, t if y is None else y[some], form.f, up, around, left, phases):
                 continue
             kernels = None
         if phases:
@@ -227,15 +223,13 @@ def _by_convolutions(x: Tensor, styles: Tensor, form: _Form, after: Epilogue) ->
             t = fine[: len(t)]
         if up > 1:
             t = upfirdn2d(t, form.f, padding=around, gain=up**2)
-        if not y.numel():  # of a batch that goes at once, the result is finished in place
-            y = t if whole else form.result(x)
-        own.apply(t, y[some], scaled)
-    return y
+        own.apply(t, t if y is None else y[some], scaled)
+    return t if y is None else y
 
 
-def _scaled(x: Tensor, styles: Tensor, kernels: ModuleType | None) -> Tensor:
+def _multiplied(x: Tensor, styles: Tensor, kernels: ModuleType | None) -> Tensor:
     """x * styles, rounded once."""
-    if kernels is not None and x.numel() >= SCALED_BY_KERNEL:
+    if kernels is not None and x.numel() >= FEWEST_VALUES:
         y, factors = torch.empty_like(x), styles[:, :, 0, 0].contiguous()
         if _finished(kernels, x, y, None, 1, (0, 0, 0, 0), Epilogue(factors), False):
             return y
@@ -244,12 +238,7 @@ def _scaled(x: Tensor, styles: Tensor, kernels: ModuleType | None) -> Tensor:
 
 def _finished(kernels: ModuleType, *arguments: object) -> bool:
     """Whether a kernel has done what follows a convolution, see `native.modulated.finished`."""
-    try:
-        with native.recorded("gankit::modulated_conv2d"):
-            return kernels.finished(*arguments)  # type: ignore[no-any-return]
-    except Exception as error:
-        native.give_up(error)
-        return False
+    return bool(native.attempt("gankit::modulated_conv2d", kernels.finished, *arguments))
 
 
 def few_outputs(
@@ -261,12 +250,9 @@ def few_outputs(
     if kernels is None:
         return None
     styles = styles if input_gain is None else styles * input_gain
-    try:
-        with native.recorded("gankit::modulated_conv2d"):
-            return kernels.run(x, weight[:, :, 0, 0], styles, b, clamp)  # type: ignore[no-any-return]
-    except Exception as error:
-        native.give_up(error)
-        return None
+    return native.attempt(  # type: ignore[no-any-return]
+        "gankit::modulated_conv2d", kernels.run, x, weight[:, :, 0, 0], styles, b, clamp
+    )
 
 
 def onto_image(
@@ -277,12 +263,9 @@ def onto_image(
     kernels = _pointwise(x, (x, weight, styles, b, img), weight)
     if kernels is None:
         return None
-    try:
-        with native.recorded("gankit::add_rgb"):
-            return kernels.onto(x, weight[:, :, 0, 0], styles, b, clamp, img, f)  # type: ignore[no-any-return]
-    except Exception as error:
-        native.give_up(error)
-        return None
+    return native.attempt(  # type: ignore[no-any-return]
+        "gankit::add_rgb", kernels.onto, x, weight[:, :, 0, 0], styles, b, clamp, img, f
+    )
 
 
 def _pointwise(x: Tensor, variables: tuple[Tensor | None, ...], weight: Tensor) -> ModuleType | None:

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+from collections.abc import Callable
 from types import ModuleType
+from typing import Any
 
 import torch
 
@@ -38,7 +40,18 @@ def watched() -> bool:
     return depth is None or depth() > 0
 
 
-def recorded(name: str) -> contextlib.AbstractContextManager[object]:
+def attempt(name: str, function: Callable[..., Any], *arguments: Any) -> Any:
+    """What a function that runs a kernel gives, shown to torch's profiler by `name`; None where it fails, with which
+    kernels are given up."""
+    try:
+        with _recorded(name):
+            return function(*arguments)
+    except Exception as error:
+        give_up(error)
+        return None
+
+
+def _recorded(name: str) -> contextlib.AbstractContextManager[object]:
     """Shows a kernel to torch's profiler, which sees operators alone. Costs a tenth of a millisecond where it is on."""
     if getattr(torch.autograd.profiler, "_is_profiler_enabled", True):
         return torch.profiler.record_function(name)

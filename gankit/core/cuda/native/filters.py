@@ -53,8 +53,8 @@ class Phases:
 
 def run(
     x: Tensor, y: Tensor, rows: Phases, columns: Phases, fd: Tensor, down: int, slope: float, clamp: float | None
-) -> None:  # fmt: skip
-    """Fill `y` [N, C, h, w], channels-last like `x`, both float32 or bfloat16 with `LANES` channels or more.
+) -> Tensor:  # fmt: skip
+    """Fill and return `y` [N, C, h, w], channels-last like `x`, both float32 or bfloat16 with `LANES` channels or more.
 
     `rows` and `columns` enlarge `x`. `fd` reduces, as a correlation: [t] along both axes, or [ty, tx]. `down` divides
     the number of phases.
@@ -90,6 +90,7 @@ def run(
         b = y.data_ptr() + (i * y.stride(0) + row * y.stride(2) + channel) * y.element_size()
         tasks.append((a, b, own.ctypes.data, weights.ctypes.data))
     call.run(tasks, buffer_size(kind, sizes["span"], sizes["fine"], sizes["width"]))
+    return y
 
 
 @dataclass(frozen=True)

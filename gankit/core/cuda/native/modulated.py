@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from gankit.core.cuda.epilogue import Epilogue
-from gankit.core.cuda.native import smooth, winograd
+from gankit.core.cuda.native import finish, winograd
 from gankit.core.cuda.native.axes import axes
 
 SAME = torch.ones(2, 1, dtype=torch.float32, device="cpu")  # filters that change nothing
@@ -48,7 +48,7 @@ def run(
     if len(weight) < kind.block or weight.shape[1] < kind.group:
         return None
     filters = None if up == 1 else axes(f, up)
-    if up > 1 and (up != 2 or any(padding) or filters is None or min(rest) < 0 or len(weight) < smooth.GROUP):
+    if up > 1 and (up != 2 or any(padding) or filters is None or min(rest) < 0 or len(weight) < finish.GROUP):
         return None
 
     (weights,) = get((kind,), lambda: [winograd.weights(weight, kind)])
@@ -58,25 +58,25 @@ def run(
         return y
     fine = _empty(x, len(weight), (2 * x.shape[2] + 1, 2 * x.shape[3] + 1))
     winograd.run(x, fine, weights, kind, padding, styles, Epilogue(after.factors))
-    smooth.run(fine, y, filters, (rest[2], rest[0]), after)
+    finish.run(fine, y, filters, (rest[2], rest[0]), after)
     return y
 
 
 def finished(
     x: Tensor, y: Tensor, f: Tensor | None, up: int, rest: tuple[int, int, int, int], after: Epilogue, phases: bool
 ) -> bool:  # fmt: skip
-    """Whether what follows alone applies, to `x`, which another convolution has made, with `phases` as `smooth.run`
+    """Whether what follows alone applies, to `x`, which another convolution has made, with `phases` as `finish.run`
     takes it; then it fills `y`, which may be `x` where that does not enlarge. Both are channels-last and bfloat16. For
     the rest see `run`."""
     filters = axes(f, up) if up > 1 else SAME
     if filters is None or not 0 < after.slope <= 1 or min(rest) < 0:
         return False
     outputs = y.shape[1]
-    if outputs < smooth.GROUP or x.stride(1) != 1 or y.stride(1) != 1:
+    if outputs < finish.GROUP or x.stride(1) != 1 or y.stride(1) != 1:
         return False
-    if x.data_ptr() == y.data_ptr() and outputs % smooth.GROUP:  # some outputs would be computed twice
+    if x.data_ptr() == y.data_ptr() and outputs % finish.GROUP:  # some outputs would be computed twice
         return False
-    smooth.run(x, y, filters, (rest[2], rest[0]) if up > 1 else (0, 0), after, phases)
+    finish.run(x, y, filters, (rest[2], rest[0]) if up > 1 else (0, 0), after, phases)
     return True
 
 

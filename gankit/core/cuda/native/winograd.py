@@ -97,7 +97,7 @@ class Kind:
 
 
 def kind(half: bool, transposed: bool) -> Kind | None:
-    """For the CPU at hand; None for transposed ones in float32, of which `smooth` takes none, and for bfloat16 on other
+    """For the CPU at hand; None for transposed ones in float32, of which `finish` takes none, and for bfloat16 on other
     than x86 CPUs, whose own products may be as fast."""
     if (transposed and not half) or (half and not features().get("avx2")):
         return None
