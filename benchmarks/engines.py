@@ -18,10 +18,11 @@ from typing import Any
 
 import torch
 
-from gankit.core import models, options
-from gankit.core.graphs import SynthesisGraph
-from gankit.core.interfaces import CondSpec
-from gankit.core.plugins import registry
+from gankit.core.config import options
+from gankit.core.config.registry import registry
+from gankit.core.interfaces.conditions import CondSpec
+from gankit.core.models import build
+from gankit.sampling.graphs import SynthesisGraph
 
 NETWORKS: dict[str, dict[str, Any]] = {
     "stylegan2": {"channel_base": 16384, "channel_max": 512},
@@ -48,7 +49,7 @@ def main() -> None:
         torch.manual_seed(0)
         spec = {"name": name, **NETWORKS[name]}
         network = options.build("generator", spec, (3, wish.size, wish.size), CondSpec())
-        generator = models.channels_last(network, device).eval().requires_grad_(False)
+        generator = build.channels_last(network, device).eval().requires_grad_(False)
         for batch in wish.batches:
             with torch.no_grad():
                 compare(name, SynthesisGraph(generator).eval(), batch, wish)

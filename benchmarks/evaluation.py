@@ -20,10 +20,10 @@ from collections.abc import Callable
 import torch
 
 import gankit
-from gankit.bench import Bench, entry_side
-from gankit.core import options
-from gankit.core.data import open_source
-from gankit.evaluation import evaluate
+from gankit.core.config import options
+from gankit.core.data.loader import open_source
+from gankit.evaluation.evaluate import evaluate
+from gankit.evaluation.metric_context import Bench, entry_side
 
 
 def timed(work: Callable[[], object]) -> tuple[float, float]:

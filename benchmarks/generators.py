@@ -27,10 +27,12 @@ import textbook
 import torch
 from torch import Tensor
 
-from gankit.core import checkpoint, devices, models
+from gankit.core.config.registry import registry
 from gankit.core.cuda import ConstantWeights
-from gankit.core.interfaces import CondSpec, Generator
-from gankit.core.plugins import registry
+from gankit.core.interfaces.conditions import CondSpec
+from gankit.core.interfaces.networks import Generator
+from gankit.core.models import build, stored_state
+from gankit.core.runtime import devices, tensor_files
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 WEIGHTS = ConstantWeights()  # as `gankit.load` does
@@ -42,7 +44,7 @@ NETS: dict[str, dict[str, Any]] = {
 }
 
 
-def build(net: str, size: int, last: bool = True) -> Generator:
+def build_network(net: str, size: int, last: bool = True) -> Generator:
     """Random weights; biases and noise strengths are not zero, so that nothing is free. `last`: as gankit loads it."""
     torch.manual_seed(0)
     generator: Generator = registry().load("generator", net)((3, size, size), CondSpec(0), **NETS[net])
@@ -51,10 +53,10 @@ def build(net: str, size: int, last: bool = True) -> Generator:
             torch.nn.init.normal_(parameter, std=0.1)
     with tempfile.TemporaryDirectory() as folder:  # in a file, as weights of gankit are
         path = Path(folder, "generator.safetensors")
-        checkpoint.save_tensors(path, generator.state_dict())
-        checkpoint.load_stored(generator, checkpoint.load_tensors(path)[0], path, adopt=True)
+        tensor_files.save_tensors(path, generator.state_dict())
+        stored_state.load_stored(generator, tensor_files.load_tensors(path)[0], path, adopt=True)
     generator.eval().requires_grad_(False)
-    return models.for_sampling(generator, torch.device("cpu")) if last else generator
+    return build.for_sampling(generator, torch.device("cpu")) if last else generator
 
 
 def images(generator: Generator, ws: Tensor) -> Tensor:
@@ -79,7 +81,7 @@ def work(orders: Connection, net: str, size: int, batch: int, dtype: str, clock:
     own = dtype in DTYPES
     if own:
         devices.keep_freed_memory()
-    generator = build(net, size, last=own)
+    generator = build_network(net, size, last=own)
     ws = generator.mapping(torch.randn(batch, generator.z_dim))
     ways: dict[str, Callable[[], object]] = {}
     if own:
@@ -135,7 +137,7 @@ def report(net: str, size: int, batch: int, dtype: str, repeats: int, clock: str
 
 def profile(net: str, size: int, batch: int, dtype: str) -> str:
     """Where the time goes, by torch's operator."""
-    generator = build(net, size)
+    generator = build_network(net, size)
     ws = generator.mapping(torch.randn(batch, generator.z_dim)).to(DTYPES[dtype])
     images(generator, ws)
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as recorded:
@@ -157,7 +159,7 @@ def peak() -> int:
 
 def peak_memory(net: str, size: int, batch: int, dtype: str, way: str) -> float:
     """MB beyond what is in use before, the weights included; run in a process of its own, on Linux."""
-    generator = build(net, size, last=way == "a")
+    generator = build_network(net, size, last=way == "a")
     ws = generator.mapping(torch.randn(batch, generator.z_dim))
     Path("/proc/self/clear_refs").write_text("5")  # the peak is what there is now
     before = peak()

@@ -22,9 +22,9 @@ from attribute_classifier import HIDDEN, agreement, judge, truth
 from PIL import Image
 
 import gankit
-from gankit.core.grids import save_png, sheet
-from gankit.core.images import to_uint8
-from gankit.core.labels import Label
+from gankit.core.data.contact_sheet import save_png, sheet
+from gankit.core.data.images import to_uint8
+from gankit.core.interfaces.labels import Label
 from gankit_avatars.attributes import Avatar
 from gankit_avatars.source import AvatarSource
 

@@ -34,10 +34,13 @@ import numpy as np
 import prompt_following
 
 import gankit
-from gankit.core import checkpoint, options
-from gankit.core import recipe as recipes
-from gankit.core.statistics import FeatureSet, measure
+from gankit.core.checkpoints import folders
+from gankit.core.config import options
+from gankit.core.config import recipe as recipes
+from gankit.core.runtime import tensor_files
 from gankit.errors import GankitError
+from gankit.evaluation.metric import measure
+from gankit.evaluation.moments import FeatureSet
 from gankit.report import charts, reading
 from gankit_avatars.source import AvatarSource
 
@@ -117,7 +120,7 @@ def minutes_at(run: Path) -> dict[int, float]:
         before = line["nimg"]
         nimgs.append(before)
         total.append(seconds)
-    saved = [int(folder.name) for folder in checkpoint.checkpoints(run)]
+    saved = [int(folder.name) for folder in folders.checkpoints(run)]
     return {nimg: float(np.interp(nimg, nimgs, total)) / 60 for nimg in saved}
 
 
@@ -219,13 +222,13 @@ def bench(arguments: argparse.Namespace) -> Path:
         "load_before": page.get("load_before", load),
     }
     known = {point["nimg"]: point for point in page["points"]}
-    for folder in checkpoint.checkpoints(run):
+    for folder in folders.checkpoints(run):
         if int(folder.name) not in known:
             point = judge.look(folder, run / "evaluations" / f"{folder.name}.json")
             known[point["nimg"]] = point
             print(line(point), flush=True)
         page["points"] = _dated(known, minutes_at(run))
-        checkpoint.write_text(out, json.dumps(page, indent=1))
+        tensor_files.write_text(out, json.dumps(page, indent=1))
     return out
 
 
@@ -236,7 +239,7 @@ def finished(arguments: argparse.Namespace) -> Path:
     judge = Judge(arguments.count, arguments.by)
     point = judge.look(arguments.model, arguments.results / name / "evaluations" / "model.json")
     page = {"format": FORMAT, "name": name, "judge": judge.facts(), "points": [{**point, "minutes": None}]}
-    checkpoint.write_text(out, json.dumps(page, indent=1))
+    tensor_files.write_text(out, json.dumps(page, indent=1))
     return out
 
 
@@ -366,7 +369,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             pages = read_results(arguments.table)
             print(table(pages))
             if arguments.svg:
-                checkpoint.write_text(arguments.svg, curves(pages))
+                tensor_files.write_text(arguments.svg, curves(pages))
             return
         budget = (arguments.minutes is None) != (arguments.images is None)
         if (arguments.recipe is None) == (arguments.model is None) or (arguments.recipe and not budget):

@@ -19,18 +19,18 @@ from multiprocessing.connection import Connection
 import textbook
 import torch
 
-from gankit.core import devices, distributed, models
-from gankit.core import recipe as recipes
-from gankit.core.interfaces import Label
-from gankit.core.labels import Vocabulary
-from gankit.core.parts import build_parts
-from gankit.core.step import Stepper
+from gankit.core.config import recipe as recipes
+from gankit.core.interfaces.labels import Label, Vocabulary
+from gankit.core.models import build
+from gankit.core.runtime import devices, distributed
+from gankit.core.training.assembly import build_parts
+from gankit.core.training.step import Stepper
 
 INTERVAL = 16  # of R1
 CPU = torch.device("cpu")
 
 
-def build(size: int, batch: int, bf16: bool, last: bool) -> Stepper:
+def build_stepper(size: int, batch: int, bf16: bool, last: bool) -> Stepper:
     """`last`: channels-last, as gankit trains."""
     page = {
         "data.size": size,
@@ -42,7 +42,7 @@ def build(size: int, batch: int, bf16: bool, last: bool) -> Stepper:
         "train.micro_batch": batch,
     }
     recipe = recipes.read("stylegan2", page)
-    parts = build_parts(recipe, models.build_conditioner(recipe, Vocabulary()), CPU)
+    parts = build_parts(recipe, build.build_conditioner(recipe, Vocabulary()), CPU)
     if not last:
         for network in (parts.G, parts.D):
             network.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
@@ -65,7 +65,7 @@ def work(orders: Connection, way: str, size: int, batch: int) -> None:
     pictures = torch.randn(batch, 3, size, size).clamp(-1, 1)
     if own:
         pictures = pictures.contiguous(memory_format=torch.channels_last)
-    stepper = build(size, batch, way == "gankit bf16", own)
+    stepper = build_stepper(size, batch, way == "gankit bf16", own)
     with contextlib.nullcontext() if own else textbook.instead(textbook.OPERATORS):
         while orders.recv() == "round":
             orders.send([timed(stepper, step, pictures, [Label()] * batch) for step in (0, 1)])

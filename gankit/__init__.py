@@ -7,26 +7,38 @@
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
+from gankit._version import __version__
 from gankit.errors import GankitError
 from gankit.hookspecs import hookimpl
 
 if TYPE_CHECKING:
-    from gankit.core.trainer import train
-    from gankit.pipeline import Pipeline, load
+    from gankit.api import convert, evaluate, export, list_models, list_plugins, list_recipes, train
+    from gankit.sampling.pipeline import Pipeline, load
 
-__version__ = "0.1.0"
-__all__ = ["GankitError", "Pipeline", "__version__", "hookimpl", "load", "train"]
+__all__ = [
+    "GankitError",
+    "Pipeline",
+    "__version__",
+    "convert",
+    "evaluate",
+    "export",
+    "hookimpl",
+    "list_models",
+    "list_plugins",
+    "list_recipes",
+    "load",
+    "train",
+]
 
-_LAZY = {"Pipeline": "gankit.pipeline", "load": "gankit.pipeline", "train": "gankit.core.trainer"}
+_LAZY = {"Pipeline": "gankit.sampling.pipeline", "load": "gankit.sampling.pipeline"}
 
 
 def __getattr__(name: str) -> Any:  # torch is imported when it is first needed, see tests/test_imports.py
-    if name in _LAZY:
-        import importlib
-
-        return getattr(importlib.import_module(_LAZY[name]), name)
+    if name in __all__:
+        return getattr(importlib.import_module(_LAZY.get(name, "gankit.api")), name)
     raise AttributeError(f"module 'gankit' has no attribute {name!r}")
 
 

@@ -10,26 +10,12 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from gankit.core.interfaces import (
-    AdversarialLoss,
-    Augmentation,
-    Cond,
-    Condition,
-    Conditioner,
-    CondSpec,
-    Discriminator,
-    FeatureNetwork,
-    Generator,
-    ImageShape,
-    Label,
-    Regularizer,
-    Source,
-    StepContext,
-    Tap,
-    Vocabulary,
-    embedding_of,
-)
-from gankit.core.random import rand
+from gankit.core.interfaces.conditions import Cond, Condition, Conditioner, CondSpec, embedding_of
+from gankit.core.interfaces.data import Source
+from gankit.core.interfaces.labels import Label, Vocabulary
+from gankit.core.interfaces.networks import Discriminator, FeatureNetwork, Generator, ImageShape, Tap
+from gankit.core.interfaces.training import AdversarialLoss, Augmentation, Regularizer, StepContext
+from gankit.core.runtime.random import rand
 from gankit.errors import GankitError
 
 

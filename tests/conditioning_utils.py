@@ -7,9 +7,9 @@ from pathlib import Path
 
 import torch
 
-from gankit.core.interfaces import Condition, Conditioner
-from gankit.core.labels import Label, Vocabulary
-from gankit.core.random import batch_random
+from gankit.core.interfaces.conditions import Condition, Conditioner
+from gankit.core.interfaces.labels import Label, Vocabulary
+from gankit.core.runtime.random import batch_random
 
 WORDS = "a the man woman cat with and red blue hat hair long short glasses".split(" ")  # noqa: SIM905
 VOCABULARY = Vocabulary(

@@ -22,13 +22,13 @@ def gankit_cli(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str
     """`gankit ARGS` in this process, which spares the import of torch."""
 
     def call(*arguments: object) -> Result:
-        from gankit import cli
+        from gankit.cli import app
 
         monkeypatch.setattr(sys, "argv", ["gankit", *map(str, arguments)])
         monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
         capfd.readouterr()
         with pytest.raises(SystemExit) as exit_:
-            cli.main()
+            app.main()
         return Result(int(exit_.value.code or 0), *capfd.readouterr())
 
     return call

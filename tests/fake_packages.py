@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from gankit.core.plugins import registry
+from gankit.core.config.registry import registry
 
 
 def write_package(

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from gankit.core import recipe as recipes
-from gankit.core.grids import save_png, sheet
+from gankit.core.config import recipe as recipes
+from gankit.core.data.contact_sheet import save_png, sheet
 
 VOID = {"meta", "img", "input", "br", "hr"}
 

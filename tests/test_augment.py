@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from gankit.core.options import check
-from gankit.core.random import batch_random
+from gankit.core.config.options import check
+from gankit.core.runtime.random import batch_random
 from gankit.errors import GankitError
 from gankit.plugins.augment import ada as ada_module
 from gankit.plugins.augment import ada_filters

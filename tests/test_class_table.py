@@ -11,13 +11,13 @@ from PIL import Image
 from runs import write_images
 from safetensors.torch import load_file
 
-from gankit.class_table import write_class_table
-from gankit.core import options
-from gankit.core import recipe as recipes
-from gankit.core.images import from_uint8
-from gankit.core.interfaces import CondSpec
-from gankit.core.transfer import condition_axes
+from gankit.core.config import options
+from gankit.core.config import recipe as recipes
+from gankit.core.data.images import from_uint8
+from gankit.core.interfaces.conditions import CondSpec
+from gankit.core.models.warm_start import condition_axes
 from gankit.errors import GankitError
+from gankit.evaluation.class_table import write_class_table
 
 FEATURE = {"name": "timm-cnn", "model": "test_efficientnet.r160_in1k", "pretrained": False}
 

@@ -18,8 +18,9 @@ from runs import TINY, Result, tensors_of, tiny_set
 from safetensors.torch import save_file
 
 import gankit
-from gankit.core import checkpoint
-from gankit.core.step import Stepper
+from gankit.core.checkpoints import folders
+from gankit.core.runtime import tensor_files
+from gankit.core.training.step import Stepper
 
 Cli = Callable[..., Result]
 
@@ -177,7 +178,7 @@ def complete(words: list[str], images: Path, out: Path, *, needs_data: bool) -> 
 
 
 def newest(run: Path) -> Path:
-    return checkpoint.checkpoints(run)[-1]
+    return folders.checkpoints(run)[-1]
 
 
 def resume(cli: Cli, run: Path, images: Path, *more: object) -> Result:
@@ -261,7 +262,7 @@ def test_damaged_recipes_are_noticed(damage: str, run: Path, images: Path, ganki
 
 
 def test_files_of_two_checkpoints_do_not_mix(run: Path, images: Path, gankit_cli: Cli) -> None:
-    old, new = checkpoint.checkpoints(run)
+    old, new = folders.checkpoints(run)
     name = "training/optimizer_g.safetensors"
     shutil.copy(old / name, new / name)
     mistake(resume(gankit_cli, run, images), name, "belongs to another checkpoint")
@@ -333,7 +334,7 @@ def test_a_full_disk_costs_the_new_checkpoint_only(
 ) -> None:
     """Each of the tensor files of a save meets the full disk once; what was there stays as it was."""
     before = contents(run)
-    save = checkpoint.save_file
+    save = tensor_files.save_file
     room = 0
 
     def save_if_there_is_room(tensors: Any, path: str, metadata: Any) -> None:
@@ -344,7 +345,7 @@ def test_a_full_disk_costs_the_new_checkpoint_only(
             raise OSError(28, "No space left on device", path)
         save(tensors, path, metadata)
 
-    monkeypatch.setattr(checkpoint, "save_file", save_if_there_is_room)
+    monkeypatch.setattr(tensor_files, "save_file", save_if_there_is_room)
     for room in range(len(TENSOR_FILES)):  # noqa: B007
         mistake(resume(gankit_cli, run, images), "cannot write", "No space left on device", "free some space")
         now = contents(run)

@@ -13,13 +13,16 @@ from runs import TINY, write_images
 from torch import nn
 
 import gankit
-from gankit.core import composition, distributed, models
-from gankit.core import recipe as recipes
-from gankit.core.interfaces import CondSpec, Label, Vocabulary
-from gankit.core.options import options_of
-from gankit.core.parts import build_parts
-from gankit.core.plugins import registry
-from gankit.core.step import Stepper
+from gankit.core.config import compatibility
+from gankit.core.config import recipe as recipes
+from gankit.core.config.options import options_of
+from gankit.core.config.registry import registry
+from gankit.core.interfaces.conditions import CondSpec
+from gankit.core.interfaces.labels import Label, Vocabulary
+from gankit.core.models import build
+from gankit.core.runtime import distributed
+from gankit.core.training.assembly import build_parts
+from gankit.core.training.step import Stepper
 from gankit.errors import GankitError
 from gankit.testing.common import seeded
 
@@ -97,12 +100,12 @@ def trains_or_is_refused(row: tuple[str, ...], clip: dict[str, Any]) -> str | No
     """Two steps with finite losses that move G and D; or the reason why not, which must come before any network."""
     recipe = recipes.parse(page(row, clip), "the test")
     built: list[str] = []
-    conditioner = models.build_conditioner(recipe, VOCABULARY)
+    conditioner = build.build_conditioner(recipe, VOCABULARY)
     with pytest.MonkeyPatch.context() as patch:
         for kind in ("generator", "discriminator"):
-            real = getattr(models, f"build_{kind}")
+            real = getattr(build, f"build_{kind}")
             patch.setattr(
-                models, f"build_{kind}", lambda *a, kind=kind, real=real: (built.append(kind), real(*a))[1]
+                build, f"build_{kind}", lambda *a, kind=kind, real=real: (built.append(kind), real(*a))[1]
             )
         try:
             parts = build_parts(recipe, conditioner, torch.device("cpu"))
@@ -178,9 +181,9 @@ def test_full_product(row, clip, monkeypatch):
 
 def refuse(**sections: Any) -> str:
     recipe = recipes.parse({"data": {"size": [32, 32]}, **sections}, "the test")
-    conditioner = models.build_conditioner(recipe, VOCABULARY)
+    conditioner = build.build_conditioner(recipe, VOCABULARY)
     with pytest.raises(GankitError) as caught:
-        composition.check(recipe, conditioner)
+        compatibility.check(recipe, conditioner)
     return str(caught.value)
 
 
@@ -262,9 +265,9 @@ def test_refusals_name_both_parts_and_the_reason(sections, parts, reason):
 def test_training_asks_before_it_builds(monkeypatch):
     page = {"data": {"size": [32, 32]}, "regularizers": {"mismatch": {}}, "generator": {"name": "stylegan2"}}
     recipe = recipes.parse(page, "the test")
-    monkeypatch.setattr(models, "build_generator", lambda *_: pytest.fail("a network was built"))
+    monkeypatch.setattr(build, "build_generator", lambda *_: pytest.fail("a network was built"))
     with pytest.raises(GankitError, match="cannot work together"):
-        build_parts(recipe, models.build_conditioner(recipe, VOCABULARY), torch.device("cpu"))
+        build_parts(recipe, build.build_conditioner(recipe, VOCABULARY), torch.device("cpu"))
 
 
 @pytest.mark.parametrize(
@@ -300,13 +303,13 @@ def test_mistakes_show_before_a_network_has_weights(tmp_path, monkeypatch, secti
 
 def forbid_weights(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the test fail if a generator or a text encoder gets weights."""
-    build = models.build_generator
+    original = build.build_generator
 
     def build_generator(*args: Any) -> Any:
         assert torch.get_default_device().type == "meta", "a network was built"
-        return build(*args)
+        return original(*args)
 
-    monkeypatch.setattr(models, "build_generator", build_generator)
+    monkeypatch.setattr(build, "build_generator", build_generator)
     monkeypatch.setattr(
         "transformers.AutoModel.from_pretrained", lambda *_, **__: pytest.fail("an encoder was loaded")
     )
@@ -358,7 +361,7 @@ def test_plugins_of_others_are_asked(monkeypatch):
     assert message == "loss 'hinge' and conditioner 'class' cannot work together: (3, 32, 32) 2"
     monkeypatch.setattr(hinge, "unfit", None)
     recipe = recipes.parse({"loss": "hinge"}, "the test")
-    composition.check(recipe, models.build_conditioner(recipe, VOCABULARY))
+    compatibility.check(recipe, build.build_conditioner(recipe, VOCABULARY))
 
 
 # --------------------------------------------------------------------------------------------------- advice
@@ -366,7 +369,7 @@ def test_plugins_of_others_are_asked(monkeypatch):
 
 @pytest.mark.parametrize("name", ["stylegan2", "stylegan-t", "projected-stylegan2", "anime-tags"])
 def test_recipes_need_no_advice(name):
-    assert composition.advice(recipes.read(name)) is None
+    assert compatibility.advice(recipes.read(name)) is None
 
 
 def test_advice_names_the_nearest_recipe(monkeypatch):
@@ -374,7 +377,7 @@ def test_advice_names_the_nearest_recipe(monkeypatch):
     few = ["stylegan2", "projected-stylegan2", "anime-tags"]
     monkeypatch.setattr(registry(), "names", lambda kind: few if kind == "recipe" else known(kind))
     recipe = recipes.read("projected-stylegan2", {"generator": "stylegan-t", "guidance": {"clip": {}}})
-    text = composition.advice(recipe)
+    text = compatibility.advice(recipe)
     assert text is not None
     assert "'projected-stylegan2'" in text
     assert "generator stylegan-t (there stylegan2)" in text
@@ -388,7 +391,7 @@ def test_cond_spec_is_what_parts_are_asked_with():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(hinge, "unfit", classmethod(lambda cls, options, c: made.update(c=c, options=options)))
         recipe = recipes.parse({"loss": "hinge", "conditioner": "tags"}, "the test")
-        composition.check(recipe, models.build_conditioner(recipe, VOCABULARY))
+        compatibility.check(recipe, build.build_conditioner(recipe, VOCABULARY))
     assert made["options"]["name"] == "hinge"
     assert made["c"].accepts == {"tags"}
     assert isinstance(made["c"].cond, CondSpec)

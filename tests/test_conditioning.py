@@ -9,10 +9,10 @@ from conditioning_utils import VOCABULARY, augmented_in_parts, make_bert, ready
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gankit.core import options
-from gankit.core.interfaces import Condition, CondSpec
-from gankit.core.labels import Label, Vocabulary
-from gankit.core.random import batch_random
+from gankit.core.config import options
+from gankit.core.interfaces.conditions import Condition, CondSpec
+from gankit.core.interfaces.labels import Label, Vocabulary
+from gankit.core.runtime.random import batch_random
 from gankit.errors import GankitError
 from gankit.plugins.conditioning.classes import ClassConditioner
 from gankit.plugins.conditioning.clip_text import CLIPTextConditioner

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import broken_plugins as plugins
 import pytest
 
-from gankit.core.plugins import Plugin, registry
+from gankit.core.config.registry import Plugin, registry
 from gankit.testing import Subject, checks_of
 
 SOUND = {

@@ -18,11 +18,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from gankit.core import data
-from gankit.core.data import Batches, default_workers, open_source
-from gankit.core.images import BadImage, from_uint8
-from gankit.core.interfaces import Source
-from gankit.core.labels import Label
+from gankit.core.data import loader
+from gankit.core.data.images import BadImage, from_uint8
+from gankit.core.data.loader import Batches, default_workers, open_source
+from gankit.core.interfaces.data import Source
+from gankit.core.interfaces.labels import Label
 from gankit.errors import GankitError
 from gankit.plugins.sources.archive import ZipSource
 from gankit.plugins.sources.folder import FolderSource
@@ -180,7 +180,7 @@ def test_only_bad_images(workers):
 
 
 def test_a_long_run_of_bad_images(monkeypatch):
-    monkeypatch.setattr(data, "MAX_BAD_IN_A_ROW", 5)
+    monkeypatch.setattr(loader, "MAX_BAD_IN_A_ROW", 5)
     with pytest.raises(GankitError, match="5 images in a row"):
         rows(stream(Painted(50, bad=tuple(range(40)))), 20)
 
@@ -348,14 +348,14 @@ def test_unknown_option(folder):
 
 
 def test_third_party_sources(folder, monkeypatch):
-    from gankit.core.plugins import Plugin, Registry, registry
+    from gankit.core.config.registry import Plugin, Registry, registry
 
     mine = {
         n: Plugin("source", n, t, "mine", "1")
         for n, t in {"painted": f"{__name__}:Sun", "bad": "no_such:X"}.items()
     }
     found = Registry({("source", n): p for n, p in mine.items()} | registry().plugins)
-    for module in (data, data.options):
+    for module in (loader, loader.options):
         monkeypatch.setattr(module, "registry", lambda: found)
     assert open_source("painted:").path == ""
     assert open_source("painted:12").path == "12"

@@ -12,7 +12,7 @@ import pytest
 import torch
 from runs import Result, tiny_set
 
-from gankit.core import devices
+from gankit.core.runtime import devices
 
 PAGE_FAULTS = """
 import resource, sys, torch

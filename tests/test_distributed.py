@@ -16,7 +16,7 @@ import torch.multiprocessing as mp
 from conditioning_utils import make_bert
 from runs import Result, assert_same, tensors_of, tiny_set
 
-from gankit.core import distributed
+from gankit.core.runtime import distributed
 
 # No statistics over the batch; an eps that makes Adam's steps a smooth function of the gradients (see test_train.py).
 OPTIONS = tiny_set(

@@ -13,15 +13,15 @@ import yaml
 from runs import TINY, Result
 from torch import nn
 
-from gankit.core import distributed
-from gankit.core import recipe as recipes
-from gankit.core.devices import pick_device
-from gankit.core.footprint import META, Tally, footprint
-from gankit.core.labels import Label
-from gankit.core.parts import rehearse
-from gankit.core.plugins import registry
-from gankit.core.step import Stepper
-from gankit.core.summary import assumed_vocabulary, describe_training, summarize
+from gankit.core.config import recipe as recipes
+from gankit.core.config.registry import registry
+from gankit.core.interfaces.labels import Label
+from gankit.core.runtime import distributed
+from gankit.core.runtime.devices import pick_device
+from gankit.core.training.assembly import rehearse
+from gankit.core.training.dry_run import assumed_vocabulary, describe_training, summarize
+from gankit.core.training.footprint import META, Tally, footprint
+from gankit.core.training.step import Stepper
 
 NAMES = sorted(registry().names("recipe"))
 PARTS = ("weights", "gradients", "Adam", "activations")
@@ -43,7 +43,7 @@ def test_every_recipe_at_full_size_without_weights(
         raise AssertionError("a dry run looks for weights")
 
     if not registry().get("recipe", name).package.startswith("gankit-"):  # whose text encoder is installed
-        monkeypatch.setattr("gankit.core.weights._sources", refuse)
+        monkeypatch.setattr("gankit.core.models.pretrained._sources", refuse)
     recipe = recipes.read(name)
     if recipe.stages:  # the first and the last of them, as they take their time
         texts = [describe_training(recipe.at_stage(stage)) for stage in (0, -1)]

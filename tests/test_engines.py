@@ -17,10 +17,12 @@ from tiny_models import write_model
 
 import gankit
 from gankit import GankitError
-from gankit.core import engines, options
-from gankit.core.engines import EngineRunner
-from gankit.core.interfaces import Condition, Engine
-from gankit.core.plugins import registry
+from gankit.core.config import options
+from gankit.core.config.registry import registry
+from gankit.core.interfaces.conditions import Condition
+from gankit.sampling import engine_runner
+from gankit.sampling.engine import Engine
+from gankit.sampling.engine_runner import EngineRunner
 
 
 class Recorder(Engine):
@@ -171,7 +173,7 @@ def decibels(images: torch.Tensor, expected: torch.Tensor) -> float:
 @pytest.fixture(autouse=True)
 def products(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever the CPU has."""
-    monkeypatch.setattr(engines, "multiplies", lambda dtype, device: True)
+    monkeypatch.setattr(engine_runner, "multiplies", lambda dtype, device: True)
 
 
 @torch.no_grad()
@@ -226,7 +228,7 @@ def test_a_cpu_without_products_in_bf16(
     folder: Path, recorder: type[Recorder], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Only what follows ws, for which there are kernels, computes in it."""
-    monkeypatch.setattr(engines, "multiplies", lambda dtype, device: dtype == torch.float32)
+    monkeypatch.setattr(engine_runner, "multiplies", lambda dtype, device: dtype == torch.float32)
     monkeypatch.setattr(recorder, "dtypes", ("fp32", "bf16"))
     seen: list[Any] = []
     prepare = recorder.prepare

@@ -19,11 +19,12 @@ from runs import TINY, Result, start_gankit, write_images
 from torch import Tensor
 
 import gankit
-from gankit.core import devices, options
-from gankit.core.extraction import on_white, resize
-from gankit.core.interfaces import FeatureNetwork, Tap
-from gankit.core.plugins import registry
-from gankit.evaluation import evaluate
+from gankit.core.config import options
+from gankit.core.config.registry import registry
+from gankit.core.interfaces.networks import FeatureNetwork, Tap
+from gankit.core.runtime import devices
+from gankit.evaluation.backbone import on_white, resize
+from gankit.evaluation.evaluate import evaluate
 
 NETWORK = {"feature.model": "test_efficientnet.r160_in1k", "feature.pretrained": False}
 TINY_NETWORK = [part for k, v in NETWORK.items() for part in ("--set", f"{k}={json.dumps(v)}")] + [
@@ -192,9 +193,9 @@ def test_every_kind_of_metric_at_once(
 
 def test_the_picture_shows_the_images_that_were_measured(run: Path, images: Path, tmp_path: Path) -> None:
     """Rows of the picture are looked up again by number: their features must be those of the rows."""
-    from gankit.bench import Album, Bench
-    from gankit.core.data import open_source
-    from gankit.feature_pass import Features, generated_features, real_features
+    from gankit.core.data.loader import open_source
+    from gankit.evaluation.image_stream import Features, generated_features, real_features
+    from gankit.evaluation.metric_context import Album, Bench
 
     bench = Bench(gankit.load(str(run), device="cpu"), open_source(str(images)), num=20, num_real=24, batch=8)
     spec = options.check("feature", {"name": "timm-cnn", **{k[8:]: v for k, v in NETWORK.items()}})
@@ -245,7 +246,7 @@ def test_half_precision_says_how_far_it_is_off(run: Path, monkeypatch: pytest.Mo
 
 
 def test_a_full_disk_is_told(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from gankit.core.statistics import Collector
+    from gankit.evaluation.moments import Collector
 
     def no_space(self: Collector, rows: np.ndarray) -> None:
         raise OSError(errno.ENOSPC, "No space left on device", str(self.file))
@@ -283,7 +284,7 @@ def test_zero_shot_under_a_list_of_captions(text_run: Path, tmp_path: Path, cach
     for name in names:
         assert page["metrics"][name]["values"] != usual["metrics"][name]["values"]
 
-    from gankit.bench import Bench
+    from gankit.evaluation.metric_context import Bench
 
     bench = Bench(gankit.load(str(text_run)), captions=["one", "two"])
     assert [label.text for label in bench.labels([0, 1, 2])] == ["one", "two", "one"]

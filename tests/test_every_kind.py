@@ -14,10 +14,10 @@ from every_kind import COMMAND, RECIPE, TARGETS, THINGS
 from fake_packages import registering, site_folder, write_package
 
 import gankit
-from gankit.core.plugins import registry
-from gankit.core.weights import find_state_dict
+from gankit.core.config.registry import registry
+from gankit.core.models.pretrained import find_state_dict
 from gankit.hookspecs import KINDS
-from gankit.sampling import export_model
+from gankit.sampling.export_model import export_model
 from gankit.testing import Subject, checks_of
 
 
@@ -71,11 +71,11 @@ def test_used_by_training(run: Path) -> None:
     (checkpoint,) = (run / "checkpoints").iterdir()
     state = json.loads((checkpoint / "training" / "state.json").read_text())
     assert "kinds/stem" in json.dumps(state["frozen"])
-    augmentation = gankit.core.checkpoint.load_tensors(checkpoint / "training" / "augmentation.safetensors")[
-        0
-    ]
+    augmentation = gankit.core.runtime.tensor_files.load_tensors(
+        checkpoint / "training" / "augmentation.safetensors"
+    )[0]
     assert augmentation["updates"] == 2  # 8 steps, adapted every 4
-    discriminator = gankit.core.checkpoint.load_tensors(
+    discriminator = gankit.core.runtime.tensor_files.load_tensors(
         checkpoint / "training" / "discriminator.safetensors"
     )[0]
     assert discriminator.keys() == {"out.weight", "out.bias", "embed.weight", "embed.bias"}

@@ -13,9 +13,10 @@ from PIL import Image
 from runs import Result, assert_same, tensors_of, write_images
 
 import gankit
-from gankit.core import checkpoint, models
-from gankit.core.plugins import registry
-from gankit.core.recipe import Recipe, read, read_page
+from gankit.core.checkpoints import folders
+from gankit.core.config.recipe import Recipe, read, read_page
+from gankit.core.config.registry import registry
+from gankit.core.models import model_folder
 from gankit.errors import GankitError
 
 NAMES = sorted(registry().names("recipe"))
@@ -44,7 +45,7 @@ def test_every_recipe_trains_continues_and_samples(
         out = tmp_path / folder
         result = gankit_cli("train", name, "--tiny", *data, "--out", out, "--images", steps * batch, "-q")
         assert (result.code, result.err) == (0, "")
-        last = checkpoint.checkpoints(out)[-1]
+        last = folders.checkpoints(out)[-1]
         assert last.name == f"{steps * batch:09d}"
         return last
 
@@ -68,7 +69,7 @@ def test_every_recipe_trains_continues_and_samples(
 
 def wishes(model: Path) -> list[str]:
     """What this model can be asked for, as arguments of `gankit sample`."""
-    conditioner = models.load_model(model).conditioner
+    conditioner = model_folder.load_model(model).conditioner
     vocabulary = conditioner.vocabulary()
     given = {
         "cls": lambda: ["--class", next(iter(vocabulary.classes))],

@@ -17,10 +17,10 @@ from tiny_models import write_model
 
 import gankit
 from gankit import GankitError
-from gankit.core import options
-from gankit.core.random import Supply, supplied
-from gankit.export import export_file
+from gankit.core.config import options
+from gankit.core.runtime.random import Supply, supplied
 from gankit.plugins.exporters.openvino_file import OpenVINOExporter
+from gankit.sampling.export_file import export_file
 
 FORMATS = ("torch-export", "onnx", "openvino")
 

@@ -7,8 +7,8 @@ import torch
 from golden_utils import load_golden
 from torch import nn
 
-from gankit.core.interfaces import CondSpec
-from gankit.core.spectral import SNConvTranspose2d, SNLinear
+from gankit.core.interfaces.conditions import CondSpec
+from gankit.core.nn.spectral_norm import SNConvTranspose2d, SNLinear
 from gankit.errors import GankitError
 from gankit.plugins.generators.fastgan import FastGAN, FastGANLite
 

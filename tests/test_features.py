@@ -6,7 +6,7 @@ import pytest
 import timm
 import torch
 
-from gankit.core.weights import sha256_of
+from gankit.core.runtime.tensor_files import sha256_of
 from gankit.errors import GankitError
 from gankit.plugins.features.timm_cnn import TimmCNN
 from gankit.plugins.features.timm_vit import TimmViT

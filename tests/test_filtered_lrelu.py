@@ -18,7 +18,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from gankit.core import cuda
 from gankit.core.cuda import native
 from gankit.core.cuda.native import filters
-from gankit.core.filters import design_lowpass_filter
+from gankit.core.nn.lowpass import design_lowpass_filter
 
 
 def by_definition(x, fu, fd, b, up, down, padding, gain, slope, clamp, flip):

@@ -16,10 +16,10 @@ from PIL import Image
 from runs import Result, tensors_of, tiny_set
 from torch import Tensor, nn
 
-from gankit.core import checkpoint
+from gankit.core.checkpoints import folders
+from gankit.core.config.registry import registry
 from gankit.core.cuda import dispatch
-from gankit.core.interfaces import CondSpec
-from gankit.core.plugins import registry
+from gankit.core.interfaces.conditions import CondSpec
 from gankit.testing.common import condition, perturb
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
@@ -128,7 +128,7 @@ def test_train_resume_and_sample(
         result = gankit_cli(*command, "--images", length)
         assert result.code == 0, result.err
         assert "Please report" not in result.err
-    (last,) = checkpoint.checkpoints(run)[-1:]
+    (last,) = folders.checkpoints(run)[-1:]
     assert all(tensor.isfinite().all() for tensor in tensors_of(last).values() if tensor.is_floating_point())
 
     pictures = {}

@@ -8,10 +8,11 @@ from conditioning_utils import SIDE, make_open_clip
 from golden_utils import load_golden
 from torch.nn.functional import adaptive_avg_pool2d, cross_entropy, interpolate
 
-from gankit.core import options
-from gankit.core.interfaces import Condition, FeatureNetwork
-from gankit.core.labels import Label
-from gankit.core.random import batch_random
+from gankit.core.config import options
+from gankit.core.interfaces.conditions import Condition
+from gankit.core.interfaces.labels import Label
+from gankit.core.interfaces.networks import FeatureNetwork
+from gankit.core.runtime.random import batch_random
 from gankit.errors import GankitError
 from gankit.plugins.guidance.classifier import ClassifierGuidance
 from gankit.plugins.guidance.clip import CLIPGuidance, squared_angle

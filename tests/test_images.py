@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from gankit.core.images import FITS, BadImage, fit, from_uint8, open_image, to_uint8
+from gankit.core.data.images import FITS, BadImage, fit, from_uint8, open_image, to_uint8
 from gankit.errors import GankitError
 
 

@@ -20,17 +20,18 @@ from safetensors.torch import load_file
 from test_rosinality import random_discriminator, random_generator
 
 import gankit
-from gankit.core import importing, locate, models
-from gankit.core import recipe as recipes
-from gankit.core.foreign import open_foreign
-from gankit.core.importing import convert
+from gankit.core.config import recipe as recipes
+from gankit.core.models import model_folder
 from gankit.errors import GankitError
+from gankit.interop import find_model, import_foreign
+from gankit.interop.import_foreign import convert
+from gankit.interop.torch_files import open_foreign
 
 Cli = Callable[..., Result]
 KNOWN = ("sg2_uncond", "sg2_cond", "sg3_t", "sg3_r", "sgxl_stem", "sgxl_superres", "sgt")
 
 
-def check_images(model: models.Model, name: str) -> None:
+def check_images(model: model_folder.Model, name: str) -> None:
     """ws and images of all reference cases, by the pass rule of the reference vectors."""
     meta, tensors = reference(name)
     for case in meta["cases"]:
@@ -62,7 +63,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_converted_snapshot_draws_the_reference_images(name: str, tmp_path: Path, gankit_cli: Cli) -> None:
     done = gankit_cli("convert", PICKLES / f"{name}.pkl", tmp_path / "model")
     assert done.code == 0, done.err
-    model = models.load_model(tmp_path / "model")
+    model = model_folder.load_model(tmp_path / "model")
     check_images(model, name)
     assert recipes.read(str(tmp_path / "model")).name == name
 
@@ -71,7 +72,7 @@ def test_converted_snapshot_draws_the_reference_images(name: str, tmp_path: Path
 @pytest.mark.parametrize("name", KNOWN)
 def test_load_opens_a_snapshot(name: str, cache: Path) -> None:
     pipe = gankit.load(PICKLES / f"{name}.pkl", device="cpu")
-    check_images(models.Model(pipe.recipe, pipe.conditioner, pipe.generator), name)
+    check_images(model_folder.Model(pipe.recipe, pipe.conditioner, pipe.generator), name)
     (folder,) = (cache / "imported").iterdir()
     stamp = (folder / "generator.safetensors").stat().st_mtime_ns
     gankit.load(str(PICKLES / f"{name}.pkl"), device="cpu")
@@ -88,7 +89,7 @@ def test_bare_state_dict_with_official_names(name: str, tmp_path: Path) -> None:
         torch.save(content, tmp_path / "file.pt")
         shutil.rmtree(tmp_path / "model", ignore_errors=True)
         convert(tmp_path / "file.pt", tmp_path / "model")
-        check_images(models.load_model(tmp_path / "model"), name)
+        check_images(model_folder.load_model(tmp_path / "model"), name)
 
 
 def test_discriminator_comes_along(tmp_path: Path) -> None:
@@ -111,7 +112,7 @@ def test_discriminator_of_another_code_base(tmp_path: Path) -> None:
     """The StyleGAN2 copy of StyleGAN3's code base has other defaults (clamp 256), which the file does not spell out."""
     network = open_foreign(PICKLES / "sg3_r.pkl").networks["D"]
     assert "conv_clamp" not in network.modules[""].kwargs
-    assert importing.import_network(network).spec["conv_clamp"] == 256
+    assert import_foreign.import_network(network).spec["conv_clamp"] == 256
 
 
 class AugmentPipe(torch.nn.Module):
@@ -191,7 +192,7 @@ def convert_beside(
     (folder / "pipe.pkl").write_bytes(pickle.dumps({"augment_pipe": pipe}))
     file = open_foreign(PICKLES / "sg2_cond.pkl")
     file.networks |= open_foreign(folder / "pipe.pkl").networks
-    monkeypatch.setattr(importing, "open_foreign", lambda path: file)
+    monkeypatch.setattr(import_foreign, "open_foreign", lambda path: file)
     notes = convert(PICKLES / "sg2_cond.pkl", folder / "model")
     return notes, recipes.read(str(folder / "model"))
 
@@ -207,8 +208,8 @@ def convert_beside(
 )
 def test_stages_of_stylegan_xl_are_found(stages: dict[str, Any]) -> None:
     """A snapshot names the layers of all its stages in one list, and the last stage's number of layers only."""
-    from gankit.core.foreign import ForeignNetwork, Module, TensorRecord
-    from gankit.core.interfaces import CondSpec
+    from gankit.core.interfaces.conditions import CondSpec
+    from gankit.interop.torch_files import ForeignNetwork, Module, TensorRecord
     from gankit.plugins.generators.stylegan_xl import StyleGANXL
 
     options = {"num_layers": 6, "channel_base": 256, "channel_max": 4, "conv_kernel": 1, "w_dim": 4, **stages}
@@ -235,7 +236,7 @@ def test_stages_of_stylegan_xl_are_found(stages: dict[str, Any]) -> None:
             "is_critically_sampled": spec.target.cutoff * 2 == spec.target.rate,
         }
         network.modules[f"synthesis.{name}"] = Module("SynthesisLayer", "", state)
-    found = importing.import_network(network).spec
+    found = import_foreign.import_network(network).spec
     assert {key: found[key] for key in options} == options
     assert found.get("head_layers", []) == stages.get("head_layers", [])
 
@@ -280,7 +281,7 @@ def test_text_tower_comes_along(tmp_path: Path) -> None:
     own = pipe.conditioner.encoder.state_dict()
     assert own.keys() == tower.keys() - {"logit_scale"}
     assert all(torch.equal(own[name], tower[name].to_tensor()) for name in own)
-    assert pipe.conditioner.encode([gankit.core.labels.Label()]).embedding.abs().sum() == 0
+    assert pipe.conditioner.encode([gankit.core.interfaces.labels.Label()]).embedding.abs().sum() == 0
     with pytest.raises(GankitError, match="cannot take prompts"):
         pipe(prompt="a cat")
 
@@ -288,7 +289,7 @@ def test_text_tower_comes_along(tmp_path: Path) -> None:
 def test_stored_tower_encodes_as_open_clip_does() -> None:
     import open_clip
 
-    from gankit.core.labels import Label
+    from gankit.core.interfaces.labels import Label
     from gankit.plugins.conditioning.clip_tower import CLIPTowerConditioner
 
     sizes = {"context_length": 20, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 2}
@@ -424,7 +425,7 @@ def test_arguments_and_tensors_must_agree(
 ) -> None:
     file = open_foreign(PICKLES / "sg2_cond.pkl")
     file.networks["G_ema"].modules[module].state[name] = value
-    monkeypatch.setattr(importing, "open_foreign", lambda path: file)
+    monkeypatch.setattr(import_foreign, "open_foreign", lambda path: file)
     with pytest.raises(GankitError, match=message):
         convert(PICKLES / "sg2_cond.pkl", tmp_path / "out")
     assert not (tmp_path / "out").exists()
@@ -433,7 +434,7 @@ def test_arguments_and_tensors_must_agree(
 def test_a_broken_importer_keeps_nobody_from_answering(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from gankit.core.plugins import Plugin, registry
+    from gankit.core.config.registry import Plugin, registry
 
     plugin = Plugin("importer", "broken", "no_such_module:Importer", "broken-package", "1")
     monkeypatch.setitem(registry().plugins, ("importer", "broken"), plugin)
@@ -457,7 +458,7 @@ def fuzz(seconds: float, seed: int, folder: Path) -> int:
         file.write_bytes(mutate(rng.choice(originals), rng))
         with contextlib.suppress(GankitError):
             convert(file, out)
-            models.load_model(out)
+            model_folder.load_model(out)
             shutil.rmtree(out)
         count += 1
     assert not MARKER.exists()
@@ -525,7 +526,7 @@ def test_hub_repo_with_a_snapshot(tmp_path: Path, cache: Path, monkeypatch: pyte
     assert gankit.load("someone/faces", device="cpu").recipe.name == "sg2_uncond"
     assert hub.downloads == ["sg2_uncond.pkl"]
     assert gankit.load("someone/faces/sg2_cond.pkl", device="cpu").recipe.name == "sg2_cond"
-    assert locate.find_foreign("someone/faces/sg2_cond.pkl") == PICKLES / "sg2_cond.pkl"
+    assert find_model.find_foreign("someone/faces/sg2_cond.pkl") == PICKLES / "sg2_cond.pkl"
     hub.files.append("sg2_cond.pkl")
     with pytest.raises(
         GankitError, match=r"name one of them: someone/faces/sg2_uncond\.pkl, someone/faces/sg2_cond"
@@ -537,4 +538,4 @@ def test_hub_repo_with_a_snapshot(tmp_path: Path, cache: Path, monkeypatch: pyte
     convert(PICKLES / "sg2_uncond.pkl", tmp_path / "snapshot")
     assert gankit.load("someone/faces", device="cpu").recipe.name == "sg2_uncond"
     with pytest.raises(GankitError, match="a gankit model already"):
-        locate.find_foreign("someone/faces")
+        find_model.find_foreign("someone/faces")

@@ -13,13 +13,15 @@ from pickle_utils import PICKLES
 from safetensors.torch import load_file
 from test_transfer import start
 
-from gankit.core import checkpoint, importing, options
-from gankit.core import recipe as recipes
-from gankit.core.foreign import ForeignNetwork, Module, Storage, TensorRecord, open_foreign
-from gankit.core.importing import convert, import_network
-from gankit.core.interfaces import CondSpec
-from gankit.core.labels import Vocabulary
+from gankit.core.config import options
+from gankit.core.config import recipe as recipes
+from gankit.core.interfaces.conditions import CondSpec
+from gankit.core.interfaces.labels import Vocabulary
+from gankit.core.models import stored_state
 from gankit.errors import GankitError
+from gankit.interop import import_foreign
+from gankit.interop.import_foreign import convert, import_network
+from gankit.interop.torch_files import ForeignNetwork, Module, Storage, TensorRecord, open_foreign
 from gankit.plugins.importers.projected import DEIT, LITE0
 
 # a transformer as wide as DINO ViT-S/16, which is all that heads need, with little else
@@ -56,7 +58,7 @@ def test_heads_of_stylegan_t_come_along(tmp_path: Path, monkeypatch: pytest.Monk
     """All tensors of the heads and none of DINO; a training that starts from the folder takes them up."""
     file = open_foreign(PICKLES / "sgt.pkl")
     source = widened(file.networks["D"])
-    monkeypatch.setattr(importing, "open_foreign", lambda path: file)
+    monkeypatch.setattr(import_foreign, "open_foreign", lambda path: file)
     assert convert(PICKLES / "sgt.pkl", tmp_path / "model") == []
     saved = load_file(tmp_path / "model" / "training" / "discriminator.safetensors")
     heads = {name: tensor for name, tensor in source.tensors.items() if name.startswith("heads.")}
@@ -99,7 +101,7 @@ def planned(spec: dict[str, Any], shape: tuple[int, int, int], c_dim: int) -> di
     """Tensors of the plugin that are saved."""
     with torch.device("meta"):
         module = options.build("discriminator", spec, shape, CondSpec(c_dim))
-    return shapes(checkpoint.stored_state(module))
+    return shapes(stored_state.stored_state(module))
 
 
 FROZEN = {
@@ -223,7 +225,7 @@ def test_discriminator_that_does_not_fit_keeps_no_generator_out(
 ) -> None:
     file = open_foreign(PICKLES / "sg2_cond.pkl")
     del file.networks["D"].tensors["b8.conv0.weight"]
-    monkeypatch.setattr(importing, "open_foreign", lambda path: file)
+    monkeypatch.setattr(import_foreign, "open_foreign", lambda path: file)
     (note,) = convert(PICKLES / "sg2_cond.pkl", tmp_path / "model")
     assert note.startswith("D is left out: ")
     assert "the tensor 'b8.conv0.weight' is missing" in note

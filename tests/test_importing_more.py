@@ -11,13 +11,13 @@ import torch
 from golden_utils import load_golden
 from safetensors.torch import load_file
 
-from gankit.core import models
-from gankit.core import recipe as recipes
-from gankit.core.foreign import ForeignNetwork, Module, TensorRecord
-from gankit.core.importing import convert, import_network
-from gankit.core.interfaces import CondSpec
-from gankit.core.labels import Vocabulary
+from gankit.core.config import recipe as recipes
+from gankit.core.interfaces.conditions import CondSpec
+from gankit.core.interfaces.labels import Vocabulary
+from gankit.core.models import build, model_folder
 from gankit.errors import GankitError
+from gankit.interop.import_foreign import convert, import_network
+from gankit.interop.torch_files import ForeignNetwork, Module, TensorRecord
 from gankit.plugins.generators.fastgan import FastGAN, FastGANLite
 from gankit.plugins.importers.fastgan import FastGANImporter
 
@@ -32,13 +32,13 @@ def test_r3gan(kind, tmp_path):
     g, d = load_golden(f"net_r3gan_g_{kind}"), load_golden(f"net_r3gan_d_{kind}")
     file = save(tmp_path / "r3gan.pt", g_ema=g.state(), d=d.state())
     assert convert(file, tmp_path / "model") == []
-    model = models.load_model(tmp_path / "model")
+    model = model_folder.load_model(tmp_path / "model")
     (case,) = g.cases
     with torch.no_grad():
         case.check("img", model.generator(case.inputs["z"], case.inputs.get("c")))
     recipe = recipes.read(str(tmp_path / "model"))
     assert recipe.loss["name"] == "relativistic"
-    D = models.build_discriminator(recipe, model.conditioner)
+    D = build.build_discriminator(recipe, model.conditioner)
     D.load_state_dict(load_file(tmp_path / "model" / "training" / "discriminator.safetensors"))
     (case,) = d.cases
     with torch.no_grad():
@@ -50,7 +50,7 @@ def test_r3gan(kind, tmp_path):
 def test_fastgan(name, tmp_path):
     golden = load_golden(name)
     convert(save(tmp_path / "fastgan.pt", g_ema=golden.state()), tmp_path / "model")
-    model = models.load_model(tmp_path / "model")
+    model = model_folder.load_model(tmp_path / "model")
     assert isinstance(model.generator, FastGANLite)
     (case,) = golden.cases
     with torch.no_grad():

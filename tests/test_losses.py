@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from gankit.core.interfaces import AdversarialLoss
+from gankit.core.interfaces.training import AdversarialLoss
 from gankit.plugins.losses.hinge import Hinge
 from gankit.plugins.losses.non_saturating import NonSaturating
 

@@ -16,9 +16,10 @@ from metric_cases import avatar_pixels, inception_images, write_inception
 from safetensors import safe_open
 
 from gankit import GankitError
-from gankit.core import options
-from gankit.core.extraction import Backbone
-from gankit.core.statistics import FeatureSet, measure
+from gankit.core.config import options
+from gankit.evaluation.backbone import Backbone
+from gankit.evaluation.metric import measure
+from gankit.evaluation.moments import FeatureSet
 from gankit.plugins.features import inception
 from gankit.plugins.features.inception import Inception, resize_like_tensorflow
 from gankit.plugins.metrics.neighbours import nearest

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from gankit import GankitError
-from gankit.core import options
-from gankit.core.statistics import FeatureSet, measure
+from gankit.core.config import options
+from gankit.evaluation.metric import measure
+from gankit.evaluation.moments import FeatureSet
 from gankit.plugins.metrics.frechet import FrechetDistance, frechet_distance
 from gankit.plugins.metrics.kernel import KernelDistance, squared_mmd
 from gankit.plugins.metrics.neighbours import PrecisionRecall, neighbour_distances

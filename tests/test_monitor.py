@@ -13,10 +13,10 @@ import torch
 from report_utils import Page
 from runs import Result, assert_same, tiny_set
 
-from gankit.bench import Bench, Part, to_levels
-from gankit.core import checkpoint
-from gankit.core.keep import Keep
-from gankit.evaluation import Session
+from gankit.core.checkpoints import folders
+from gankit.core.config.retention import Keep
+from gankit.evaluation.evaluate import Session
+from gankit.evaluation.metric_context import Bench, Part, to_levels
 from gankit.report import write_report
 
 NETWORK = {"name": "timm-cnn", "model": "test_efficientnet.r160_in1k", "pretrained": False}
@@ -59,7 +59,7 @@ def pages(run: Path) -> dict[int, dict[str, Any]]:
 
 
 def kept(run: Path) -> list[int]:
-    return [int(folder.name) for folder in checkpoint.checkpoints(run)]
+    return [int(folder.name) for folder in folders.checkpoints(run)]
 
 
 def test_a_run_with_evaluations_equals_one_without(

@@ -16,10 +16,10 @@ from runs import TINY, Result
 from safetensors.torch import load_file, save_file
 
 import gankit
-from gankit.core.importing import convert
+from gankit.cli.inspect import inspect, read_header
 from gankit.errors import GankitError
-from gankit.inspection import inspect, read_header
-from gankit.operations import resolution
+from gankit.interop.blend import resolution
+from gankit.interop.import_foreign import convert
 
 Cli = Callable[..., Result]
 

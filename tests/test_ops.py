@@ -13,7 +13,7 @@ from torch.autograd import gradcheck, gradgradcheck
 
 from gankit.core import cuda
 from gankit.core.cuda.activations import ACTIVATIONS
-from gankit.core.layers import Conv2dLayer, FullyConnected, minibatch_std
+from gankit.core.nn.stylegan_layers import Conv2dLayer, FullyConnected, minibatch_std
 from gankit.errors import GankitError
 
 # ------------------------------------------------------------------------------------------- definitions

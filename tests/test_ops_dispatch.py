@@ -15,7 +15,7 @@ from torch import nn
 
 from gankit.core import cuda
 from gankit.core.cuda import dispatch, selftest
-from gankit.core.interfaces import CondSpec
+from gankit.core.interfaces.conditions import CondSpec
 from gankit.errors import GankitError
 from gankit.plugins.generators.stylegan2 import StyleGAN2
 

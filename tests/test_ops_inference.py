@@ -10,7 +10,7 @@ from torch import nn
 
 from gankit.core import cuda
 from gankit.core.cuda import ConstantWeights, conv, inference, onednn, ready
-from gankit.core.interfaces import CondSpec
+from gankit.core.interfaces.conditions import CondSpec
 from gankit.plugins.generators.stylegan2 import StyleGAN2
 from gankit.plugins.generators.stylegan_t import StyleGANT
 

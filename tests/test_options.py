@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gankit.core import options
-from gankit.core.describe import describe
-from gankit.core.options import Nested, build, check, options_of
-from gankit.core.plugins import Plugin, registry
+from gankit.core.config import options
+from gankit.core.config.describe import describe
+from gankit.core.config.options import Nested, build, check, options_of
+from gankit.core.config.registry import Plugin, registry
 from gankit.errors import GankitError
 
 

@@ -21,9 +21,9 @@ import pytest
 import torch
 from pickle_utils import MARKER, PICKLES, SNAPSHOTS, Payload, call, mutate, program, reference, text
 
-from gankit.core.foreign import open_foreign, plain
-from gankit.core.pickles import Call, DamagedPickle, Ledger, read_pickle
 from gankit.errors import GankitError
+from gankit.interop.pickles import Call, DamagedPickle, Ledger, read_pickle
+from gankit.interop.torch_files import open_foreign, plain
 
 
 def write(folder: Path, data: bytes, name: str = "file.pkl") -> Path:
@@ -70,7 +70,7 @@ def test_constructor_arguments_and_attributes() -> None:
 
 def test_torch_is_not_needed() -> None:
     program = (
-        "import sys; from pathlib import Path; from gankit.core.foreign import open_foreign;"
+        "import sys; from pathlib import Path; from gankit.interop.torch_files import open_foreign;"
         f"file = open_foreign(Path({str(PICKLES / 'sgt.pkl')!r}));"
         "assert len(file.networks['G_ema'].tensors) == 126; print({'torch', 'numpy', 'dill'} & set(sys.modules))"
     )

@@ -13,7 +13,7 @@ import pytest
 from fake_packages import run_gankit, run_python, site_folder, write_package
 from PIL import Image
 
-from gankit.core.plugins import registry
+from gankit.core.config.registry import registry
 from gankit.hookspecs import KINDS
 from gankit.testing import ConformanceSuite, Subject, checks_of
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from fake_packages import registering, run_gankit, site_folder, write_package
 
-from gankit.core.plugins import Registry, registry
+from gankit.core.config.registry import Registry, registry
 from gankit.errors import GankitError
 from gankit.hookspecs import KINDS
 

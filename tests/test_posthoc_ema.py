@@ -15,9 +15,9 @@ from runs import TINY, Result, assert_same, tensors_of
 from torch import nn
 
 import gankit
-from gankit import operations
-from gankit.core.posthoc_ema import PowerAverages, beta_of, fit, gamma_of, inner_products, length_of
+from gankit.core.models.posthoc_ema import PowerAverages, beta_of, fit, gamma_of, inner_products, length_of
 from gankit.errors import GankitError
+from gankit.interop import blend
 
 GRID = (np.arange(200_000) + 0.5) / 200_000  # midpoints of (0, 1]
 
@@ -167,7 +167,7 @@ def test_the_usual_name_tells_the_length(
 
 
 def test_ema_of_another_length_is_the_sum_of_snapshots(run: Path, tmp_path: Path) -> None:
-    text = operations.ema(run, tmp_path / "model", length=0.07)
+    text = blend.ema(run, tmp_path / "model", length=0.07)
     assert "at 80 images, length 0.07, from 10 snapshots" in text
     folders = sorted((run / "posthoc").iterdir())
     times, lengths = zip(*(map(float, p.name.split("-")) for p in folders))
@@ -187,7 +187,7 @@ def test_a_trained_text_encoder_is_averaged_too(images: Path, tmp_path: Path) ->
     text = {"name": "text", "model": str(make_bert(tmp_path)), "trainable": True}
     train(tmp_path / "run", images, 32, conditioner=text, **{"train.lr_conditioner": 0.01})
     for length, at in ((0.1, 32), (0.05, 16)):
-        operations.ema(tmp_path / "run", tmp_path / f"model{at}", length=length, at=at)
+        blend.ema(tmp_path / "run", tmp_path / f"model{at}", length=length, at=at)
         snapshot = tmp_path / "run" / "posthoc" / f"{at:09d}-{length:g}"
         assert_same(tmp_path / f"model{at}", snapshot, 1e-4)
     with pytest.raises(AssertionError):

@@ -14,11 +14,12 @@ from conditioning_utils import SIDE, make_open_clip
 from torch import Tensor, nn
 
 from gankit import GankitError
-from gankit.bench import Bench
-from gankit.core import options
-from gankit.core.interfaces import CondSpec, FeatureNetwork, Tap
-from gankit.core.labels import Label
-from gankit.core.random import rand, randn
+from gankit.core.config import options
+from gankit.core.interfaces.conditions import CondSpec
+from gankit.core.interfaces.labels import Label
+from gankit.core.interfaces.networks import FeatureNetwork, Tap
+from gankit.core.runtime.random import rand, randn
+from gankit.evaluation.metric_context import Bench
 from gankit.plugins.metrics import equivariance as eq
 from gankit.plugins.metrics.accuracy import Accuracy
 from gankit.plugins.metrics.clip_score import CLIPScore

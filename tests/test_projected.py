@@ -11,10 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from gankit.core.interfaces import Condition, CondSpec, FeatureNetwork, Tap
-from gankit.core.random import batch_random
-from gankit.core.rgb import entry_size, to_rgb
-from gankit.core.spectral import SNConv2d
+from gankit.core.interfaces.conditions import Condition, CondSpec
+from gankit.core.interfaces.networks import FeatureNetwork, Tap
+from gankit.core.nn.rgb import entry_size, to_rgb
+from gankit.core.nn.spectral_norm import SNConv2d
+from gankit.core.runtime.random import batch_random
 from gankit.errors import GankitError
 from gankit.plugins.discriminators.heads import Head, head_plan
 from gankit.plugins.discriminators.projected import ProjectedDiscriminator, ProjectedFeatures

@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 from torch import nn
 
-from gankit.core import options
-from gankit.core.footprint import META
-from gankit.core.freezing import freeze
-from gankit.core.interfaces import CondSpec
-from gankit.core.labels import Vocabulary
-from gankit.core.parts import rehearse
-from gankit.core.recipe import read
+from gankit.core.config import options
+from gankit.core.config.recipe import read
+from gankit.core.interfaces.conditions import CondSpec
+from gankit.core.interfaces.labels import Vocabulary
+from gankit.core.training.assembly import rehearse
+from gankit.core.training.footprint import META
+from gankit.core.training.freezing import freeze
 
 # recipe, changes, classes; parameters of G, of D that are trained; source.
 # A number with a decimal point is in millions, as it was published.

@@ -14,8 +14,8 @@ import pytest
 from report_utils import Page
 
 pytest.importorskip("gankit_avatars", reason="the yardstick draws avatars: pip install gankit-avatars")
-from gankit.core import checkpoint
-from gankit.core.plugins import registry
+from gankit.core.checkpoints import folders
+from gankit.core.config.registry import registry
 from gankit.report import write_report
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
@@ -194,7 +194,7 @@ def test_every_recipe_of_the_comparison_trains(name: str, quality: Any, tmp_path
         pytest.skip("this gankit has no regularizer r2")
     recipe = quality.resolve(name, ["data.options.count=64", "train.workers=0", "train.tick=16"], 16, 64)
     quality.train(recipe, tmp_path / "run", None, "cpu", True)
-    assert [int(p.name) for p in checkpoint.checkpoints(tmp_path / "run")] == [16, 32, 48, 64]
+    assert [int(p.name) for p in folders.checkpoints(tmp_path / "run")] == [16, 32, 48, 64]
     log = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
     assert log[-1]["bad_steps"] == 0
     assert all(np.isfinite(line["loss/G"]) for line in log)

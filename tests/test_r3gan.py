@@ -8,8 +8,9 @@ import pytest
 import torch
 from golden_utils import Case, load_golden
 
-from gankit.core.interfaces import Condition, CondSpec, StepContext
-from gankit.core.transfer import transfer
+from gankit.core.interfaces.conditions import Condition, CondSpec
+from gankit.core.interfaces.training import StepContext
+from gankit.core.models.warm_start import transfer
 from gankit.errors import GankitError
 from gankit.plugins.discriminators.r3gan import R3GANDiscriminator
 from gankit.plugins.generators.r3gan import R3GAN

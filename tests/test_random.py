@@ -4,7 +4,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gankit.core import random as R
+from gankit.core.runtime import random as R
 
 
 def _draws(total: int, start: int, count: int) -> list[torch.Tensor]:

@@ -11,9 +11,9 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gankit.core import recipe as recipes
-from gankit.core.plugins import registry
-from gankit.core.recipe import Recipe, override, parse, parse_count, parse_set, parse_size, read
+from gankit.core.config import recipe as recipes
+from gankit.core.config.recipe import Recipe, override, parse, parse_count, parse_set, parse_size, read
+from gankit.core.config.registry import registry
 from gankit.errors import GankitError
 
 NAMES = [p.name for p in registry().plugins.values() if p.kind == "recipe" and p.package == "gankit"]

@@ -13,10 +13,14 @@ from golden_utils import Case, load_golden
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from gankit.core import models, random, recipe
-from gankit.core.interfaces import Condition, CondSpec, Discriminator, Generator, StepContext
-from gankit.core.options import check
-from gankit.core.random import batch_random
+from gankit.core.config import recipe
+from gankit.core.config.options import check
+from gankit.core.interfaces.conditions import Condition, CondSpec
+from gankit.core.interfaces.networks import Discriminator, Generator
+from gankit.core.interfaces.training import StepContext
+from gankit.core.models import build
+from gankit.core.runtime import random
+from gankit.core.runtime.random import batch_random
 from gankit.errors import GankitError
 from gankit.plugins.conditioning.none import NoCondition
 from gankit.plugins.discriminators.stylegan2 import StyleGAN2Discriminator
@@ -429,4 +433,4 @@ def test_one_for_both_networks_cannot_be_lazy(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(Reconstruction, "interval", 4)
     page = recipe.read("stylegan2", {"regularizers": {"reconstruction": {}}, "data.size": 8})
     with pytest.raises(GankitError, match=r"'reconstruction' acts on both .* interval 4.*must be 1"):
-        models.build_regularizer(page, "reconstruction", LinearD((1, 1, 1)), NoCondition())
+        build.build_regularizer(page, "reconstruction", LinearD((1, 1, 1)), NoCondition())

@@ -15,9 +15,9 @@ import pytest
 from runs import TINY, Result, assert_same, start_gankit, tensors_of, tiny_set, wait_for
 
 import gankit
-from gankit.core import checkpoint
-from gankit.core import run as run_module
-from gankit.core.step import Stepper
+from gankit.core.checkpoints import folders
+from gankit.core.training import run_folder as run_module
+from gankit.core.training.step import Stepper
 
 COMBINED = {"name": "combined", "parts": {"class": {}, "tags": {"dropout": 0.2, "noise": 0.05}}}
 OPTIONS = tiny_set(
@@ -47,7 +47,7 @@ def shards(images: Path, folder: Path) -> Path:
 
 
 def steps(run: Path) -> list[int]:
-    return [int(p.name) // 8 for p in checkpoint.checkpoints(run)]
+    return [int(p.name) // 8 for p in folders.checkpoints(run)]
 
 
 @pytest.mark.parametrize("source", [pytest.param("folder", marks=pytest.mark.slow), "shards"])

@@ -16,9 +16,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import gankit
-from gankit.core import models
-from gankit.core.importing import convert
+from gankit.core.models import build, model_folder
 from gankit.errors import GankitError
+from gankit.interop.import_foreign import convert
 
 W, CHANNELS, LAYERS = 12, (10, 10, 8, 4), 3  # feature maps at 4, 8, 16, 32 pixels
 SIZE = 32
@@ -219,10 +219,12 @@ def test_discriminator_scores_the_same(tmp_path: Path) -> None:
     state = random_discriminator()
     torch.save({"g_ema": random_generator(), "d": state}, tmp_path / "model.pt")
     convert(tmp_path / "model.pt", tmp_path / "model")
-    model = models.load_model(tmp_path / "model")
-    D = models.build_discriminator(model.recipe, model.conditioner)
+    model = model_folder.load_model(tmp_path / "model")
+    D = build.build_discriminator(model.recipe, model.conditioner)
     D.load_state_dict(
-        gankit.core.checkpoint.load_tensors(tmp_path / "model/training/discriminator.safetensors")[0]
+        gankit.core.runtime.tensor_files.load_tensors(tmp_path / "model/training/discriminator.safetensors")[
+            0
+        ]
     )
     x = torch.randn(8, 3, SIZE, SIZE)
     (logits,), expected = D(x), reference_logits(state, x)

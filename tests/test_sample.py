@@ -18,11 +18,13 @@ from torch import Tensor
 
 import gankit
 from gankit import GankitError
-from gankit.core import checkpoint, devices
-from gankit.core import recipe as recipes
-from gankit.core.interfaces import Condition, Conditioner, CondSpec, Label, Vocabulary
-from gankit.core.plugins import registry
-from gankit.sampling import parse_seeds, parse_tags
+from gankit.core.checkpoints import folders
+from gankit.core.config import recipe as recipes
+from gankit.core.config.registry import registry
+from gankit.core.interfaces.conditions import Condition, Conditioner, CondSpec
+from gankit.core.interfaces.labels import Label, Vocabulary
+from gankit.core.runtime import devices
+from gankit.sampling.bulk import parse_seeds, parse_tags
 
 
 class Letters(Conditioner):
@@ -281,7 +283,7 @@ def test_seeds_and_tags_as_text() -> None:
 
 
 def test_load_takes_runs_checkpoints_and_exports(runs: dict[str, Path], tmp_path: Path) -> None:
-    newest = checkpoint.checkpoints(runs["any"])[-1]
+    newest = folders.checkpoints(runs["any"])[-1]
     reference = pixels(gankit.load(runs["any"])(cls="round"))
     assert (pixels(gankit.load(newest)(cls="round")) == reference).all()
     assert (pixels(gankit.load(str(newest))(cls="round")) == reference).all()
@@ -296,7 +298,7 @@ def test_export(
     tmp_path: Path,
     gankit_cli: Callable[..., Result],
 ) -> None:
-    newest, out = checkpoint.checkpoints(runs["any"])[-1], tmp_path / "deep" / "model"
+    newest, out = folders.checkpoints(runs["any"])[-1], tmp_path / "deep" / "model"
     assert gankit_cli("export", runs["any"], out, "--dtype", dtype).code == 0
     assert sorted(p.name for p in out.iterdir()) == [
         "README.md",

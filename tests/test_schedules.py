@@ -14,14 +14,18 @@ from runs import TINY, assert_same, tensors_of, tiny_set
 from torch import nn
 
 import gankit
-from gankit.core import checkpoint, lens, options
-from gankit.core import recipe as recipes
+from gankit.core.checkpoints import folders
+from gankit.core.config import options
+from gankit.core.config import recipe as recipes
+from gankit.core.config.schedules import Schedule
 from gankit.core.cuda import downsample2d, setup_filter, upsample2d
-from gankit.core.freezing import freeze
-from gankit.core.interfaces import CondSpec
-from gankit.core.schedules import Schedule, Schedules
-from gankit.core.step import Stepper
-from gankit.core.transfer import transfer
+from gankit.core.interfaces.conditions import CondSpec
+from gankit.core.models import stored_state
+from gankit.core.models.warm_start import transfer
+from gankit.core.training import fade_in
+from gankit.core.training.freezing import freeze
+from gankit.core.training.scheduling import Schedules
+from gankit.core.training.step import Stepper
 from gankit.errors import GankitError
 from gankit.plugins.losses.non_saturating import NonSaturating
 
@@ -232,7 +236,7 @@ def test_the_average_is_the_raw_network_after_the_first_step_of_a_ramp(images: P
 def test_frozen_parts_stay_and_others_move(images: Path, tmp_path: Path) -> None:
     options = {"train.freeze": ALL_PARTS["train.freeze"], "train.checkpoint_every": 8}
     train(tmp_path, images, **options, **{"train.images": 16})
-    first, last = (tensors_of(p) for p in checkpoint.checkpoints(tmp_path))
+    first, last = (tensors_of(p) for p in folders.checkpoints(tmp_path))
     for name, tensor in last.items():
         if name.startswith("training/optimizer") or not name.endswith((".weight", ".bias")):
             continue
@@ -311,13 +315,13 @@ def test_blur_is_the_convolution_of_the_originals(sigma: float) -> None:
     kernel = (taps / taps.sum()).expand(3, 1, -1)
     expected = F.conv2d(images, kernel[..., None], groups=3, padding=(radius, 0))
     expected = F.conv2d(expected, kernel[:, :, None], groups=3, padding=(0, radius))
-    assert torch.allclose(lens.blur(images, sigma), expected, atol=1e-12)
+    assert torch.allclose(fade_in.blur(images, sigma), expected, atol=1e-12)
 
 
 def test_blur_of_ten_pixels_has_the_measured_width() -> None:
     line = torch.zeros(1, 1, 1, 201, dtype=torch.float64)
     line[..., 100] = 1
-    out = lens.blur(line, 10)[0, 0, 0]
+    out = fade_in.blur(line, 10)[0, 0, 0]
     out = out / out.sum()
     assert int((out > 0).sum()) == 61
     assert ((out * (torch.arange(201) - 100.0).square()).sum().sqrt()).item() == pytest.approx(8.47, abs=0.01)
@@ -325,11 +329,11 @@ def test_blur_of_ten_pixels_has_the_measured_width() -> None:
 
 def test_blur_ends_and_is_computed_in_float32() -> None:
     images = torch.randn(1, 3, 16, 16, dtype=torch.bfloat16)
-    assert lens.blur(images, 0.33) is images
+    assert fade_in.blur(images, 0.33) is images
     with torch.autocast("cpu", torch.bfloat16):
-        assert lens.blur(images, 2).dtype == torch.float32
+        assert fade_in.blur(images, 2).dtype == torch.float32
     torch.autograd.gradgradcheck(
-        lambda x: lens.blur(x, 1).pow(3).sum(),
+        lambda x: fade_in.blur(x, 1).pow(3).sum(),
         torch.randn(1, 1, 4, 4, dtype=torch.float64, requires_grad=True),
     )
 
@@ -338,16 +342,16 @@ def test_details_fade_in() -> None:
     images = torch.randn(1, 1, 4, 6)
     coarse = images.unflatten(3, (3, 2)).unflatten(2, (2, 2)).mean((3, 5))
     coarse = coarse.repeat_interleave(2, 2).repeat_interleave(2, 3)
-    assert torch.allclose(lens.fade_in(images, 0), coarse, atol=1e-6)
-    assert torch.allclose(lens.fade_in(images, 0.25), 0.75 * coarse + 0.25 * images, atol=1e-6)
-    assert lens.fade_in(images, 1.5) is images
+    assert torch.allclose(fade_in.fade_in(images, 0), coarse, atol=1e-6)
+    assert torch.allclose(fade_in.fade_in(images, 0.25), 0.75 * coarse + 0.25 * images, atol=1e-6)
+    assert fade_in.fade_in(images, 1.5) is images
 
 
 def test_d_sees_blurred_images_first(images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sigmas, shares = [], []
-    blur, fade = lens.blur, lens.fade_in
-    monkeypatch.setattr(lens, "blur", lambda x, sigma: (sigmas.append(sigma), blur(x, sigma))[1])
-    monkeypatch.setattr(lens, "fade_in", lambda x, share: (shares.append(share), fade(x, share))[1])
+    blur, fade = fade_in.blur, fade_in.fade_in
+    monkeypatch.setattr(fade_in, "blur", lambda x, sigma: (sigmas.append(sigma), blur(x, sigma))[1])
+    monkeypatch.setattr(fade_in, "fade_in", lambda x, share: (shares.append(share), fade(x, share))[1])
     options = {"train.blur_sigma": 4.0, "train.blur_kimg": 0.016, "train.fade_kimg": 0.02, "regularizers": {}}
     train(tmp_path, images, **options, **{"train.images": 32, "train.order": "dg", "train.d_steps": 4})
     # real and fake in each D step, fake in the G step of the fourth
@@ -359,7 +363,7 @@ def test_d_sees_blurred_images_first(images: Path, tmp_path: Path, monkeypatch: 
 def test_a_larger_generator_begins_with_what_the_smaller_drew(name: str) -> None:
     spec = {"name": name, "z_dim": 8, "channel_base": 128}
     small, large = (options.build("generator", spec, (3, side, side), CondSpec()).eval() for side in (16, 32))
-    transfer(large, checkpoint.stored_state(small))
+    transfer(large, stored_state.stored_state(small))
     z = torch.randn(2, 8)
     with torch.no_grad():
         old = upsample2d(small(z, noise_mode="const"), setup_filter([1, 3, 3, 1]))
@@ -378,7 +382,7 @@ def test_a_larger_discriminator_begins_with_what_the_smaller_saw() -> None:
     small, large = (
         options.build("discriminator", spec, (3, side, side), CondSpec()).eval() for side in (16, 32)
     )
-    transfer(large, checkpoint.stored_state(small))
+    transfer(large, stored_state.stored_state(small))
     images = torch.randn(4, 3, 32, 32)
     assert large.fade_in(0)
     old = small(downsample2d(images, setup_filter([1, 3, 3, 1])))[0]

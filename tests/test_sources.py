@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from gankit.core.images import BadImage
-from gankit.core.labels import Label
+from gankit.core.data.images import BadImage
+from gankit.core.interfaces.labels import Label
 from gankit.errors import GankitError
 from gankit.plugins.sources import archive, shards
 from gankit.plugins.sources.archive import ZipSource

@@ -18,13 +18,13 @@ from runs import TINY, Result, assert_same, start_gankit, tensors_of, tiny_set, 
 from safetensors.torch import load_file
 
 import gankit
-from gankit.core import checkpoint
-from gankit.core import recipe as recipes
-from gankit.core.run import STATE
-from gankit.core.stages import merge
-from gankit.core.step import Stepper
+from gankit.core.checkpoints import folders
+from gankit.core.config import recipe as recipes
+from gankit.core.config.stages import merge
+from gankit.core.training.run_folder import STATE
+from gankit.core.training.step import Stepper
 from gankit.errors import GankitError
-from gankit.evaluation import Session
+from gankit.evaluation.evaluate import Session
 
 GROW = [
     {"until": 16, "train": {"lr_d": 0.01}},
@@ -66,7 +66,7 @@ def at(run: Path, nimg: int) -> Path:
 
 
 def numbers(run: Path) -> list[int]:
-    return [int(p.name) for p in checkpoint.checkpoints(run)]
+    return [int(p.name) for p in folders.checkpoints(run)]
 
 
 @pytest.fixture(scope="module")

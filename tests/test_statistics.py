@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from gankit import GankitError
-from gankit.core.interfaces import Metric
-from gankit.core.statistics import FeatureSet, Moments, measure
+from gankit.evaluation.metric import Metric, measure
+from gankit.evaluation.moments import FeatureSet, Moments
 
 RNG = np.random.default_rng(0)
 ROWS = RNG.normal(size=(257, 9)) @ RNG.normal(size=(9, 9)) + 1e4  # an offset that ruins sums of squares

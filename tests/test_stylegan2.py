@@ -10,11 +10,11 @@ from golden_utils import load_golden
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gankit.core.interfaces import Condition, CondSpec
-from gankit.core.layers import minibatch_std
-from gankit.core.options import options_of
-from gankit.core.random import batch_random
-from gankit.core.sizes import levels
+from gankit.core.config.options import options_of
+from gankit.core.interfaces.conditions import Condition, CondSpec
+from gankit.core.nn.pyramid import levels
+from gankit.core.nn.stylegan_layers import minibatch_std
+from gankit.core.runtime.random import batch_random
 from gankit.errors import GankitError
 from gankit.plugins.discriminators.stylegan2 import StyleGAN2Discriminator
 from gankit.plugins.generators.stylegan2 import StyleGAN2

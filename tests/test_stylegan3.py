@@ -15,8 +15,8 @@ from safetensors.torch import load_file
 
 import gankit
 from gankit.core.cuda import inference
-from gankit.core.interfaces import CondSpec
-from gankit.core.transfer import transfer
+from gankit.core.interfaces.conditions import CondSpec
+from gankit.core.models.warm_start import transfer
 from gankit.errors import GankitError
 from gankit.plugins.generators.stylegan3 import StyleGAN3, bands
 

@@ -10,7 +10,7 @@ from golden_utils import load_golden
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gankit.core.interfaces import Condition, CondSpec
+from gankit.core.interfaces.conditions import Condition, CondSpec
 from gankit.errors import GankitError
 from gankit.plugins.discriminators.stylegan_t import BatchNormLocal, StyleGANTDiscriminator, TokenHead
 from gankit.plugins.features.timm_vit import TimmViT
@@ -121,7 +121,7 @@ def test_longer_side_continues_the_pattern():
 
 
 def test_random_noise_is_keyed_by_sample():
-    from gankit.core.random import batch_random
+    from gankit.core.runtime.random import batch_random
 
     network = StyleGANT((3, 16, 16), CondSpec(), **TINY).eval()
     for name, parameter in network.named_parameters():

@@ -10,11 +10,11 @@ import torch
 from golden_utils import load_golden
 from safetensors.torch import save_file
 
-from gankit.core import models
-from gankit.core import recipe as recipes
-from gankit.core.interfaces import CondSpec
-from gankit.core.labels import Vocabulary
-from gankit.core.transfer import transfer
+from gankit.core.config import recipe as recipes
+from gankit.core.interfaces.conditions import CondSpec
+from gankit.core.interfaces.labels import Vocabulary
+from gankit.core.models import build, model_folder
+from gankit.core.models.warm_start import transfer
 from gankit.errors import GankitError
 from gankit.plugins.generators.stylegan_xl import StyleGANXL
 
@@ -181,20 +181,20 @@ def test_class_table(tmp_path):
     spec = {"name": "stylegan-xl", "class_table": str(file), **TINY}
     page = {"data": {"size": 16}, "conditioner": "class", "generator": spec}
     recipe = recipes.parse(page, "test")
-    conditioner = models.build_conditioner(recipe, Vocabulary(classes={"a": 1, "b": 1, "c": 1}))
-    generator = models.build_generator(recipe, conditioner)
+    conditioner = build.build_conditioner(recipe, Vocabulary(classes={"a": 1, "b": 1, "c": 1}))
+    generator = build.build_generator(recipe, conditioner)
     assert torch.equal(generator.mapping.embed.weight, table)
     assert generator.mapping.embed.weight.requires_grad
     with pytest.raises(GankitError, match=r"generator.class_table .* must hold one tensor \[4, 6\]"):
         StyleGANXL((3, 16, 16), CondSpec(4), class_table=str(file), **TINY)
     folder = tmp_path / "model"
     folder.mkdir()
-    models.save_model(folder, recipe, conditioner, generator.state_dict(), nimg=0, encoders={})
+    model_folder.save_model(folder, recipe, conditioner, generator.state_dict(), nimg=0, encoders={})
     os.remove(file)
-    again = models.load_model(folder).generator
+    again = model_folder.load_model(folder).generator
     assert torch.equal(again.mapping.embed.weight, table)
     with pytest.raises(GankitError, match="no such file"):
-        models.build_generator(recipe, conditioner)
+        build.build_generator(recipe, conditioner)
 
 
 @pytest.mark.parametrize(

@@ -13,8 +13,9 @@ from safetensors.torch import save_file
 from test_projected import Pyramid, _named
 from torch import nn
 
-from gankit.core import checkpoint, options
-from gankit.core.interfaces import CondSpec
+from gankit.core.config import options
+from gankit.core.interfaces.conditions import CondSpec
+from gankit.core.models import stored_state
 from gankit.errors import GankitError
 from gankit.plugins.discriminators.heads import Head, head_plan
 from gankit.plugins.discriminators.projected import ProjectedFeatures
@@ -120,7 +121,7 @@ def test_both_networks_judge_and_train():
     assert all(name.startswith("discriminators.") for name in trained)
     assert all(p.grad is not None and p.grad.isfinite().all() for p in trained.values())
     assert images.grad.abs().sum() > 0
-    assert set(checkpoint.frozen_networks(D)) == {
+    assert set(stored_state.frozen_networks(D)) == {
         "feature_networks.cnn.pretrained",
         "feature_networks.vit.pretrained",
     }

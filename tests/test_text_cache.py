@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gankit.core.text_cache import TextCache
+from gankit.core.data.text_cache import TextCache
 
 
 def fake_encoder(dim: int, calls: list[str] | None = None):

@@ -17,8 +17,8 @@ from conditioning_utils import (
     text,
 )
 
-from gankit.core.interfaces import CondSpec
-from gankit.core.labels import Label, Vocabulary
+from gankit.core.interfaces.conditions import CondSpec
+from gankit.core.interfaces.labels import Label, Vocabulary
 from gankit.errors import GankitError
 from gankit.plugins.conditioning.clip_text import CLIPTextConditioner
 from gankit.plugins.conditioning.text import TextConditioner

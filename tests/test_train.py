@@ -17,10 +17,11 @@ from runs import TINY, Result, assert_same, start_gankit, tensors_of, tiny_set, 
 from torch import nn
 
 import gankit
-from gankit.core import checkpoint, models
-from gankit.core import recipe as recipes
-from gankit.core.labels import Vocabulary
-from gankit.core.step import Stepper
+from gankit.core.checkpoints import folders
+from gankit.core.config import recipe as recipes
+from gankit.core.interfaces.labels import Vocabulary
+from gankit.core.models import build
+from gankit.core.training.step import Stepper
 from gankit.errors import GankitError
 
 COMBINED = {"name": "combined", "parts": {"class": {}, "tags": {"dropout": 0.2, "noise": 0.05}}}
@@ -62,8 +63,8 @@ def test_a_run_learns_and_leaves_everything_behind(
     assert [line["bad_steps"] for line in log] == [0] * 4
     assert log[3]["augment/p"] in (0, pytest.approx(32 / 100))  # one adjustment, after four steps
 
-    assert [p.name for p in checkpoint.checkpoints(run)] == ["000000016", "000000032"]
-    first, last = (tensors_of(p) for p in checkpoint.checkpoints(run))
+    assert [p.name for p in folders.checkpoints(run)] == ["000000016", "000000032"]
+    first, last = (tensors_of(p) for p in folders.checkpoints(run))
     for name, tensor in last.items():
         if name.startswith("training/") and name.endswith(".weight"):
             assert not torch.equal(tensor, first[name]), f"{name} has not moved"
@@ -96,8 +97,8 @@ def test_dry_run_shows_networks_and_batch_statistics(
     assert "channel_base: 128" in page
     row = next(line for line in table.splitlines() if line.startswith("G.synthesis.b16 "))
     recipe = recipes.read("stylegan2", {**TINY, "conditioner": "class"})
-    conditioner = models.build_conditioner(recipe, Vocabulary({"round": 12, "square": 12}))
-    block = models.build_generator(recipe, conditioner).get_submodule("synthesis.b16")
+    conditioner = build.build_conditioner(recipe, Vocabulary({"round": 12, "square": 12}))
+    block = build.build_generator(recipe, conditioner).get_submodule("synthesis.b16")
     assert f" {sum(p.numel() for p in block.parameters()):,} " in row
     assert "[4, 3, 16, 16]" in row
     assert "condition: 2 numbers" in table
@@ -194,7 +195,7 @@ def test_init_tells_what_it_copied(images: Path, tmp_path: Path, gankit_cli: Cal
 
     tensors = tensors_of(old)
     module = nn.ParameterDict({"weight": torch.full((8, 6), 7.0), "other": torch.ones(3)})
-    done = models.transfer(module, {"weight": tensors["generator.safetensors:mapping.embed.weight"]})
+    done = build.transfer(module, {"weight": tensors["generator.safetensors:mapping.embed.weight"]})
     assert (done.copied, len(done.resized), len(done.fresh)) == ([], 1, 1)
     assert torch.equal(module["weight"][:, :2], tensors["generator.safetensors:mapping.embed.weight"])
     assert bool((module["weight"][:, 2:] == 7).all())
@@ -205,7 +206,7 @@ def test_init_with_the_same_recipe_copies_everything(images: Path, tmp_path: Pat
     changes = {**TINY, "train.images": 8, "train.lr_g": 1e-12, "train.lr_d": 1e-12, "train.seed": 5}
     options = {"data": str(images), "overrides": changes, "init": tmp_path / "old", "quiet": True}
     new = gankit.train("stylegan2", tmp_path / "new", **options)
-    old = tensors_of(checkpoint.checkpoints(tmp_path / "old")[-1])
+    old = tensors_of(folders.checkpoints(tmp_path / "old")[-1])
     for name, tensor in tensors_of(new).items():
         if name.startswith("training/discriminator"):
             assert torch.allclose(tensor, old[name], atol=1e-6), name
@@ -239,7 +240,7 @@ def test_bad_gradients_are_skipped_counted_and_stop_the_run(
     with pytest.raises(gankit.GankitError, match=r"3 steps in a row .*000000016.* lower train.lr_g") as error:
         train(tmp_path / "many", images, **options)
     assert "\n" not in str(error.value)
-    kept = checkpoint.checkpoints(tmp_path / "many")
+    kept = folders.checkpoints(tmp_path / "many")
     assert [p.name for p in kept] == ["000000008", "000000016"]  # bad ones have not pushed out the good ones
     assert gankit.load(tmp_path / "many")(seeds=0)
 

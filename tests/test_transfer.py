@@ -13,14 +13,15 @@ from runs import Result, tiny_set
 from safetensors.torch import load_file
 from torch import Tensor
 
-from gankit.core import models
-from gankit.core import recipe as recipes
-from gankit.core.importing import convert
-from gankit.core.interfaces import Condition, CondSpec, Discriminator, Generator
-from gankit.core.labels import Label, Vocabulary
-from gankit.core.layers import Conv2dLayer
-from gankit.core.models import Model
-from gankit.core.transfer import condition_axes, match, transfer
+from gankit.core.config import recipe as recipes
+from gankit.core.interfaces.conditions import Condition, CondSpec
+from gankit.core.interfaces.labels import Label, Vocabulary
+from gankit.core.interfaces.networks import Discriminator, Generator
+from gankit.core.models import build, model_folder, warm_start
+from gankit.core.models.model_folder import Model
+from gankit.core.models.warm_start import condition_axes, match, transfer
+from gankit.core.nn.stylegan_layers import Conv2dLayer
+from gankit.interop.import_foreign import convert
 from gankit.plugins.conditioning.classes import ClassConditioner
 from gankit.plugins.conditioning.combined import CombinedConditioner
 from gankit.plugins.conditioning.tags import TagConditioner
@@ -46,10 +47,10 @@ def start(
     for key, value in changes.items():
         recipes.override(page, key.replace("__", "."), value)
     recipe = recipes.parse(page, origin)
-    conditioner = models.build_conditioner(recipe, vocabulary or Vocabulary())
-    G, D = models.build_generator(recipe, conditioner), models.build_discriminator(recipe, conditioner)
-    lines = models.start_from("the model", folder, recipe, conditioner, G, D)
-    return models.load_model(folder), G, D, conditioner, "\n".join(lines)
+    conditioner = build.build_conditioner(recipe, vocabulary or Vocabulary())
+    G, D = build.build_generator(recipe, conditioner), build.build_discriminator(recipe, conditioner)
+    lines = warm_start.start_from("the model", folder, recipe, conditioner, G, D)
+    return model_folder.load_model(folder), G, D, conditioner, "\n".join(lines)
 
 
 def draw(G: Generator, cond: Condition | Tensor | None, count: int = 3) -> Tensor:
@@ -92,8 +93,8 @@ def test_unconditional_snapshot_becomes_a_tag_model(folders: dict[str, Path]) ->
 def test_classes_are_matched_by_name(folders: dict[str, Path], order: list[str]) -> None:
     vocabulary = Vocabulary(classes=dict.fromkeys(order, 1))
     old, G, D, conditioner, report = start(folders["sg2_cond"], vocabulary)
-    old_D = models.build_discriminator(old.recipe, old.conditioner)
-    state = models.checkpoint.load_tensors(folders["sg2_cond"] / "training/discriminator.safetensors")[0]
+    old_D = build.build_discriminator(old.recipe, old.conditioner)
+    state = build.checkpoint.load_tensors(folders["sg2_cond"] / "training/discriminator.safetensors")[0]
     old_D.load_state_dict(state)
     images = torch.randn(3, 3, 16, 16)
     for name in order:

@@ -10,9 +10,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from gankit.core import weights
-from gankit.core.interfaces import WeightSource
-from gankit.core.plugins import Registry
+from gankit.core.config.registry import Registry
+from gankit.core.interfaces.data import WeightSource
+from gankit.core.models import pretrained
+from gankit.core.runtime import tensor_files
 from gankit.errors import GankitError
 from gankit.plugins.features.hub import HuggingFaceWeights
 
@@ -25,7 +26,7 @@ def hub(monkeypatch, tmp_path):
     """An empty Hugging Face cache and no network."""
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    monkeypatch.delenv(weights.ENV_FOLDER, raising=False)
+    monkeypatch.delenv(pretrained.ENV_FOLDER, raising=False)
     return tmp_path / "hub"
 
 
@@ -46,22 +47,22 @@ def fill_cache(cache: Path, hub_id: str, files: dict[str, dict | str]) -> Path:
 
 def test_hash_is_over_float32_bytes_in_name_order():
     expected = hashlib.sha256(np.ones(4, np.float32).tobytes() + np.arange(3, dtype=np.float32).tobytes())
-    assert weights.sha256_of(TENSORS) == expected.hexdigest()
+    assert tensor_files.sha256_of(TENSORS) == expected.hexdigest()
     plain = torch.arange(24.0).view(1, 2, 3, 4)
     permuted = plain.to(memory_format=torch.channels_last)
-    assert weights.sha256_of({"w": permuted}) == weights.sha256_of({"w": plain})
-    assert weights.sha256_of({"a": torch.zeros(1)}) != weights.sha256_of({"a": torch.ones(1)})
+    assert tensor_files.sha256_of({"w": permuted}) == tensor_files.sha256_of({"w": plain})
+    assert tensor_files.sha256_of({"a": torch.zeros(1)}) != tensor_files.sha256_of({"a": torch.ones(1)})
 
 
 def test_hub_cache(hub):
     fill_cache(hub, HUB_ID, {"model.safetensors": TENSORS, "config.json": "{}"})
-    assert weights.find_state_dict(HUB_ID).keys() == TENSORS.keys()
-    assert (weights.find_folder(HUB_ID) / "config.json").is_file()
+    assert pretrained.find_state_dict(HUB_ID).keys() == TENSORS.keys()
+    assert (pretrained.find_folder(HUB_ID) / "config.json").is_file()
 
 
 def test_open_clips_file_name(hub):
     fill_cache(hub, HUB_ID, {"open_clip_model.safetensors": TENSORS})
-    assert weights.find_state_dict(HUB_ID).keys() == TENSORS.keys()
+    assert pretrained.find_state_dict(HUB_ID).keys() == TENSORS.keys()
 
 
 def test_pickles_are_never_taken(hub):
@@ -78,9 +79,9 @@ def test_users_folder_comes_first(hub, monkeypatch, tmp_path):
     mine = tmp_path / "mine" / HUB_ID
     mine.mkdir(parents=True)
     save_file({"mine": torch.zeros(1)}, mine / "model.safetensors")
-    monkeypatch.setenv(weights.ENV_FOLDER, str(tmp_path / "mine"))
-    assert list(weights.find_state_dict(HUB_ID)) == ["mine"]
-    assert weights.find_folder(HUB_ID) == mine
+    monkeypatch.setenv(pretrained.ENV_FOLDER, str(tmp_path / "mine"))
+    assert list(pretrained.find_state_dict(HUB_ID)) == ["mine"]
+    assert pretrained.find_folder(HUB_ID) == mine
 
 
 class Shipped(WeightSource):
@@ -102,21 +103,21 @@ def test_packages_come_before_the_hub(hub, monkeypatch):
         ("theirs", "theirs", f"{__name__}:Shipped"),
     ):
         registry.register("weights", name, target, package=package, version="1")
-    monkeypatch.setattr(weights, "registry", lambda: registry)
-    assert list(weights.find_state_dict(HUB_ID)) == ["shipped"]
-    assert weights.find_state_dict("timm/other").keys() == TENSORS.keys()
+    monkeypatch.setattr(pretrained, "registry", lambda: registry)
+    assert list(pretrained.find_state_dict(HUB_ID)) == ["shipped"]
+    assert pretrained.find_state_dict("timm/other").keys() == TENSORS.keys()
 
 
 @pytest.mark.filterwarnings("ignore:.*not downloaded")
-@pytest.mark.parametrize("find", [weights.find_state_dict, weights.find_folder])
+@pytest.mark.parametrize("find", [pretrained.find_state_dict, pretrained.find_folder])
 def test_message_names_file_place_and_package(hub, monkeypatch, find):
     only_hub = Registry()
     target = "gankit.plugins.features.hub:HuggingFaceWeights"
     only_hub.register("weights", "huggingface", target, package="gankit", version="1")
-    monkeypatch.setattr(weights, "registry", lambda: only_hub)
+    monkeypatch.setattr(pretrained, "registry", lambda: only_hub)
     with pytest.raises(GankitError) as error:
         find(HUB_ID)
-    for part in (HUB_ID, "model.safetensors", weights.ENV_FOLDER, "~/.cache/huggingface"):
+    for part in (HUB_ID, "model.safetensors", pretrained.ENV_FOLDER, "~/.cache/huggingface"):
         assert part in str(error.value)
     assert "pip install" not in str(error.value)
     for shipped in ("timm/tf_efficientnet_lite0.in1k", "sentence-transformers/all-MiniLM-L6-v2"):
@@ -128,9 +129,9 @@ def test_damaged_file_is_named(tmp_path, monkeypatch):
     folder = tmp_path / HUB_ID
     folder.mkdir(parents=True)
     (folder / "model.safetensors").write_bytes(b"not tensors")
-    monkeypatch.setenv(weights.ENV_FOLDER, str(tmp_path))
+    monkeypatch.setenv(pretrained.ENV_FOLDER, str(tmp_path))
     with pytest.raises(GankitError, match=r"model\.safetensors is not a readable"):
-        weights.find_state_dict(HUB_ID)
+        pretrained.find_state_dict(HUB_ID)
 
 
 def test_unfit_weights_are_explained(monkeypatch, tmp_path):
@@ -139,13 +140,13 @@ def test_unfit_weights_are_explained(monkeypatch, tmp_path):
     folder = tmp_path / "timm" / "resnet18.a1_in1k"
     folder.mkdir(parents=True)
     save_file({"nonsense": torch.zeros(1)}, folder / "model.safetensors")
-    monkeypatch.setenv(weights.ENV_FOLDER, str(tmp_path))
+    monkeypatch.setenv(pretrained.ENV_FOLDER, str(tmp_path))
     with pytest.raises(GankitError, match="do not fit"):
         TimmCNN(model="resnet18.a1_in1k")
 
 
 def test_a_broken_weight_source_does_not_silence_the_others(monkeypatch, hub):
-    from gankit.core.plugins import Plugin, registry
+    from gankit.core.config.registry import Plugin, registry
 
     broken = Plugin("weights", "broken", "no_such_module:Weights", "broken-package", "1")
     monkeypatch.setitem(registry().plugins, ("weights", "broken"), broken)
@@ -153,4 +154,4 @@ def test_a_broken_weight_source_does_not_silence_the_others(monkeypatch, hub):
         pytest.warns(UserWarning, match="broken-package"),
         pytest.raises(GankitError, match="no weights for"),
     ):
-        weights.find_state_dict("nobody/nothing")
+        pretrained.find_state_dict("nobody/nothing")

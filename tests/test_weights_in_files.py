@@ -10,16 +10,18 @@ import torch
 from torch import nn
 
 import gankit
-from gankit.core import checkpoint, cuda, devices, models
+from gankit.core import cuda
 from gankit.core.cuda import ConstantWeights, inference, native, onednn
+from gankit.core.models import build, model_folder, stored_state
+from gankit.core.runtime import devices, tensor_files
 
 linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="pagemap is Linux's")
 
 
 def stored(folder, **tensors):
     path = folder / "x.safetensors"
-    checkpoint.save_tensors(path, tensors)
-    return checkpoint.load_tensors(path)[0]
+    tensor_files.save_tensors(path, tensors)
+    return tensor_files.load_tensors(path)[0]
 
 
 def resident(tensor):
@@ -94,7 +96,7 @@ def test_tensors_are_adopted_where_types_agree(tmp_path):
     module, state = Odd(), copy.deepcopy(Odd().state_dict())
     state["narrow"] = torch.tensor([1.0, 2.0])
     tensors = stored(tmp_path, **state)
-    checkpoint.load_stored(module, tensors, tmp_path, adopt=True)
+    stored_state.load_stored(module, tensors, tmp_path, adopt=True)
     for name in ("a.weight", "a.bias", "mean"):
         assert module.state_dict()[name].data_ptr() == tensors[name].data_ptr()
     assert isinstance(module.a.weight, nn.Parameter)
@@ -102,7 +104,7 @@ def test_tensors_are_adopted_where_types_agree(tmp_path):
     assert module.narrow.dtype == torch.float16
     assert module.narrow.tolist() == [1, 2]
     other = Odd()
-    checkpoint.load_stored(other, tensors, tmp_path)
+    stored_state.load_stored(other, tensors, tmp_path)
     assert other.a.weight.data_ptr() != tensors["a.weight"].data_ptr()
     assert torch.equal(other.a.weight, module.a.weight)
 
@@ -117,7 +119,7 @@ def test_a_module_that_saves_itself_in_a_way_of_its_own_is_copied(tmp_path):
             return {"elsewhere.hidden": self.hidden}
 
     module = Own()
-    checkpoint.load_stored(
+    stored_state.load_stored(
         module, stored(tmp_path, **{"elsewhere.hidden": torch.ones(2)}), tmp_path, adopt=True
     )
     assert module.hidden.tolist() == [1, 1]
@@ -178,7 +180,7 @@ def test_without_room_a_weight_keeps_its_memory(tmp_path, monkeypatch):
 def test_a_loaded_model_lies_in_its_file_and_may_be_changed(tmp_path):
     pytest.importorskip("gankit_avatars")
     stored = gankit.load("avatars", device="cpu")  # in fp16, which is widened into memory
-    models.save_model(
+    model_folder.save_model(
         tmp_path,
         stored.recipe,
         stored.conditioner,
@@ -223,6 +225,6 @@ def test_weights_that_operators_bring_into_order_stay_where_they_are():
 
     layer = Layer()
     address = layer.weight.data_ptr()
-    assert models.for_sampling(layer, torch.device("cpu")).weight.data_ptr() == address
+    assert build.for_sampling(layer, torch.device("cpu")).weight.data_ptr() == address
     assert layer.weight.is_contiguous()
     assert layer.conv.weight.is_contiguous(memory_format=torch.channels_last)

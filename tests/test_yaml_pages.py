@@ -10,8 +10,8 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gankit.core import yaml_pages
-from gankit.core.recipe import parse_set
+from gankit.core.config.recipe import parse_set
+from gankit.core.runtime import yaml_files
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=8),
@@ -23,14 +23,14 @@ VALUES = st.recursive(
 @settings(deadline=None)
 @given(VALUES)
 def test_what_was_written_is_read(value: object) -> None:
-    assert yaml_pages.load(yaml.safe_dump(value)) == value
+    assert yaml_files.load(yaml.safe_dump(value)) == value
 
 
 def test_aliases_and_merge_keys_work() -> None:
     page = "base: &base {a: 1, b: [2, x]}\nsame: *base\nmore: {<<: *base, a: 3}\nwhen: 2026-11-25\nat: 1e-3\n"
-    assert yaml_pages.load(page) == yaml.safe_load(page)
-    assert yaml_pages.load(page)["more"] == {"a": 3, "b": [2, "x"]}
-    assert yaml_pages.load("") is None
+    assert yaml_files.load(page) == yaml.safe_load(page)
+    assert yaml_files.load(page)["more"] == {"a": 3, "b": [2, "x"]}
+    assert yaml_files.load("") is None
 
 
 LAUGHS = "a0: &a0 [x, x]\n" + "".join(f"a{i + 1}: &a{i + 1} [*a{i}, *a{i}]\n" for i in range(60))
@@ -68,7 +68,7 @@ def test_pages_that_are_refused(page: str, said: str) -> None:
     tracemalloc.start()
     start = time.process_time()
     with pytest.raises(ValueError, match=said) as caught:
-        yaml_pages.load(page)
+        yaml_files.load(page)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert type(caught.value) is ValueError

@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 
-from gankit.core import checkpoint, models
-from gankit.core import recipe as recipes
-from gankit.core.labels import Vocabulary
+from gankit.core.config import recipe as recipes
+from gankit.core.interfaces.labels import Vocabulary
+from gankit.core.models import build, model_folder, stored_state
 from gankit.testing.common import perturb
 
 GENERATORS: dict[str, dict[str, Any]] = {
@@ -28,13 +28,13 @@ def write_model(folder: Path, generator: str = "stylegan2", *, size: str = "8x16
     }
     recipe = recipes.read("stylegan2", overrides)
     vocabulary = Vocabulary(classes={"round": 3, "square": 2}, total=5)
-    conditioner = models.build_conditioner(recipe, vocabulary)
-    network = perturb(models.build_generator(recipe, conditioner), 0.3)
+    conditioner = build.build_conditioner(recipe, vocabulary)
+    network = perturb(build.build_generator(recipe, conditioner), 0.3)
     with torch.no_grad():  # a running mean that is neither zero nor that of the condition
         for name in ("w_avg", "x_avg"):
             if hasattr(network.mapping, name):
                 getattr(network.mapping, name).normal_(0, 0.3, generator=torch.Generator().manual_seed(0))
     folder.mkdir(parents=True)
-    state = checkpoint.stored_state(network)
-    models.save_model(folder, recipe, conditioner, state, nimg=5, encoders=conditioner.identity())
+    state = stored_state.stored_state(network)
+    model_folder.save_model(folder, recipe, conditioner, state, nimg=5, encoders=conditioner.identity())
     return folder

@@ -1,1 +1,1 @@
-"""The part that every model shares: plugins, recipes, data, training, checkpoints. Never imports `gankit.plugins`."""
+"""What a training run needs: configuration, data, networks, operators, training, checkpoints."""

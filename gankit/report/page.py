@@ -18,7 +18,7 @@ from typing import Any
 
 import yaml
 
-import gankit
+from gankit._version import __version__
 from gankit.errors import GankitError
 from gankit.report import pictures
 from gankit.report.charts import Chart, Curve, chart, sparkline
@@ -71,11 +71,11 @@ def write_comparison(runs: Sequence[str | Path], out: str | Path) -> Path:
 
 
 def _write(text: str, path: Path) -> Path:
-    from gankit.core import checkpoint
+    from gankit.core.runtime import tensor_files
 
-    with checkpoint.write_advice(path):
+    with tensor_files.write_advice(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-    checkpoint.write_text(path, text)
+    tensor_files.write_text(path, text)
     return path
 
 
@@ -96,7 +96,7 @@ def _render(template: str, **values: Any) -> str:
         script=script,
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         style=texts.joinpath("page.css").read_text(encoding="utf-8"),
-        version=gankit.__version__,
+        version=__version__,
         written=time.strftime("%Y-%m-%d %H:%M"),
         **values,
     )

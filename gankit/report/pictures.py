@@ -18,7 +18,7 @@ MAX_SIDE = 1280  # pixels of a grid in the page
 MAX_FRAMES = 40  # of the slider
 VIDEO_FRAMES, VIDEO_FPS, VIDEO_SIDE = 240, 10, 960
 QUALITY = 82
-GAP = 2  # of `gankit.core.grids.sheet`
+GAP = 2  # of `gankit.core.data.contact_sheet.sheet`
 TILE = 32  # side at which tiles are compared
 VIDEO_ADVICE = "pip install 'gankit[video]'"
 

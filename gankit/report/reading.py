@@ -17,8 +17,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from gankit.core import yaml_pages
-from gankit.core.recipe import flatten, parse_count
+from gankit.core.config.recipe import flatten, parse_count
+from gankit.core.runtime import yaml_files
 from gankit.errors import GankitError
 
 QUIET = 10  # ticks without a log line after which a run is taken for stopped
@@ -106,7 +106,7 @@ class Run:
         if (self.folder / "generator.safetensors").is_file() and not (self.folder / "log.jsonl").is_file():
             raise GankitError(f"{self.folder} is a model or a checkpoint, not a run; name the run's folder")
         try:
-            recipe = yaml_pages.load(page.read_text(encoding="utf-8"))
+            recipe = yaml_files.load(page.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise GankitError(f"cannot read {page}: {' '.join(str(error).split())}") from None
         if not isinstance(recipe, dict):

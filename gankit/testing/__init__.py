@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 from unittest import mock
 
-from gankit.core.plugins import registry
+from gankit.core.config.registry import registry
 from gankit.errors import GankitError
 from gankit.testing import common, data, engines, foreign, metrics, networks, packaged, training
 from gankit.testing.common import Subject

@@ -14,11 +14,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gankit.core import checkpoint, composition, interfaces, labels, models, options
-from gankit.core import recipe as recipes
-from gankit.core.interfaces import Condition, CondSpec
-from gankit.core.plugins import registry
-from gankit.core.random import batch_random
+from gankit import interfaces
+from gankit.core.config import compatibility, options
+from gankit.core.config import recipe as recipes
+from gankit.core.config.registry import registry
+from gankit.core.interfaces import labels
+from gankit.core.interfaces.conditions import Condition, CondSpec
+from gankit.core.models import build, stored_state
+from gankit.core.runtime import tensor_files
+from gankit.core.runtime.random import batch_random
 from gankit.errors import GankitError
 from gankit.hookspecs import KINDS
 
@@ -90,7 +94,7 @@ def assert_finite(value: Tensor, what: str) -> None:
 
 
 def assert_keyed(run: Callable[[slice], Tensor], what: str) -> None:
-    """Random numbers come from gankit.core.random: they depend on the image's place in the batch and nothing else.
+    """Random numbers come from `gankit.interfaces`: they depend on the image's place in the batch and nothing else.
 
     `run(rows)` computes rows of a batch of `BATCH`.
     """
@@ -102,7 +106,7 @@ def assert_keyed(run: Callable[[slice], Tensor], what: str) -> None:
     before = torch.get_rng_state()
     whole = once(0, BATCH)
     assert torch.equal(before, torch.get_rng_state()), (
-        f"{what} draws random numbers from torch; use randn, rand, randint of gankit.core.random"
+        f"{what} draws random numbers from torch; use randn, rand, randint of gankit.core.runtime.random"
     )
     assert_close(once(0, BATCH), whole, f"{what}, twice with the same random numbers")
     half = BATCH // 2
@@ -114,8 +118,8 @@ def reload(module: nn.Module, fresh: nn.Module) -> nn.Module:
     """`fresh` with the state of `module`, by way of a file as in a checkpoint."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "state.safetensors"
-        checkpoint.save_tensors(path, checkpoint.stored_state(module))
-        checkpoint.load_stored(fresh, checkpoint.load_tensors(path)[0], path)
+        tensor_files.save_tensors(path, stored_state.stored_state(module))
+        stored_state.load_stored(fresh, tensor_files.load_tensors(path)[0], path)
     return fresh
 
 
@@ -186,7 +190,7 @@ def check_unfit(subject: Subject) -> None:
         for channels, height, width in subject.shapes:
             data = {"size": [height, width], "channels": channels}
             recipe = recipes.parse({"data": data, "conditioner": conditioner}, "a recipe of defaults")
-            made = composition.compose(recipe, models.build_conditioner(recipe, classes))
+            made = compatibility.compose(recipe, build.build_conditioner(recipe, classes))
             found = unfit(options.check(subject.kind, subject.spec), made)
             sound = found is None or (isinstance(found, tuple) and len(found) == 2 and all(found))
             assert sound, f"{subject}: unfit returns {found!r}, not None or what it cannot work with and why"

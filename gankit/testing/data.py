@@ -15,15 +15,9 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from gankit.core.interfaces import (
-    Condition,
-    Conditioner,
-    CondSpec,
-    Label,
-    Source,
-    Vocabulary,
-    WeightSource,
-)
+from gankit.core.interfaces.conditions import Condition, Conditioner, CondSpec
+from gankit.core.interfaces.data import Source, WeightSource
+from gankit.core.interfaces.labels import Label, Vocabulary
 from gankit.errors import GankitError
 from gankit.testing.common import (
     BATCH,

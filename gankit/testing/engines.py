@@ -9,8 +9,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from gankit.core.graphs import export_program
-from gankit.core.interfaces import Engine, Exporter
+from gankit.sampling.engine import Engine, Exporter
+from gankit.sampling.graphs import export_program
 from gankit.testing.common import Subject, assert_close, seeded
 
 HALF_TOLERANCE = 0.03  # bfloat16 has 8 bits, and several layers round

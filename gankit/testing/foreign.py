@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from gankit.core.foreign import ForeignNetwork, Module, Storage, TensorRecord
 from gankit.errors import GankitError
+from gankit.interop.torch_files import ForeignNetwork, Module, Storage, TensorRecord
 from gankit.testing.common import Subject
 
 

@@ -9,14 +9,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from gankit.bench import Bench
-from gankit.core import options
-from gankit.core.interfaces import Generator, ImageMetric, Measure, Metric, ModelMetric
-from gankit.core.labels import Label
-from gankit.core.models import Model
-from gankit.core.recipe import DataOptions, Recipe
-from gankit.core.statistics import FeatureSet, measure, reported
-from gankit.pipeline import Pipeline
+from gankit.core.config import options
+from gankit.core.config.recipe import DataOptions, Recipe
+from gankit.core.interfaces.labels import Label
+from gankit.core.interfaces.networks import Generator
+from gankit.core.models.model_folder import Model
+from gankit.evaluation.metric import ImageMetric, Measure, Metric, ModelMetric, measure, reported
+from gankit.evaluation.metric_context import Bench
+from gankit.evaluation.moments import FeatureSet
+from gankit.sampling.pipeline import Pipeline
 from gankit.testing.common import Subject, seeded
 
 WIDTH = 6

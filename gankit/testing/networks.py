@@ -11,11 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gankit.core import checkpoint
-from gankit.core.graphs import SamplingGraph, export_program, noise_numbers, synthesize
-from gankit.core.interfaces import CondSpec, Discriminator, FeatureNetwork, Generator
-from gankit.core.random import batch_random
+from gankit.core.interfaces.conditions import CondSpec
+from gankit.core.interfaces.networks import Discriminator, FeatureNetwork, Generator
+from gankit.core.models import stored_state
+from gankit.core.runtime.random import batch_random
 from gankit.errors import GankitError
+from gankit.sampling.graphs import SamplingGraph, export_program, noise_numbers, synthesize
 from gankit.testing.common import (
     BATCH,
     C_DIM,
@@ -325,7 +326,7 @@ def check_discriminator_random(subject: Subject) -> None:
             with batch_random("logits", total=BATCH):
                 D(images)
             assert torch.equal(before, torch.get_rng_state()), (
-                f"{subject} draws random numbers from torch; use those of gankit.core.random"
+                f"{subject} draws random numbers from torch; use those of gankit.core.runtime.random"
             )
         else:
             assert_keyed(
@@ -351,10 +352,10 @@ def check_discriminator_state(subject: Subject) -> None:
     """The state goes through a checkpoint, without the frozen networks inside, which stay as they are."""
     shape, D = _network(subject)
     D.train()
-    for name, network in checkpoint.frozen_networks(D).items():
+    for name, network in stored_state.frozen_networks(D).items():
         assert not any(p.requires_grad for p in network.parameters()), f"{subject}: {name} is not frozen"
         assert not any(m.training for m in network.modules()), f"{subject}: {name} left eval mode"
-        assert not any(k.startswith(f"{name}.") for k in checkpoint.stored_state(D)), (
+        assert not any(k.startswith(f"{name}.") for k in stored_state.stored_state(D)), (
             f"{subject}: {name} is stored"
         )
     images = _images(shape)

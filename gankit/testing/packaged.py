@@ -7,10 +7,10 @@ from pathlib import Path
 
 import torch
 
-from gankit.core import models
-from gankit.core import recipe as recipes
-from gankit.core.locate import find_model
-from gankit.pipeline import Pipeline
+from gankit.core.config import recipe as recipes
+from gankit.core.models import model_folder
+from gankit.interop.find_model import find_model
+from gankit.sampling.pipeline import Pipeline
 from gankit.testing.common import Subject
 
 
@@ -38,7 +38,7 @@ def check_model_draws(subject: Subject) -> None:
         if not (Path(folder) / name).is_file()
     ]
     assert not missing, f"{subject}: {folder} lacks {', '.join(missing)}"
-    model = models.load_model(folder)
+    model = model_folder.load_model(folder)
     (image,) = Pipeline(model, torch.device("cpu"))(seeds=[0])
     _, height, width = model.recipe.image_shape
     assert image.size == (width, height), f"{subject}: a picture of {image.size}, not {(width, height)}"

@@ -12,24 +12,18 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from gankit.core.interfaces import (
+from gankit.core.interfaces.conditions import Cond, Condition, Conditioner, CondSpec, embedding_of
+from gankit.core.interfaces.labels import Label, Vocabulary
+from gankit.core.interfaces.networks import Discriminator, Generator
+from gankit.core.interfaces.training import (
     AdversarialLoss,
     Augmentation,
-    Cond,
-    Condition,
-    Conditioner,
-    CondSpec,
-    Discriminator,
-    Generator,
     Guidance,
-    Label,
     Regularizer,
     StepContext,
     Tracker,
-    Vocabulary,
-    embedding_of,
 )
-from gankit.core.random import batch_random, randn
+from gankit.core.runtime.random import batch_random, randn
 from gankit.testing.common import (
     BATCH,
     C_DIM,

@@ -78,8 +78,8 @@ def made_up() -> None:
 
 
 def avatars() -> None:
-    from gankit.core import options
-    from gankit.core.extraction import Backbone
+    from gankit.core.config import options
+    from gankit.evaluation.backbone import Backbone
 
     network = options.build("feature", "timm-cnn")
     backbone = Backbone(network, 64, torch.device("cpu"))

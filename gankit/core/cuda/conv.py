@@ -20,7 +20,7 @@ from gankit.core.cuda.arguments import filter_size
 from gankit.core.cuda.bias_act import activate, bias_act
 from gankit.core.cuda.convolution import bmm, conv2d, conv_transpose2d
 from gankit.core.cuda.upfirdn2d import symmetric, upfirdn2d
-from gankit.core.precision import at_least_float32, without_autocast
+from gankit.core.runtime.precision import at_least_float32, without_autocast
 
 ONE, NONE = (1, 1), (0, 0, 0, 0)
 

@@ -23,8 +23,8 @@ from torch import Tensor
 
 from gankit.core.cuda import inference, native, winograd
 from gankit.core.cuda.onednn import multiplies_like
-from gankit.core.devices import bf16_units
-from gankit.core.precision import without_autocast
+from gankit.core.runtime.devices import bf16_units
+from gankit.core.runtime.precision import without_autocast
 
 # Below, torch's own are as fast. N has no say, so that micro-batches of any size go one way
 FEWEST_CHANNELS, FEWEST_VALUES = 128, 2**18  # with stride 1: of the fewer channels, in all pixels

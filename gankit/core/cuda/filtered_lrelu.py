@@ -20,7 +20,7 @@ from gankit.core.cuda import inference, native
 from gankit.core.cuda.arguments import filter_size
 from gankit.core.cuda.bias_act import bias_act
 from gankit.core.cuda.upfirdn2d import pad_or_crop, upfirdn2d
-from gankit.core.precision import without_autocast
+from gankit.core.runtime.precision import without_autocast
 
 BLOCK_BYTES = 2**24  # of what is held of the upsampled map
 MOST = 16  # phases, and taps of each, that a kernel is compiled for

@@ -27,7 +27,7 @@ from gankit.core.cuda.arguments import filter_size
 from gankit.core.cuda.epilogue import Epilogue
 from gankit.core.cuda.ready import Kernels, Ready, ready_for
 from gankit.core.cuda.upfirdn2d import upfirdn2d
-from gankit.core.devices import bf16_units
+from gankit.core.runtime.devices import bf16_units
 
 BLOCK_BYTES = 2**21  # samples go together as long as their maps are below this
 MAP_BYTES = 2**23  # as BLOCK_BYTES, of a whole network whose layers work through their maps in blocks

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gankit.core.cuda.failures import note
-from gankit.core.devices import multiplies
+from gankit.core.runtime.devices import multiplies
 
 ONE, NONE = [1, 1], [0, 0]
 

@@ -17,7 +17,7 @@ from gankit.core.cuda import arguments, conv, dispatch, inference
 from gankit.core.cuda.activations import ACTIVATIONS
 from gankit.core.cuda.arguments import Pair
 from gankit.core.cuda.dispatch import function
-from gankit.core.precision import at_least_float32
+from gankit.core.runtime.precision import at_least_float32
 
 
 def setup_filter(

@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from gankit.core.cuda import onednn
-from gankit.core.devices import forget, unchanged_in_file
+from gankit.core.runtime.devices import forget, unchanged_in_file
 
 WEIGHTS = 512  # remembered at most
 KEPT_BYTES = 32 * 2**20  # of weights made ready, beyond the weights' own

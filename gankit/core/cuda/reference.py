@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gankit.core.cuda.activations import ACTIVATIONS
-from gankit.core.precision import at_least_float32, without_autocast
+from gankit.core.runtime.precision import at_least_float32, without_autocast
 
 
 def bias_act(

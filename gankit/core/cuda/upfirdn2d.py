@@ -15,7 +15,7 @@ from torch import Tensor
 
 from gankit.core.cuda.arguments import Pair, padding4, pair
 from gankit.core.cuda.onednn import multiplies_like
-from gankit.core.precision import without_autocast
+from gankit.core.runtime.precision import without_autocast
 
 
 def upfirdn2d(

@@ -13,8 +13,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from gankit.core.interfaces import Augmentation, ImageShape
-from gankit.core.random import rand, randn
+from gankit.core.interfaces.networks import ImageShape
+from gankit.core.interfaces.training import Augmentation
+from gankit.core.runtime.random import rand, randn
 from gankit.errors import GankitError, unknown
 from gankit.plugins.augment.ada_filters import apply_separable, filter_bank, filter_matrix, low_pass, warp
 

@@ -6,8 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gankit.core.interfaces import Augmentation, ImageShape
-from gankit.core.random import rand, randint
+from gankit.core.interfaces.networks import ImageShape
+from gankit.core.interfaces.training import Augmentation
+from gankit.core.runtime.random import rand, randint
 from gankit.errors import GankitError, unknown
 
 __all__ = ["DiffAugment"]

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from gankit.core.weights import find_state_dict, read_safetensors, shapes_only
+from gankit.core.models.pretrained import find_state_dict, read_safetensors, shapes_only
 from gankit.errors import GankitError
 
 

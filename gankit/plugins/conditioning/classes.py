@@ -7,8 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from gankit.core.interfaces import Condition, Conditioner, CondSpec, Label, Vocabulary
-from gankit.core.random import rand
+from gankit.core.interfaces.conditions import Condition, Conditioner, CondSpec
+from gankit.core.interfaces.labels import Label, Vocabulary
+from gankit.core.runtime.random import rand
 from gankit.errors import GankitError, unknown
 
 

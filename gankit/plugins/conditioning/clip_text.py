@@ -13,8 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gankit.core.interfaces import Condition
-from gankit.core.weights import find_folder, sha256_of, shapes_only
+from gankit.core.interfaces.conditions import Condition
+from gankit.core.models.pretrained import find_folder, shapes_only
+from gankit.core.runtime.tensor_files import sha256_of
 from gankit.errors import GankitError, unknown
 from gankit.plugins.conditioning.text import EncodedText
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from gankit.core.interfaces import Condition
+from gankit.core.interfaces.conditions import Condition
 from gankit.errors import GankitError
 from gankit.plugins.conditioning.text import EncodedText
 

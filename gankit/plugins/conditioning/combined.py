@@ -9,9 +9,10 @@ from typing import Annotated, Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from gankit.core.interfaces import Condition, Conditioner, CondSpec, Label, Vocabulary
-from gankit.core.options import Nested
-from gankit.core.random import rand
+from gankit.core.config.options import Nested
+from gankit.core.interfaces.conditions import Condition, Conditioner, CondSpec
+from gankit.core.interfaces.labels import Label, Vocabulary
+from gankit.core.runtime.random import rand
 from gankit.errors import GankitError
 
 

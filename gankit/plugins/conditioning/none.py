@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from gankit.core.interfaces import Condition, Conditioner, CondSpec, Label, Vocabulary
+from gankit.core.interfaces.conditions import Condition, Conditioner, CondSpec
+from gankit.core.interfaces.labels import Label, Vocabulary
 
 
 class NoCondition(Conditioner):

@@ -14,8 +14,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from gankit.core.interfaces import Condition, Conditioner, CondSpec, Label, Vocabulary
-from gankit.core.random import rand, randn
+from gankit.core.interfaces.conditions import Condition, Conditioner, CondSpec
+from gankit.core.interfaces.labels import Label, Vocabulary
+from gankit.core.runtime.random import rand, randn
 from gankit.errors import GankitError, unknown
 
 

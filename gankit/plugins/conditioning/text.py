@@ -17,10 +17,12 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from gankit.core.interfaces import Condition, Conditioner, CondSpec, Label, Vocabulary
-from gankit.core.random import rand, randn
-from gankit.core.text_cache import TextCache
-from gankit.core.weights import find_folder, read_safetensors, sha256_of, shapes_only
+from gankit.core.data.text_cache import TextCache
+from gankit.core.interfaces.conditions import Condition, Conditioner, CondSpec
+from gankit.core.interfaces.labels import Label, Vocabulary
+from gankit.core.models.pretrained import find_folder, read_safetensors, shapes_only
+from gankit.core.runtime.random import rand, randn
+from gankit.core.runtime.tensor_files import sha256_of
 from gankit.errors import GankitError
 from gankit.plugins.conditioning.attention_pool import AttentionPool, load_pool
 

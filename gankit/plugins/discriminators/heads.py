@@ -8,8 +8,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from gankit.core.layers import FullyConnected
-from gankit.core.spectral import SNConv2d
+from gankit.core.nn.spectral_norm import SNConv2d
+from gankit.core.nn.stylegan_layers import FullyConnected
 
 Norm = Literal["batch", "group", "none"]
 FINAL_KERNEL = 4

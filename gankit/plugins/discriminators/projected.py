@@ -15,19 +15,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gankit.core import options
-from gankit.core.footprint import META
-from gankit.core.interfaces import (
-    Composition,
-    Cond,
-    CondSpec,
-    Discriminator,
-    FeatureNetwork,
-    ImageShape,
-    required_embedding,
-)
-from gankit.core.options import Nested
-from gankit.core.rgb import entry_size, to_rgb
+from gankit.core.config import options
+from gankit.core.config.options import Nested
+from gankit.core.interfaces.conditions import Cond, CondSpec, required_embedding
+from gankit.core.interfaces.networks import Composition, Discriminator, FeatureNetwork, ImageShape
+from gankit.core.nn.rgb import entry_size, to_rgb
+from gankit.core.training.footprint import META
 from gankit.errors import GankitError
 from gankit.plugins.discriminators.heads import PATCH_NOMINAL, Head, Norm, head_plan
 

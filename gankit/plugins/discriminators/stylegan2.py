@@ -13,11 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from gankit.core.cuda import downsample2d, setup_filter
-from gankit.core.interfaces import Cond, CondSpec, Discriminator, ImageShape
-from gankit.core.layers import Conv2dLayer, FullyConnected, MappingNetwork, minibatch_std
-from gankit.core.precision import at_least_float32, without_autocast
-from gankit.core.sizes import channels, levels, nominal
-from gankit.core.spectral import normalise_layers
+from gankit.core.interfaces.conditions import Cond, CondSpec
+from gankit.core.interfaces.networks import Discriminator, ImageShape
+from gankit.core.nn.pyramid import channels, levels, nominal
+from gankit.core.nn.spectral_norm import normalise_layers
+from gankit.core.nn.stylegan_layers import Conv2dLayer, FullyConnected, MappingNetwork, minibatch_std
+from gankit.core.runtime.precision import at_least_float32, without_autocast
 
 Architecture = Literal["skip", "resnet", "orig"]
 

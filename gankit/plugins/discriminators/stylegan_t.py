@@ -14,21 +14,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gankit.core.interfaces import (
-    Composition,
-    Cond,
-    CondSpec,
-    Discriminator,
-    FeatureNetwork,
-    ImageShape,
-    required_embedding,
-)
-from gankit.core.layers import FullyConnected
-from gankit.core.options import Nested
-from gankit.core.plugins import registry
-from gankit.core.random import shared_rand
-from gankit.core.rgb import entry_size, to_rgb
-from gankit.core.spectral import SNConv1d
+from gankit.core.config.options import Nested
+from gankit.core.config.registry import registry
+from gankit.core.interfaces.conditions import Cond, CondSpec, required_embedding
+from gankit.core.interfaces.networks import Composition, Discriminator, FeatureNetwork, ImageShape
+from gankit.core.nn.rgb import entry_size, to_rgb
+from gankit.core.nn.spectral_norm import SNConv1d
+from gankit.core.nn.stylegan_layers import FullyConnected
+from gankit.core.runtime.random import shared_rand
 from gankit.errors import GankitError
 
 KERNEL = 9  # tokens that a head's residual convolution spans

@@ -12,18 +12,11 @@ from typing import Annotated, Any, ClassVar, cast
 import torch
 from torch import Tensor, nn
 
-from gankit.core.interfaces import (
-    Composition,
-    Cond,
-    CondSpec,
-    Discriminator,
-    FeatureNetwork,
-    ImageShape,
-    required_embedding,
-)
-from gankit.core.options import Nested
-from gankit.core.rgb import entry_size, to_rgb
-from gankit.core.weights import start_table
+from gankit.core.config.options import Nested
+from gankit.core.interfaces.conditions import Cond, CondSpec, required_embedding
+from gankit.core.interfaces.networks import Composition, Discriminator, FeatureNetwork, ImageShape
+from gankit.core.models.pretrained import start_table
+from gankit.core.nn.rgb import entry_size, to_rgb
 from gankit.errors import GankitError
 from gankit.plugins.discriminators.heads import Head, Norm
 from gankit.plugins.discriminators.projected import (

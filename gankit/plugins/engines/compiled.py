@@ -9,8 +9,8 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor, nn
 
-from gankit.core.interfaces import Engine
-from gankit.core.paths import cache_dir
+from gankit.core.runtime.paths import cache_dir
+from gankit.sampling.engine import Engine
 
 GRAPHS = 256  # of all models, batch sizes and kinds of noise in a process
 

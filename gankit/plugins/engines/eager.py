@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 
 from torch import Tensor, nn
 
-from gankit.core.interfaces import Engine
+from gankit.sampling.engine import Engine
 
 
 class Eager(Engine):

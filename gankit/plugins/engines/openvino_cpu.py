@@ -7,10 +7,10 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor, nn
 
-from gankit.core.graphs import export_program
-from gankit.core.interfaces import Engine
 from gankit.plugins.exporters.openvino_file import EXACT, HALF, to_openvino
 from gankit.plugins.exporters.packages import missing
+from gankit.sampling.engine import Engine
+from gankit.sampling.graphs import export_program
 
 
 class OpenVINO(Engine):

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from gankit.core.interfaces import Exporter
 from gankit.plugins.exporters.packages import missing
+from gankit.sampling.engine import Exporter
 
 
 class ONNXExporter(Exporter):

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from gankit.core.interfaces import Exporter
 from gankit.plugins.exporters.packages import missing
+from gankit.sampling.engine import Exporter
 
 # Where a CPU has bf16 units, OpenVINO uses them without being asked: 40 dB instead of the image that torch draws.
 EXACT = {"INFERENCE_PRECISION_HINT": "f32"}

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from gankit.core.interfaces import Exporter
+from gankit.sampling.engine import Exporter
 
 
 class TorchExporter(Exporter):

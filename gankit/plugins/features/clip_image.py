@@ -9,8 +9,8 @@ import torch
 from timm.layers import resample_abs_pos_embed
 from torch import Tensor, nn
 
-from gankit.core.interfaces import FeatureNetwork, Tap
-from gankit.core.weights import sha256_of
+from gankit.core.interfaces.networks import FeatureNetwork, Tap
+from gankit.core.runtime.tensor_files import sha256_of
 from gankit.errors import GankitError
 from gankit.plugins.conditioning.clip_text import clip_config, clip_normalisation, load_clip
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from torch import Tensor
 
-from gankit.core.interfaces import WeightSource
-from gankit.core.weights import read_safetensors
+from gankit.core.interfaces.data import WeightSource
+from gankit.core.models.pretrained import read_safetensors
 
 # Weights, configuration, tokenizers: nothing that could run code, hence neither pickles nor Python files.
 ALLOWED = ["*.safetensors", "*.json", "*.txt", "*.model"]

@@ -16,8 +16,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from gankit.core.interfaces import FeatureNetwork, Tap
-from gankit.core.weights import ENV_FOLDER, sha256_of
+from gankit.core.interfaces.networks import FeatureNetwork, Tap
+from gankit.core.models.pretrained import ENV_FOLDER
+from gankit.core.runtime.tensor_files import sha256_of
 from gankit.errors import GankitError
 
 FILES = (

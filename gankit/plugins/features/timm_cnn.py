@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
-from gankit.core.interfaces import Tap
+from gankit.core.interfaces.networks import Tap
 from gankit.errors import GankitError
 from gankit.plugins.features.timm_models import TimmFeatures
 

@@ -8,8 +8,9 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from gankit.core.interfaces import FeatureNetwork
-from gankit.core.weights import find_state_dict, sha256_of, shapes_only
+from gankit.core.interfaces.networks import FeatureNetwork
+from gankit.core.models.pretrained import find_state_dict, shapes_only
+from gankit.core.runtime.tensor_files import sha256_of
 from gankit.errors import GankitError, unknown
 
 

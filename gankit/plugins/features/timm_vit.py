@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from gankit.core.interfaces import Tap
+from gankit.core.interfaces.networks import Tap
 from gankit.errors import GankitError
 from gankit.plugins.features.timm_models import TimmFeatures
 

@@ -13,12 +13,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gankit.core import random
 from gankit.core.cuda import normalize_2nd_moment
-from gankit.core.interfaces import Composition, Cond, CondSpec, Generator, ImageShape, required_embedding
-from gankit.core.precision import at_least_float32, without_autocast
-from gankit.core.sizes import levels, nominal
-from gankit.core.spectral import SNConv2d, SNConvTranspose2d, SNLinear, settle
+from gankit.core.interfaces.conditions import Cond, CondSpec, required_embedding
+from gankit.core.interfaces.networks import Composition, Generator, ImageShape
+from gankit.core.nn.pyramid import levels, nominal
+from gankit.core.nn.spectral_norm import SNConv2d, SNConvTranspose2d, SNLinear, settle
+from gankit.core.runtime import random
+from gankit.core.runtime.precision import at_least_float32, without_autocast
 from gankit.errors import GankitError, unknown
 
 NOISE_MODES = ("random", "const", "none")

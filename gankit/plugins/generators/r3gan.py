@@ -15,9 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from gankit.core.cuda import bias_act, downsample2d, setup_filter, upsample2d
-from gankit.core.interfaces import Composition, Cond, CondSpec, Generator, ImageShape, required_embedding
-from gankit.core.precision import at_least_float32, autocast_enabled, without_autocast
-from gankit.core.sizes import levels
+from gankit.core.interfaces.conditions import Cond, CondSpec, required_embedding
+from gankit.core.interfaces.networks import Composition, Generator, ImageShape
+from gankit.core.nn.pyramid import levels
+from gankit.core.runtime.precision import at_least_float32, autocast_enabled, without_autocast
 from gankit.errors import GankitError, unknown
 
 NOISE_MODES = ("random", "const", "none")

@@ -13,12 +13,13 @@ from typing import Literal, cast
 import torch
 from torch import Tensor, nn
 
-from gankit.core import random
 from gankit.core.cuda import add_rgb, modulated_conv2d, setup_filter, upsample2d
-from gankit.core.interfaces import Cond, CondSpec, Generator, ImageShape
-from gankit.core.layers import Conv2dLayer, FullyConnected, MappingNetwork
-from gankit.core.precision import as_half
-from gankit.core.sizes import channels, levels, nominal
+from gankit.core.interfaces.conditions import Cond, CondSpec
+from gankit.core.interfaces.networks import Generator, ImageShape
+from gankit.core.nn.pyramid import channels, levels, nominal
+from gankit.core.nn.stylegan_layers import Conv2dLayer, FullyConnected, MappingNetwork
+from gankit.core.runtime import random
+from gankit.core.runtime.precision import as_half
 from gankit.errors import GankitError, unknown
 
 Architecture = Literal["skip", "resnet", "orig"]

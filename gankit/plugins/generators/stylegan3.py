@@ -18,11 +18,12 @@ from torch import Tensor, nn
 
 from gankit.core.cuda import filtered_lrelu, modulated_conv2d
 from gankit.core.cuda.inference import at_once
-from gankit.core.filters import design_lowpass_filter
-from gankit.core.interfaces import Cond, CondSpec, Generator, ImageShape
-from gankit.core.layers import FullyConnected, MappingNetwork
-from gankit.core.precision import as_half, at_least_float32, without_autocast
-from gankit.core.sizes import levels
+from gankit.core.interfaces.conditions import Cond, CondSpec
+from gankit.core.interfaces.networks import Generator, ImageShape
+from gankit.core.nn.lowpass import design_lowpass_filter
+from gankit.core.nn.pyramid import levels
+from gankit.core.nn.stylegan_layers import FullyConnected, MappingNetwork
+from gankit.core.runtime.precision import as_half, at_least_float32, without_autocast
 from gankit.errors import GankitError
 
 MARGIN = 10  # pixels around the image on all grids but those of the last two layers

@@ -13,12 +13,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gankit.core import random
 from gankit.core.cuda import add_rgb, modulated_conv2d, normalize_2nd_moment, setup_filter, upsample2d
-from gankit.core.interfaces import Cond, CondSpec, Generator, ImageShape, embedding_of
-from gankit.core.layers import FullyConnected
-from gankit.core.precision import as_half, at_least_float32, without_autocast
-from gankit.core.sizes import channels, levels, nominal
+from gankit.core.interfaces.conditions import Cond, CondSpec, embedding_of
+from gankit.core.interfaces.networks import Generator, ImageShape
+from gankit.core.nn.pyramid import channels, levels, nominal
+from gankit.core.nn.stylegan_layers import FullyConnected
+from gankit.core.runtime import random
+from gankit.core.runtime.precision import as_half, at_least_float32, without_autocast
 from gankit.errors import GankitError, unknown
 
 NOISE_MODES = ("random", "const", "none")

@@ -15,10 +15,11 @@ import torch
 from torch import Tensor, nn
 
 from gankit.core.cuda import normalize_2nd_moment
-from gankit.core.interfaces import Cond, CondSpec, Generator, ImageShape, embedding_of
-from gankit.core.layers import FullyConnected
-from gankit.core.precision import at_least_float32, without_autocast
-from gankit.core.weights import start_table
+from gankit.core.interfaces.conditions import Cond, CondSpec, embedding_of
+from gankit.core.interfaces.networks import Generator, ImageShape
+from gankit.core.models.pretrained import start_table
+from gankit.core.nn.stylegan_layers import FullyConnected
+from gankit.core.runtime.precision import at_least_float32, without_autocast
 from gankit.errors import GankitError
 from gankit.plugins.generators.stylegan3 import LayerSpec, SynthesisNetwork, bands, layer_specs
 

@@ -9,10 +9,13 @@ from typing import Annotated, Any
 import torch
 from torch import Tensor, nn
 
-from gankit.core.interfaces import Composition, Condition, FeatureNetwork, Guidance, Label
-from gankit.core.options import Nested
-from gankit.core.plugins import registry
-from gankit.core.rgb import to_rgb
+from gankit.core.config.options import Nested
+from gankit.core.config.registry import registry
+from gankit.core.interfaces.conditions import Condition
+from gankit.core.interfaces.labels import Label
+from gankit.core.interfaces.networks import Composition, FeatureNetwork
+from gankit.core.interfaces.training import Guidance
+from gankit.core.nn.rgb import to_rgb
 from gankit.errors import GankitError, unknown
 from gankit.plugins.guidance.clip import shown_rows
 

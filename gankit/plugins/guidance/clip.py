@@ -8,10 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gankit.core.interfaces import Composition, Condition, Guidance, Label, embedding_of
-from gankit.core.random import randint
-from gankit.core.rgb import to_rgb
-from gankit.core.text_cache import TextCache
+from gankit.core.data.text_cache import TextCache
+from gankit.core.interfaces.conditions import Condition, embedding_of
+from gankit.core.interfaces.labels import Label
+from gankit.core.interfaces.networks import Composition
+from gankit.core.interfaces.training import Guidance
+from gankit.core.nn.rgb import to_rgb
+from gankit.core.runtime.random import randint
 from gankit.errors import GankitError
 from gankit.plugins.conditioning.clip_text import clip_config, clip_normalisation, clip_tokenizer, load_clip
 

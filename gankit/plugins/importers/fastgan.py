@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 
-from gankit.core.foreign import ForeignNetwork
-from gankit.core.interfaces import Imported, Importer
+from gankit.interop.importer import Imported, Importer
+from gankit.interop.torch_files import ForeignNetwork
 from gankit.plugins.generators.fastgan import EXCITED_BY, WIDTHS
 from gankit.plugins.importers.stylegan2 import MAX_CLASSES, numbered_classes
 

@@ -10,10 +10,11 @@ import re
 from dataclasses import replace
 from typing import Any, NamedTuple
 
-from gankit.core.foreign import ForeignNetwork, TensorRecord
-from gankit.core.interfaces import ImageShape, Imported, Importer
-from gankit.core.pickles import printable
+from gankit.core.interfaces.networks import ImageShape
 from gankit.errors import GankitError
+from gankit.interop.importer import Imported, Importer
+from gankit.interop.pickles import printable
+from gankit.interop.torch_files import ForeignNetwork, TensorRecord
 from gankit.plugins.discriminators.stylegan_xl import NETWORKS
 from gankit.plugins.importers.stylegan2 import MAX_CLASSES, image_channels
 

@@ -9,10 +9,10 @@ from __future__ import annotations
 import torch
 
 from gankit.core.cuda import setup_filter
-from gankit.core.foreign import ForeignNetwork, TensorRecord
-from gankit.core.interfaces import Imported, Importer
-from gankit.core.layers import MappingNetwork
+from gankit.core.nn.stylegan_layers import MappingNetwork
 from gankit.errors import GankitError
+from gankit.interop.importer import Imported, Importer
+from gankit.interop.torch_files import ForeignNetwork, TensorRecord
 from gankit.plugins.importers.stylegan2 import channel_options
 
 MEAN_OF = 10_000  # latents, where the file has no mean of w

@@ -10,8 +10,9 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from gankit.core.foreign import ForeignNetwork
-from gankit.core.interfaces import Imported, Importer, Vocabulary
+from gankit.core.interfaces.labels import Vocabulary
+from gankit.interop.importer import Imported, Importer
+from gankit.interop.torch_files import ForeignNetwork
 from gankit.plugins.augment.ada import GROUPS, PIPELINES, RANGES
 
 MAX_CLASSES = 100_000

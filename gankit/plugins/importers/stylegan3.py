@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from gankit.core.foreign import ForeignNetwork
-from gankit.core.interfaces import Imported, Importer
+from gankit.interop.importer import Imported, Importer
+from gankit.interop.torch_files import ForeignNetwork
 from gankit.plugins.generators.stylegan3 import FILTER_SIZE, LRELU_UPSAMPLING, MARGIN, OUTPUT_SCALE
 from gankit.plugins.importers.stylegan2 import (
     MAX_CLASSES,

@@ -5,9 +5,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from gankit.core.foreign import ForeignNetwork, TensorRecord
-from gankit.core.interfaces import Imported, Importer, Vocabulary
+from gankit.core.interfaces.labels import Vocabulary
 from gankit.errors import GankitError
+from gankit.interop.importer import Imported, Importer
+from gankit.interop.torch_files import ForeignNetwork, TensorRecord
 from gankit.plugins.importers.projected import diffaugment, image_shape
 from gankit.plugins.importers.stylegan2 import (
     MAX_CLASSES,

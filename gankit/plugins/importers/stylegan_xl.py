@@ -7,8 +7,8 @@ from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
-from gankit.core.foreign import ForeignNetwork
-from gankit.core.interfaces import Imported, Importer
+from gankit.interop.importer import Imported, Importer
+from gankit.interop.torch_files import ForeignNetwork
 from gankit.plugins.importers.stylegan2 import (
     MAX_CLASSES,
     count_layers,

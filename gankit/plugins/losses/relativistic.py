@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gankit.core.interfaces import AdversarialLoss
+from gankit.core.interfaces.training import AdversarialLoss
 
 __all__ = ["Relativistic"]
 

@@ -10,12 +10,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gankit.bench import entry_side
-from gankit.core.extraction import RESIZE, resize
-from gankit.core.interfaces import FeatureNetwork, ImageMetric
-from gankit.core.labels import Label
-from gankit.core.options import Nested
+from gankit.core.config.options import Nested
+from gankit.core.interfaces.labels import Label
+from gankit.core.interfaces.networks import FeatureNetwork
 from gankit.errors import GankitError, unknown
+from gankit.evaluation.backbone import RESIZE, resize
+from gankit.evaluation.metric import ImageMetric
+from gankit.evaluation.metric_context import entry_side
 
 DEIT = {"name": "timm-vit", "model": "deit_small_distilled_patch16_224.fb_in1k"}
 CLASS = "class"

@@ -12,14 +12,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from gankit.core.interfaces import ImageMetric
-from gankit.core.labels import Label
-from gankit.core.text_cache import TextCache
-from gankit.core.weights import sha256_of
+from gankit.core.data.text_cache import TextCache
+from gankit.core.interfaces.labels import Label
+from gankit.core.runtime.tensor_files import sha256_of
+from gankit.evaluation.metric import ImageMetric
 from gankit.plugins.conditioning.clip_text import clip_config, clip_tokenizer, load_clip
 
 if TYPE_CHECKING:
-    from gankit.bench import Bench
+    from gankit.evaluation.metric_context import Bench
 
 RESIZE = "bicubic, antialiased, clamped, float32, stretched to a square"
 

@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gankit.bench import Bench, Part
-from gankit.core.interfaces import ModelMetric
 from gankit.errors import GankitError
+from gankit.evaluation.metric import ModelMetric
+from gankit.evaluation.metric_context import Bench, Part
 from gankit.plugins.metrics.networks import OwnFeature
 from gankit.plugins.metrics.perceptual import perceptual_vectors
 

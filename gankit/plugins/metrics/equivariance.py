@@ -18,10 +18,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from gankit.bench import Bench, Part
 from gankit.core.cuda import filter2d, upsample2d
-from gankit.core.interfaces import Generator, ModelMetric
+from gankit.core.interfaces.networks import Generator
 from gankit.errors import GankitError
+from gankit.evaluation.metric import ModelMetric
+from gankit.evaluation.metric_context import Bench, Part
 
 LARGEST_SHIFT = 1 / 8  # of the image's side, either way
 LANCZOS = 3  # lobes of the windowed sinc

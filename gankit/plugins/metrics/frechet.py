@@ -7,8 +7,8 @@ from typing import Literal
 
 import numpy as np
 
-from gankit.core.interfaces import Metric
-from gankit.core.statistics import FeatureSet
+from gankit.evaluation.metric import Metric
+from gankit.evaluation.moments import FeatureSet
 from gankit.plugins.metrics.networks import OwnFeature
 
 

@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
-from gankit.core.grids import sheet
-from gankit.core.interfaces import Metric
-from gankit.core.statistics import FeatureSet
+from gankit.core.data.contact_sheet import sheet
 from gankit.errors import GankitError
+from gankit.evaluation.metric import Metric
+from gankit.evaluation.moments import FeatureSet
 from gankit.plugins.metrics.neighbours import nearest, neighbour_distances
 from gankit.plugins.metrics.networks import OwnFeature
 
 if TYPE_CHECKING:
-    from gankit.bench import Album
+    from gankit.evaluation.metric_context import Album
 
 
 class Memorised(Metric):

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from gankit.core.interfaces import Metric
-from gankit.core.statistics import FeatureSet
 from gankit.errors import GankitError
+from gankit.evaluation.metric import Metric
+from gankit.evaluation.moments import FeatureSet
 from gankit.plugins.metrics.networks import OwnFeature
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from gankit.core.options import Nested
+from gankit.core.config.options import Nested
 
 OwnFeature = Annotated[dict[str, Any] | None, Nested("feature", build=False)]
 

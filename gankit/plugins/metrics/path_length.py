@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from gankit.bench import Bench, Part
-from gankit.core.interfaces import ModelMetric
-from gankit.core.random import rand, randn
+from gankit.core.runtime.random import rand, randn
 from gankit.errors import GankitError
+from gankit.evaluation.metric import ModelMetric
+from gankit.evaluation.metric_context import Bench, Part
 from gankit.plugins.metrics.networks import OwnFeature
 from gankit.plugins.metrics.perceptual import perceptual_vectors
 

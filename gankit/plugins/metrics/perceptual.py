@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from gankit.core.extraction import Backbone
+from gankit.evaluation.backbone import Backbone
 
 LARGEST = 256  # pixels; larger images are averaged down to it, as for the path length of StyleGAN
 EPSILON = 1e-10

@@ -9,16 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gankit.core.interfaces import (
-    Composition,
-    Conditioner,
-    Discriminator,
-    ImageShape,
-    Regularizer,
-    StepContext,
-)
-from gankit.core.layers import FullyConnected
-from gankit.core.random import batch_random
+from gankit.core.interfaces.conditions import Conditioner
+from gankit.core.interfaces.networks import Composition, Discriminator, ImageShape
+from gankit.core.interfaces.training import Regularizer, StepContext
+from gankit.core.nn.stylegan_layers import FullyConnected
+from gankit.core.runtime.random import batch_random
 from gankit.errors import GankitError
 
 __all__ = ["Attributes"]

@@ -9,7 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gankit.core.interfaces import Composition, Condition, Regularizer, StepContext
+from gankit.core.interfaces.conditions import Condition
+from gankit.core.interfaces.networks import Composition
+from gankit.core.interfaces.training import Regularizer, StepContext
 from gankit.errors import GankitError
 
 __all__ = ["Mismatch"]

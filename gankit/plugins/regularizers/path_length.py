@@ -7,8 +7,8 @@ import math
 import torch
 from torch import Tensor
 
-from gankit.core import random
-from gankit.core.interfaces import Regularizer, StepContext
+from gankit.core.interfaces.training import Regularizer, StepContext
+from gankit.core.runtime import random
 
 __all__ = ["PathLength"]
 
@@ -44,7 +44,7 @@ class PathLength(Regularizer):
         batch, _, height, width = step.real.shape
         rows = slice(max(1, batch // self.batch_shrink))
         cond = step.cond[rows]
-        # Drawn for all rows and cut, since only draws of the whole batch are keyed by sample (gankit.core.random).
+        # Drawn for all rows and cut, since only draws of the whole batch are keyed by sample (runtime/random.py).
         ws = step.G.mapping(step.sample_z(batch)[rows], cond)
         if not ws.requires_grad:  # a generator without a trained mapping
             ws = ws.detach().requires_grad_(True)

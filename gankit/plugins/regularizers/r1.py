@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from gankit.core.interfaces import Regularizer, StepContext
+from gankit.core.interfaces.training import Regularizer, StepContext
 
 __all__ = ["R1"]
 

@@ -7,7 +7,7 @@ import dataclasses
 import torch
 from torch import Tensor
 
-from gankit.core.interfaces import StepContext
+from gankit.core.interfaces.training import StepContext
 from gankit.plugins.regularizers.r1 import R1
 
 __all__ = ["R2"]

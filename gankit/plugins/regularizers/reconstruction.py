@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from gankit.core.interfaces import Regularizer, StepContext
+from gankit.core.interfaces.training import Regularizer, StepContext
 from gankit.errors import GankitError
 
 __all__ = ["Reconstruction"]

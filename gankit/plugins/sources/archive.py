@@ -7,7 +7,7 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-from gankit.core.images import SUFFIXES, BadImage
+from gankit.core.data.images import SUFFIXES, BadImage
 from gankit.errors import GankitError
 from gankit.plugins.sources.metadata import METADATA_FILES, FileSource
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from gankit.core.images import SUFFIXES, BadImage
+from gankit.core.data.images import SUFFIXES, BadImage
 from gankit.errors import GankitError
 from gankit.plugins.sources.metadata import METADATA_FILES, FileSource
 from gankit.plugins.sources.shards import ShardSource

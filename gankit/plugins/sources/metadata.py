@@ -21,9 +21,9 @@ from typing import Any
 
 from PIL import Image
 
-from gankit.core.images import BadImage, open_image
-from gankit.core.interfaces import Source
-from gankit.core.labels import Label
+from gankit.core.data.images import BadImage, open_image
+from gankit.core.interfaces.data import Source
+from gankit.core.interfaces.labels import Label
 from gankit.errors import GankitError
 
 METADATA_FILES = ("metadata.jsonl", "metadata.csv", "dataset.json")  # an earlier file wins

@@ -18,9 +18,9 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from gankit.core.images import SUFFIXES, BadImage
-from gankit.core.labels import Label
-from gankit.core.paths import cache_dir
+from gankit.core.data.images import SUFFIXES, BadImage
+from gankit.core.interfaces.labels import Label
+from gankit.core.runtime.paths import cache_dir
 from gankit.errors import GankitError
 from gankit.plugins.sources.metadata import FileSource, captions, class_name, label_from, load_json, merge
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gankit.core.interfaces import Tracker
+from gankit.core.interfaces.training import Tracker
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter

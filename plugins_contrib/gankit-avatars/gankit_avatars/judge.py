@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from gankit.core.interfaces import FeatureNetwork, Tap
-from gankit.core.weights import read_safetensors, sha256_of
+from gankit.core.interfaces.networks import FeatureNetwork, Tap
+from gankit.core.models.pretrained import read_safetensors
+from gankit.core.runtime.tensor_files import sha256_of
 from gankit.errors import GankitError
 from gankit_avatars import attributes as at
 

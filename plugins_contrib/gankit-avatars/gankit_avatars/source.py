@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageColor
 
-from gankit.core.interfaces import Source
-from gankit.core.labels import Label, Vocabulary
-from gankit.core.paths import cache_dir
+from gankit.core.interfaces.data import Source
+from gankit.core.interfaces.labels import Label, Vocabulary
+from gankit.core.runtime.paths import cache_dir
 from gankit.errors import GankitError
 from gankit_avatars.attributes import Avatar
 from gankit_avatars.captions import captions

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 import gankit
-from gankit.core import checkpoint
+from gankit.core.checkpoints import folders
 from gankit_avatars.demo import CLASSES, PROMPTS, TAGS, demo
 
 TINY = {
@@ -44,7 +44,7 @@ def test_demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
     monkeypatch.setattr(gankit, "load", lambda name, **kwargs: load(out / "run", **kwargs))
     demo(out, minutes=1e-6)
     text = page.read_text()
-    assert [int(p.name) for p in checkpoint.checkpoints(out / "run")] == [4, 8]  # it went on
+    assert [int(p.name) for p in folders.checkpoints(out / "run")] == [4, 8]  # it went on
     assert text.count("<img ") == len(PROMPTS) + len(TAGS) + len(CLASSES) + 1 + 3
     assert all(prompt in text for prompt in PROMPTS)
     assert not [
@@ -54,7 +54,7 @@ def test_demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
     seeds[0] = 1  # as if another version of the recipe had been installed
     demo(out, minutes=1e-6)
     assert "begins anew" in capsys.readouterr().out
-    assert [int(p.name) for p in checkpoint.checkpoints(out / "run")] == [4]
+    assert [int(p.name) for p in folders.checkpoints(out / "run")] == [4]
 
     size = page.stat().st_size
     demo(out, minutes=0)

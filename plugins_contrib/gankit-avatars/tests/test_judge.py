@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from gankit import GankitError
-from gankit.core import options
+from gankit.core.config import options
 from gankit_avatars.judge import ANSWERS, AvatarJudge
 from gankit_avatars.source import AvatarSource
 

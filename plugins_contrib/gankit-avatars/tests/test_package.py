@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import gankit_avatars
-from gankit.core.interfaces import Source, WeightSource
+from gankit.core.interfaces.data import Source, WeightSource
 from gankit_avatars.source import AvatarSource
 from gankit_avatars.weights import CAPTION_POOL, EFFICIENTNET, MINILM, PackagedWeights, rename_in_order
 
@@ -66,7 +66,7 @@ def test_rename_checks_shapes():
 
 def test_caption_pool_binds_colours_to_their_nouns():
     """Prompts that an average over words cannot tell apart: swapping two colours moves the vector far."""
-    from gankit.core.labels import Label, Vocabulary
+    from gankit.core.interfaces.labels import Label, Vocabulary
     from gankit.plugins.conditioning.text import TextConditioner
 
     conditioner = TextConditioner(

@@ -8,7 +8,7 @@ import pickle
 import numpy as np
 import pytest
 
-from gankit.core.labels import Vocabulary
+from gankit.core.interfaces.labels import Vocabulary
 from gankit.errors import GankitError
 from gankit_avatars.source import AvatarSource
 

@@ -4,8 +4,9 @@ import torch
 from torch import Tensor, nn
 
 from gankit import GankitError
-from gankit.core.interfaces import Cond, CondSpec, Generator, embedding_of
-from gankit.core.sizes import levels
+from gankit.core.interfaces.conditions import Cond, CondSpec, embedding_of
+from gankit.core.interfaces.networks import Generator
+from gankit.core.nn.pyramid import levels
 
 
 class DCGAN(Generator):

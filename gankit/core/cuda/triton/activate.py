@@ -27,7 +27,7 @@ from gankit.core.cuda.triton.launch import (
     is_channels_last,
     launch,
 )
-from gankit.core.precision import at_least_float32
+from gankit.core.runtime.precision import at_least_float32
 
 SELU_SCALE, SELU_ALPHA = 1.0507009873554805, 1.6732632423543772
 

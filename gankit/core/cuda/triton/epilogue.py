@@ -27,7 +27,7 @@ from gankit.core.cuda.triton.launch import (
     launch,
     memory_format,
 )
-from gankit.core.precision import at_least_float32
+from gankit.core.runtime.precision import at_least_float32
 
 # (pixels, channels) of a tile and warps: 16-byte accesses along the axis that is contiguous in memory.
 CONTIGUOUS_CONFIGS = ((1024, 1, 4), (128, 1, 1))

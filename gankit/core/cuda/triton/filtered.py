@@ -20,7 +20,7 @@ from gankit.core.cuda.triton.activate import bias_act
 from gankit.core.cuda.triton.filtered_kernel import run
 from gankit.core.cuda.triton.launch import empty_like, guarded
 from gankit.core.cuda.upfirdn2d import upfirdn2d as plain_upfirdn2d
-from gankit.core.precision import at_least_float32
+from gankit.core.runtime.precision import at_least_float32
 
 # ------------------------------------------------------------------------------------- the same in plain torch
 

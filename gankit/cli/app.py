@@ -1,0 +1,105 @@
+"""The program `gankit`: its groups of commands, those of plugins, and how mistakes are told."""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+
+from gankit._version import __version__
+from gankit.cli import measure, models, plugins, sample, train
+from gankit.cli.options import Strict
+from gankit.core.config.registry import registry
+from gankit.errors import GankitError
+
+# click's ClickException; newer typers carry their own click
+CommandLineError: Any = typer.BadParameter.__mro__[2]
+
+
+class _PluginCommand(TyperCommand):
+    """Stands for a command of a plugin in `gankit --help`, without importing its target."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name, help=f"(from {registry().get('command', name).package})", callback=None)
+
+    def load(self) -> Any:
+        """The command itself, from a `typer.Typer` or a function."""
+        target = registry().load("command", self.name or "")
+        if not isinstance(target, typer.Typer):
+            function, target = target, typer.Typer(rich_markup_mode=None)
+            target.command(self.name)(function)
+        return typer.main.get_command(target)
+
+
+class _Commands(TyperGroup):
+    """gankit's own commands, and those that plugins register under other names."""
+
+    def _of_plugins(self) -> list[str]:
+        names = registry().names("command")
+        for name in names:
+            if name in self.commands:
+                package = registry().get("command", name).package
+                warnings.warn(
+                    f"command {name!r} of package {package!r} is ignored: gankit has its own", stacklevel=1
+                )
+        return [name for name in names if name not in self.commands]
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return [*super().list_commands(ctx), *self._of_plugins()]
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        if cmd_name in self._of_plugins():
+            return _PluginCommand(cmd_name)
+        return super().get_command(ctx, cmd_name)
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        name, command, rest = super().resolve_command(ctx, args)
+        return name, command.load() if isinstance(command, _PluginCommand) else command, rest
+
+
+app = typer.Typer(
+    cls=_Commands,
+    help="Train and sample image generators conditioned on text prompts, tags, classes or nothing.",
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+for group in (train, sample, measure, models, plugins):
+    app.add_typer(group.app)
+
+
+@app.callback(invoke_without_command=True)
+def _root(
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+    strict_plugins: Strict = False,
+) -> None:
+    if version:
+        print(f"gankit {__version__}")
+        raise typer.Exit
+
+
+def main() -> None:
+    """Run the command line; a user's mistake is one sentence on stderr and exit code 2."""
+    warnings.showwarning = _one_line_warning
+    try:
+        sys.exit(app(sys.argv[1:] or ["--help"], prog_name="gankit", standalone_mode=False))
+    except GankitError as error:
+        print(f"gankit: {error}", file=sys.stderr)
+        sys.exit(2)
+    except CommandLineError as error:
+        print(f"gankit: {' '.join(error.format_message().split())} (see --help)", file=sys.stderr)
+        sys.exit(2)
+    except (KeyboardInterrupt, typer.Abort):
+        sys.exit(130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+
+
+def _one_line_warning(message: Any, category: Any, *_: Any, **__: Any) -> None:
+    print(f"gankit: warning: {message}", file=sys.stderr)

@@ -1,0 +1,30 @@
+"""Options that several commands have."""
+
+from __future__ import annotations
+
+import os
+from typing import Annotated
+
+import typer
+
+from gankit.core.config.registry import ENV_STRICT, registry
+
+
+def _strict(wanted: bool) -> bool:
+    """Load the plugins anew, so that a broken package that only warned before is an error now."""
+    if wanted and not os.environ.get(ENV_STRICT):
+        os.environ[ENV_STRICT] = "1"
+        registry.cache_clear()
+        registry()
+    return wanted
+
+
+Strict = Annotated[
+    bool,
+    typer.Option(
+        "--strict-plugins",
+        help="A plugin that cannot be loaded is an error.",
+        callback=_strict,
+        is_eager=True,
+    ),
+]

@@ -1,0 +1,66 @@
+"""`gankit recipes`, `plugins` and `doctor`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from gankit import api
+from gankit.cli.options import Strict
+from gankit.cli.tables import print_table
+from gankit.core.config.registry import registry
+
+app = typer.Typer()
+
+
+@app.command()
+def recipes(strict_plugins: Strict = False) -> None:
+    """List recipes."""
+    rows = [
+        (name, registry().get("recipe", name).package, description)
+        for name, description in api.list_recipes().items()
+    ]
+    print_table(("recipe", "package", "what it is"), rows)
+
+
+@app.command()
+def doctor(strict_plugins: Strict = False) -> None:
+    """Show torch, devices and the operators' implementations, and test these; exit code 1 if one is wrong."""
+    from gankit.cli.doctor import examine
+
+    page, well = examine()
+    print(page)
+    raise typer.Exit(0 if well else 1)
+
+
+plugins_app = typer.Typer(help="List plugins, or show the options of one.", rich_markup_mode=None)
+app.add_typer(plugins_app, name="plugins")
+
+
+@plugins_app.callback(invoke_without_command=True)
+def plugins(
+    context: typer.Context,
+    kind: Annotated[str | None, typer.Option(help="Only this kind.")] = None,
+    strict_plugins: Strict = False,
+) -> None:
+    """List plugins with their packages, and say why a package failed to load."""
+    if context.invoked_subcommand is not None:
+        return
+    rows = [(p.name, p.kind, p.package, p.version) for p in api.list_plugins(kind)]
+    print_table(("name", "kind", "package", "version"), rows)
+    for failure in registry().failures:
+        print(f"\n{failure.summary}")
+        if failure.traceback:
+            print("  " + failure.traceback.rstrip().replace("\n", "\n  "))
+
+
+@plugins_app.command()
+def show(
+    name: Annotated[str, typer.Argument(help="A plugin's name, or kind/name.")],
+    strict_plugins: Strict = False,
+) -> None:
+    """Print the options of a plugin: types, defaults, help."""
+    from gankit.core.config.describe import describe
+
+    print(describe(name))

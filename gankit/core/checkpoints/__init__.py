@@ -1,0 +1,1 @@
+"""Folders written atomically, and the checkpoints that a run keeps."""

@@ -1,0 +1,1 @@
+"""Recipes, plugin options, the plugin registry, schedules, stages, compatibility."""

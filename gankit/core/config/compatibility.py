@@ -1,0 +1,87 @@
+"""Whether the parts of a recipe can work together, and which known recipe is nearest to it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from gankit.core.config import recipe as recipes
+from gankit.core.config import stages
+from gankit.core.config.recipe import PLUGIN_MAPS, PLUGIN_SECTIONS, Recipe
+from gankit.core.config.registry import registry
+from gankit.core.interfaces.conditions import Conditioner
+from gankit.core.interfaces.networks import Composition
+from gankit.errors import GankitError
+
+COMPARED = ("generator", "discriminator", "conditioner", "loss", "guidance")
+
+
+def compose(recipe: Recipe, conditioner: Conditioner) -> Composition:
+    """What a recipe's parts are asked with."""
+    parts = {section: getattr(recipe, section) for section in (*PLUGIN_SECTIONS, *PLUGIN_MAPS)}
+    return Composition(recipe.image_shape, conditioner.spec, conditioner.accepts, parts)
+
+
+def check(recipe: Recipe, conditioner: Conditioner) -> None:
+    """Refuse parts that cannot work together, by what their plugins say. The GankitError names both and the reason."""
+    composition = compose(recipe, conditioner)
+    for kind, spec in _specs(composition.parts):
+        unfit = getattr(registry().load(kind, spec["name"]), "unfit", None)  # a plugin may be a mere function
+        found = None if unfit is None else unfit(spec, composition)
+        if found is not None:
+            other, reason = found
+            raise GankitError(f"{kind} {spec['name']!r} and {other} cannot work together: {reason}")
+
+
+def _specs(parts: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    for section, spec in parts.items():
+        if section in PLUGIN_MAPS:
+            for name, options in spec.items():
+                yield PLUGIN_MAPS[section], {**options, "name": name}
+        elif spec is not None:
+            yield section, spec
+
+
+def advice(recipe: Recipe) -> str | None:
+    """For a combination of parts that no installed recipe has, in one of its stages: a sentence naming the nearest one;
+    else None."""
+    pages = [recipe.at_stage(stage) for stage in range(len(recipe.stages))] or [recipe]
+    known = list(_installed())
+    return next(filter(None, (_advice(_names(page.model_dump()), known) for page in pages)), None)
+
+
+def _installed() -> Iterator[tuple[str, dict[str, str]]]:
+    """Installed recipes, each with the names of its parts in every stage."""
+    for name in registry().names("recipe"):
+        try:
+            page = recipes.read_page(name)[0]
+        except GankitError:  # a broken page is told when it is used
+            continue
+        for stage in page.get("stages") or [{}]:
+            yield name, _names(stages.merge(page, stage))
+
+
+def _advice(mine: dict[str, str], known: list[tuple[str, dict[str, str]]]) -> str | None:
+    found = [(name, {k: theirs[k] for k in COMPARED if theirs[k] != mine[k]}) for name, theirs in known]
+    if not found:
+        return None
+    name, differences = min(found, key=lambda entry: len(entry[1]))
+    if not differences:
+        return None
+    listed = ", ".join(f"{key} {mine[key]} (there {other})" for key, other in differences.items())
+    return (
+        f"no installed recipe combines these parts, so nobody may have trained them together; the nearest is {name!r}, "
+        f"from which this one differs in {listed}"
+    )
+
+
+def _names(page: Mapping[str, Any]) -> dict[str, str]:
+    """The names of a page's parts, by section."""
+    names = {}
+    for key in COMPARED:
+        spec = page.get(key, Recipe.model_fields[key].default)
+        if key in PLUGIN_MAPS:
+            names[key] = " + ".join(sorted(k for k, v in (spec or {}).items() if v is not False)) or "none"
+        else:
+            names[key] = spec["name"] if isinstance(spec, Mapping) else str(spec)
+    return names

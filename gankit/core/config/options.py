@@ -1,0 +1,176 @@
+"""Options of a plugin, read from its own code: keyword-only constructor parameters, their types, defaults and help.
+
+`build` is the one hop from a recipe to a constructor: it checks the options against the signature (nearest valid name
+for an unknown one), builds nested plugins, and calls the constructor with exactly these arguments.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from typing import Annotated, Any, get_args, get_origin, get_type_hints
+
+from gankit.core.config.registry import registry
+from gankit.errors import GankitError, unknown
+
+
+@dataclass(frozen=True)
+class Nested:
+    """Marks an option that is itself a plugin: ``feature: Annotated[FeatureNetwork, Nested("feature")]``.
+
+    In a recipe it is a name or a mapping ``{name: ..., option: value}``, where without a name the default plugin is
+    meant; with `many`, a mapping from plugin name to options, built into a dict in the same order; a key may be any
+    label instead if its options have the plugin's ``name``. The constructor receives the built object, or without
+    `build` the checked mapping, for whoever shares the object with others.
+    """
+
+    kind: str
+    many: bool = False
+    build: bool = True
+
+
+@dataclass(frozen=True)
+class Option:
+    """One option of a plugin, as `gankit plugins show` prints it."""
+
+    name: str
+    type: Any
+    default: Any
+    help: str
+    nested: Nested | None = None
+
+    @property
+    def required(self) -> bool:
+        return self.default is inspect.Parameter.empty
+
+    @property
+    def type_name(self) -> str:
+        if self.nested:
+            return f"{self.nested.kind} plugins" if self.nested.many else f"{self.nested.kind} plugin"
+        if isinstance(self.type, type) and get_origin(self.type) is None:
+            return self.type.__name__
+        return re.sub(r"\b(typing|collections\.abc)\.", "", str(self.type))
+
+
+@cache
+def options_of(target: Any) -> dict[str, Option]:
+    """Options of a plugin class (or factory function), in the order of its signature."""
+    function = target.__init__ if inspect.isclass(target) else target
+    try:
+        hints = get_type_hints(function, include_extras=True)
+    except NameError as error:
+        raise GankitError(
+            f"the options of {target.__module__}.{target.__qualname__} cannot be read: {error}; types in the signature "
+            "of its constructor must be imported outside of `if TYPE_CHECKING`"
+        ) from None
+    helps = _argument_help(inspect.getdoc(target) or "")
+    options = {}
+    for name, parameter in inspect.signature(function).parameters.items():
+        if parameter.kind is not inspect.Parameter.KEYWORD_ONLY:
+            continue
+        hint, nested = hints.get(name, Any), None
+        if get_origin(hint) is Annotated:
+            nested = next((extra for extra in get_args(hint)[1:] if isinstance(extra, Nested)), None)
+        options[name] = Option(name, hint, parameter.default, helps.get(name, ""), nested)
+    return options
+
+
+def _argument_help(docstring: str) -> dict[str, str]:
+    """The entries of a Google-style ``Args:`` section, each joined to one line."""
+    section = re.search(r"^Args:\n((?:[ \t]+.*\n?|\n)+)", docstring, re.MULTILINE)
+    if not section:
+        return {}
+    helps: dict[str, str] = {}
+    current = ""
+    for line in inspect.cleandoc("\n" + section.group(1)).splitlines():
+        entry = re.match(r"(\w+)(?: \([^)]*\))?:\s*(.*)", line)
+        if entry:
+            current = entry.group(1)
+            helps[current] = entry.group(2)
+        elif current and line.strip():
+            helps[current] += " " + line.strip()
+    return helps
+
+
+def split_spec(kind: str, spec: Any, where: str) -> tuple[str, dict[str, Any]]:
+    """A plugin as a recipe writes it, 'name' or {name: ..., options}, -> (name, options)."""
+    if isinstance(spec, str):
+        return spec, {}
+    if isinstance(spec, Mapping) and isinstance(spec.get("name"), str):
+        return spec["name"], {k: v for k, v in spec.items() if k != "name"}
+    raise GankitError(f"{where} must be the name of a {kind} or a mapping with 'name', not {spec!r}")
+
+
+def check(kind: str, spec: Any, where: str = "") -> dict[str, Any]:
+    """Validate a plugin spec without building it.
+
+    Returns ``{"name": ..., option: value}`` with every option of the plugin, defaults filled in, values coerced to the
+    declared types, nested plugins checked likewise. Raises GankitError naming the option and its place.
+    """
+    from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+    where = where or kind
+    name, given = split_spec(kind, spec, where)
+    target = registry().load(kind, name)
+    options = options_of(target)
+    resolved: dict[str, Any] = {"name": name}
+    for key in given:
+        if key not in options:
+            raise GankitError(unknown(f"option of {kind} {name!r}:", key, options, hint=f"in {where}"))
+    for key, option in options.items():
+        value = given.get(key, option.default)
+        place = f"{where}.{key}"
+        if value is inspect.Parameter.empty:
+            raise GankitError(
+                f"{kind} {name!r} needs the option {key!r} ({option.help or option.type_name}); set {place}"
+            )
+        if option.nested is not None:
+            if value is not None or type(None) not in get_args(get_args(option.type)[0]):
+                value = _check_nested(option, value, place)
+        elif option.type is not Any:
+            try:
+                adapter = TypeAdapter(option.type, config=ConfigDict(arbitrary_types_allowed=True))
+                value = adapter.validate_python(value, strict=False)
+            except ValidationError as error:
+                reason = error.errors()[0]["msg"].lower()
+                raise GankitError(f"{place} = {value!r} of {kind} {name!r}: {reason}") from None
+        resolved[key] = value
+    return resolved
+
+
+def _check_nested(option: Option, value: Any, place: str) -> dict[str, Any]:
+    nested = option.nested
+    assert nested is not None
+    if not nested.many:
+        if isinstance(value, Mapping) and "name" not in value and isinstance(option.default, (str, Mapping)):
+            name, options = split_spec(nested.kind, option.default, place)
+            value = {"name": name, **options, **value}  # options of the default plugin
+        return check(nested.kind, value, place)
+    if not isinstance(value, Mapping):
+        raise GankitError(f"{place} must map names of {nested.kind} plugins to their options, not {value!r}")
+    checked = {}
+    for label, options in value.items():
+        if not isinstance(options or {}, Mapping):
+            raise GankitError(f"{place}.{label} must be a mapping of options, not {options!r}")
+        spec = check(nested.kind, {"name": label, **(options or {})}, f"{place}.{label}")
+        checked[label] = {k: v for k, v in spec.items() if k != "name" or v != label}
+    return checked
+
+
+def build(kind: str, spec: Any, *positional: Any, where: str = "") -> Any:
+    """Construct a plugin from its spec; `positional` are the arguments that gankit supplies for this kind."""
+    resolved = check(kind, spec, where)
+    target = registry().load(kind, resolved["name"])
+    arguments = {}
+    for key, option in options_of(target).items():
+        value = resolved[key]
+        if option.nested is not None and option.nested.build and value is not None:
+            if option.nested.many:
+                value = {n: build(option.nested.kind, {"name": n, **o}) for n, o in value.items()}
+            else:
+                value = build(option.nested.kind, value)
+        arguments[key] = value
+    return target(*positional, **arguments)

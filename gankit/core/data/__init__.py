@@ -1,0 +1,1 @@
+"""Images and labels as resumable batches; image files; caches of text embeddings; contact sheets."""

@@ -1,0 +1,259 @@
+"""Images and labels -> an endless stream of batches that depends on seed and position only.
+
+The image at position p of a run is number p % n of the p // n-th permutation of the n images, whatever the number of
+processes and workers and wherever the stream begins; so is whether it is mirrored and which of its captions it gets.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import re
+import signal
+import time
+import weakref
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from gankit.core.config import options
+from gankit.core.config.registry import registry
+from gankit.core.data.images import FITS, BadImage, fit
+from gankit.core.interfaces.data import Source
+from gankit.core.interfaces.labels import Label
+from gankit.errors import GankitError, unknown
+
+MAX_BAD_IN_A_ROW = 1000
+
+
+def open_source(data_path: str, source_options: Mapping[str, Any] | None = None) -> Source:
+    """The source that `--data` means.
+
+    Args:
+        data_path: 'NAME:REST' with the name of a source plugin ('avatars:', 'folder:PATH'), or a path, which goes to
+            the first source that knows what to do with it.
+        source_options: options of the source.
+    """
+    names = registry().names("source")
+    given = dict(source_options or {})
+    prefix, colon, rest = data_path.partition(":")
+    if colon and prefix in names and not os.path.exists(data_path):
+        return options.build("source", {**given, "name": prefix}, rest, where="data.options")
+    path = Path(data_path).expanduser()
+    broken = None
+    for name in names:
+        try:
+            matches = registry().load("source", name).matches(path)
+        except GankitError as error:  # cannot be imported; that matters only if nobody else takes the path
+            broken = error
+        else:
+            if matches:
+                return options.build("source", {**given, "name": name}, str(path), where="data.options")
+    if broken is not None:
+        raise broken
+    if path.exists():
+        raise GankitError(
+            f"no source reads {data_path}; say which with 'NAME:{data_path}', where NAME is one of {', '.join(names)}"
+        )
+    if re.match(r"[\w.-]{2,}:", data_path):  # one letter is a Windows drive
+        raise GankitError(unknown("source", prefix, names, hint=f"and there is no file {data_path}"))
+    raise GankitError(f"the data path {data_path} does not exist")
+
+
+@dataclass
+class Batch:
+    """One process's rows of a batch.
+
+    Args:
+        images: uint8 [b, C, H, W], channels last in memory.
+        labels: b labels, each with the one caption drawn for this occasion.
+        indices: of the images in the source.
+        skipped: (name, reason) of unreadable images that were met for the first time; others stand in for them.
+    """
+
+    images: Tensor
+    labels: list[Label]
+    indices: list[int]
+    skipped: list[tuple[str, str]]
+
+
+class Batches(Iterator[Batch]):
+    """An endless stream of batches, decoded and resized in worker processes.
+
+    Mirroring flips images, not what their captions say: leave it off where these mention left or right, and for
+    pictures of text.
+
+    Args:
+        source: where images come from.
+        size: (H, W) of the images.
+        channels: 1, 3 or 4.
+        fit: how images are brought to size, see `gankit.core.data.images.fit`.
+        mirror: flip each image with probability 1/2.
+        batch: images a step, over all processes.
+        seed: decides order, mirroring and captions.
+        rank: this process, which gets rows [rank * b, (rank + 1) * b) of each batch, b = batch / world.
+        world: number of processes.
+        workers: processes that decode; 0 decodes in this one; default by number of cores.
+        start_image: position of the first image, for resuming.
+        prefetch: batches that each worker prepares in advance.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        size: tuple[int, int],
+        *,
+        channels: int = 3,
+        fit: str = "crop",
+        mirror: bool = False,
+        batch: int,
+        seed: int = 0,
+        rank: int = 0,
+        world: int = 1,
+        workers: int | None = None,
+        start_image: int = 0,
+        prefetch: int = 2,
+    ) -> None:
+        if fit not in FITS:
+            raise GankitError(unknown("fit", fit, FITS))
+        if batch % world:
+            raise GankitError(
+                f"a batch of {batch} cannot be shared by {world} processes; use a multiple of {world}"
+            )
+        self.wait_s = 0.0  # time that the consumer has waited for data
+        self._reported: set[str] = set()
+        rows = batch // world
+        workers = default_workers() if workers is None else workers
+        schedule = _Schedule(len(source), seed, start_image + rank * rows, rows, batch)
+        self._loader = DataLoader(
+            _Assembler(source, size, channels, fit, mirror, seed),
+            sampler=schedule,
+            batch_size=None,
+            num_workers=workers,
+            prefetch_factor=prefetch if workers else None,
+            worker_init_fn=_init_worker,
+            generator=torch.Generator(),  # else the loader draws from the global one
+        )
+        self._streams: list[Iterator[Batch | str]] = []  # none or one
+        # The workers are deaf to SIGTERM, so an interpreter that ends with them would wait for them for ever.
+        weakref.finalize(self, _stop, self._streams)
+
+    def __next__(self) -> Batch:
+        start = time.perf_counter()
+        if not self._streams:
+            self._streams.append(iter(self._loader))
+        batch = next(self._streams[0])
+        self.wait_s += time.perf_counter() - start
+        if isinstance(batch, str):
+            raise GankitError(batch)
+        batch.skipped = [(name, why) for name, why in batch.skipped if name not in self._reported]
+        self._reported.update(name for name, _ in batch.skipped)
+        return batch
+
+    def close(self) -> None:
+        """Stop the workers."""
+        _stop(self._streams)
+
+
+def _stop(streams: list[Iterator[Batch | str]]) -> None:
+    """End the workers of a loader's iterators: by its own protocol, then by force."""
+    while streams:
+        stream = streams.pop()
+        workers = list(getattr(stream, "_workers", ()))
+        if workers:
+            stream._shutdown_workers()  # type: ignore[attr-defined]
+        for worker in workers:
+            if worker.is_alive():
+                worker.kill()
+
+
+def default_workers() -> int:
+    """Half the cores of a process's share, at most 4: the rest is for the training itself."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(4, cores // 2 // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+
+
+class _Schedule:
+    """Positions and source indices of one process's rows, batch by batch. Runs in the main process."""
+
+    def __init__(self, images: int, seed: int, first: int, rows: int, stride: int) -> None:
+        self.images, self.seed, self.first, self.rows, self.stride = images, seed, first, rows, stride
+        self._epochs: dict[int, np.ndarray] = {}
+
+    def __iter__(self) -> Iterator[tuple[int, list[int]]]:
+        first = self.first
+        while True:
+            yield first, [self.index(position) for position in range(first, first + self.rows)]
+            first += self.stride
+
+    def index(self, position: int) -> int:
+        epoch, place = divmod(position, self.images)
+        if epoch not in self._epochs:
+            self._epochs = {e: order for e, order in self._epochs.items() if e == epoch - 1}
+            rng = np.random.Generator(np.random.PCG64([self.seed, 0, epoch]))
+            self._epochs[epoch] = rng.permutation(self.images)
+        return int(self._epochs[epoch][place])
+
+
+class _Assembler(Dataset):
+    """(first position, source indices) -> Batch; runs in the workers."""
+
+    def __init__(
+        self, source: Source, size: tuple[int, int], channels: int, fit_mode: str, mirror: bool, seed: int
+    ) -> None:
+        self.source, self.size, self.channels = source, size, channels
+        self.fit_mode, self.mirror, self.seed = fit_mode, mirror, seed
+
+    def __getitem__(self, rows: tuple[int, list[int]]) -> Batch | str:
+        """A GankitError is returned as text: the loader would wrap it in a traceback."""
+        try:
+            return self.assemble(*rows)
+        except GankitError as error:
+            return str(error)
+
+    def assemble(self, first: int, indices: list[int]) -> Batch:
+        pixels = np.empty((len(indices), *self.size, self.channels), np.uint8)
+        labels: list[Label] = []
+        used: list[int] = []
+        skipped: dict[str, str] = {}
+        for row, wanted in enumerate(indices):
+            image, index = self.readable(wanted, skipped)
+            label = self.source.label(index)
+            coin, caption = np.random.Generator(np.random.PCG64([self.seed, 1, first + row])).random(2)
+            if label.texts:
+                label = dataclasses.replace(label, texts=(label.texts[int(caption * len(label.texts))],))
+            pixels[row] = image[:, ::-1] if self.mirror and coin < 0.5 else image
+            labels.append(label)
+            used.append(index)
+        return Batch(torch.from_numpy(pixels).permute(0, 3, 1, 2), labels, used, list(skipped.items()))
+
+    def readable(self, index: int, skipped: dict[str, str]) -> tuple[np.ndarray, int]:
+        """The image at an index in the network's size, or the next one of the source that can be read."""
+        images = len(self.source)
+        tries = min(images, MAX_BAD_IN_A_ROW)
+        for candidate in range(index, index + tries):
+            candidate %= images
+            try:
+                image = self.source.image(candidate)
+                return fit(image, self.size, self.fit_mode, self.channels), candidate
+            except BadImage as error:
+                skipped[self.source.name(candidate)] = str(error)
+        name = self.source.name(index)
+        raise GankitError(
+            f"{tries} images in a row cannot be read, of {images}; the first of them is {name}: {skipped[name]}"
+        )
+
+
+def _init_worker(_: int) -> None:
+    """Ctrl-C and SIGTERM go to the whole process group; the main process decides what happens then."""
+    torch.set_num_threads(1)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        with contextlib.suppress(ValueError):
+            signal.signal(number, signal.SIG_IGN)

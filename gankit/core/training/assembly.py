@@ -1,0 +1,85 @@
+"""From a recipe to everything that a step trains or asks: for real, or as skeletons that find mistakes beforehand."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+
+from gankit.core.config import compatibility, options
+from gankit.core.config.recipe import Recipe
+from gankit.core.interfaces.conditions import Conditioner
+from gankit.core.interfaces.labels import Vocabulary
+from gankit.core.interfaces.training import Augmentation
+from gankit.core.models import build, stored_state
+from gankit.core.training.footprint import META
+from gankit.core.training.scheduling import Schedules
+from gankit.core.training.step import Parts
+from gankit.errors import GankitError
+
+
+def build_augmentation(recipe: Recipe) -> Augmentation | None:
+    """What a recipe puts in front of D. Raises GankitError if it does not go with the images."""
+    if recipe.augmentation is None:
+        return None
+    augmentation: Augmentation = options.build("augmentation", recipe.augmentation, recipe.image_shape)
+    if recipe.data.channels not in augmentation.channels:
+        raise GankitError(
+            f"augmentation {recipe.augmentation['name']!r} accepts images of {augmentation.channels} channels, "
+            f"not {recipe.data.channels}; set data.channels or another augmentation"
+        )
+    return augmentation
+
+
+def build_parts(recipe: Recipe, conditioner: Conditioner, device: torch.device) -> Parts:
+    """Networks and training parts of a recipe on a device. Raises GankitError, first of all, if they do not fit."""
+    compatibility.check(recipe, conditioner)
+    augmentation = build_augmentation(recipe)
+    judge = None
+    if recipe.train.judge_condition == "pretrained" and stored_state.stored_state(conditioner):
+        judge = copy.deepcopy(conditioner).requires_grad_(False).to(device)
+    G = build.build_generator(recipe, conditioner)
+    D = build.channels_last(build.build_discriminator(recipe, conditioner), device).train()
+    return Parts(
+        G=build.channels_last(G, device).train(),
+        D=D,
+        conditioner=conditioner.to(device),
+        loss=options.build("loss", recipe.loss),
+        regularizers={
+            name: build.build_regularizer(recipe, name, D, conditioner).to(device)
+            for name in recipe.regularizers
+        },
+        guidance={
+            name: options.build("guidance", {**spec, "name": name}).to(device)
+            for name, spec in recipe.guidance.items()
+        },
+        augmentation=None if augmentation is None else augmentation.to(device),
+        judge=judge,
+    )
+
+
+def rehearse(recipe: Recipe, vocabulary: Vocabulary, device: torch.device = META) -> Parts:
+    """`build_parts` with a conditioner of its own, by default on the meta device: without weights, in no memory.
+
+    Raises GankitError for parts that do not fit, options that a constructor refuses, schedules of what cannot be moved;
+    anything, most often one of `footprint.NEEDS_NUMBERS`, if a plugin does not work on the meta device.
+    """
+    augmentation = build_augmentation(recipe)  # on the CPU: it looks at numbers, but it is not run
+    with device:
+        conditioner = build.build_conditioner(recipe, vocabulary)
+        parts = build_parts(recipe.model_copy(update={"augmentation": None}), conditioner, device)
+    parts.augmentation = augmentation
+    Schedules(recipe, recipe.train.model_copy(), parts)
+    return parts
+
+
+def check_stages(recipe: Recipe, vocabulary: Vocabulary, first: int = 0) -> None:
+    """Rehearse a run from the stage `first` on, before a network gets weights: a mistake in the last stage is not to
+    show after days of training. Raises GankitError naming the stage."""
+    for index in range(first, len(recipe.stages) or 1):
+        try:
+            rehearse(recipe.at_stage(index), vocabulary)
+        except GankitError as error:
+            raise GankitError(f"stages.{index}: {error}" if recipe.stages else str(error)) from None
+        except Exception:  # a plugin needs numbers; what is wrong with it shows when it is built
+            continue

@@ -1,0 +1,128 @@
+"""Carries networks, averages and optimizer state from one stage of a run into the next."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from gankit.core.config.recipe import Recipe
+    from gankit.core.training.step import Stepper
+
+
+def carry(
+    old: Stepper, new: Stepper, before: Recipe, after: Recipe, restart: Sequence[str] = ()
+) -> list[str]:
+    """Continue with the networks of a new stage where those of the old one ended; returns what was done, for the user.
+
+    Everything goes by name, as with `--init`. Where G changes or parts of it are frozen, it starts from its average, as
+    in StyleGAN-XL and StyleGAN-T; where it stays the same it goes on as it is. Moments of the optimisers go on where a
+    network is the same.
+
+    Args:
+        old: at the end of its stage.
+        new: as built for its own stage; changed in place.
+        before: the recipe of the old stage.
+        after: that of the new one.
+        restart: networks that begin anew instead, of RESTARTS.
+    """
+    from gankit.core.models import warm_start
+
+    new.nimg = new.stage_start = old.nimg
+    new.step, new.bad_total, new.signs = old.step, old.bad_total, old.signs
+    same = {
+        name: name not in restart
+        and name in old.parts.trainable()
+        and _alike(old.parts.trainable()[name], module)
+        for name, module in new.parts.trainable().items()
+    }
+    goes_on = same["generator"] and _frozen(old, "generator") == _frozen(new, "generator")
+    raw_g = old.parts.G if goes_on else old.G_ema
+    raw_conditioner = old.parts.conditioner if goes_on else old.conditioner_ema
+    pairs = [
+        ("generator", raw_g, new.parts.G),
+        ("generator", old.G_ema, new.G_ema),
+        ("discriminator", old.parts.D, new.parts.D),
+        ("conditioner", raw_conditioner, new.parts.conditioner),
+    ]
+    if new.conditioner_ema is not new.parts.conditioner:
+        pairs.append(("conditioner", old.conditioner_ema, new.conditioner_ema))
+    lines = [f"{kind}: begins anew" for kind in restart]
+    for kind, source, target in pairs:
+        if kind in restart:
+            continue
+        done = warm_start.copy_weights(
+            kind, source, target, after, old.parts.conditioner.columns(), new.parts.conditioner
+        )
+        if done is not None and target is not new.G_ema and target is not new.conditioner_ema:
+            lines.append(f"{kind}: {str(done).splitlines()[0]}")
+    if "conditioner" not in restart and _shapes(old.parts.conditioner) and not _shapes(new.parts.conditioner):
+        lines.append(
+            "conditioner: what it has learned is left behind; keep it trainable, with conditioner in train.freeze, "
+            "to go on with it"
+        )
+    _carry_state(old, new, before, after)
+    _carry_moments(old, new, same)
+    averaged = old.posthoc.modules()
+    if not {"generator", "conditioner"} & set(restart) and _tensors_alike(averaged, new.posthoc.modules()):
+        new.posthoc.start = old.posthoc.start
+        for name, module in new.posthoc.modules().items():
+            _load(module, old.posthoc.modules()[name])
+    else:
+        new.posthoc.start = new.nimg
+    return lines
+
+
+def _frozen(stepper: Stepper, root: str) -> list[str]:
+    return [name for name in stepper.frozen if name.startswith(f"{root}.")]
+
+
+def _shapes(module: nn.Module) -> dict[str, Any]:
+    from gankit.core.models.stored_state import stored_state
+
+    return {name: tensor.shape for name, tensor in stored_state(module).items()}
+
+
+def _alike(a: nn.Module, b: nn.Module) -> bool:
+    return type(a) is type(b) and _shapes(a) == _shapes(b)
+
+
+def _tensors_alike(a: Mapping[str, nn.Module], b: Mapping[str, nn.Module]) -> bool:
+    return a.keys() == b.keys() and all(_alike(a[name], b[name]) for name in a)
+
+
+def _load(target: nn.Module, source: nn.Module) -> None:
+    from gankit.core.models.stored_state import load_stored, stored_state
+
+    load_stored(target, stored_state(source), "the stage before")
+
+
+def _carry_state(old: Stepper, new: Stepper, before: Recipe, after: Recipe) -> None:
+    """Weights and running means of regularizers; the strength of an augmentation that is set up as before."""
+    theirs = old.parts.stateful()
+    for name, module in new.parts.stateful().items():
+        if name == "augmentation" and before.augmentation != after.augmentation:
+            continue
+        if name in theirs and _alike(theirs[name], module):
+            _load(module, theirs[name])
+
+
+def _carry_moments(old: Stepper, new: Stepper, same: Mapping[str, bool]) -> None:
+    found: dict[str, dict[str, Tensor]] = {}
+    for root, module in old.parts.trainable().items():
+        for name, parameter in module.named_parameters():
+            for optimizer in (old.opt_g, old.opt_d):
+                if parameter in optimizer.state:
+                    found[f"{root}.{name}"] = optimizer.state[parameter]
+    for root, module in new.parts.trainable().items():
+        for name, parameter in module.named_parameters():
+            if not (same[root] and parameter.requires_grad and f"{root}.{name}" in found):
+                continue
+            optimizer = new.opt_d if root in ("discriminator", *_regularizers(new)) else new.opt_g
+            optimizer.state[parameter] = {k: v.clone() for k, v in found[f"{root}.{name}"].items()}
+
+
+def _regularizers(stepper: Stepper) -> list[str]:
+    return [f"regularizers.{name}" for name in stepper.parts.regularizers]

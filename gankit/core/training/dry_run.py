@@ -1,0 +1,219 @@
+"""`gankit train ... --dry-run`: the resolved recipe, a table of modules, and what training takes."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gankit.core.config import compatibility
+from gankit.core.config.recipe import Recipe
+from gankit.core.data.loader import open_source
+from gankit.core.interfaces.labels import Label, Vocabulary
+from gankit.core.models import stored_state
+from gankit.core.training.assembly import rehearse
+from gankit.core.training.footprint import META, NEEDS_NUMBERS, Footprint, Tally, footprint, meta_condition
+from gankit.core.training.freezing import freeze
+from gankit.core.training.step import Parts
+
+BATCH = 4  # the batch that runs through the networks to find output shapes
+DEPTH = 2  # names of sub-modules that are shown: synthesis.b64
+ASSUMED = 1000  # classes and tags, where no data says how many there are
+
+
+def summarize(recipe: Recipe) -> str:
+    """The page and what it makes, of a run with stages in each of them."""
+    return "\n\n".join(sections(recipe))
+
+
+def sections(recipe: Recipe) -> Iterator[str]:
+    """The parts of `summarize` as they become known."""
+    yield recipe.to_yaml().rstrip()
+    count = len(recipe.stages)
+    for index in range(count or 1):
+        if count:
+            yield f"--- stage {index + 1} of {count}"
+        yield describe_training(recipe.at_stage(index))
+
+
+def describe_training(recipe: Recipe) -> str:
+    """Build the networks at full size without memory or weights, run a batch through them, and describe all of it."""
+    notes = []
+    if recipe.data.path is not None:
+        vocabulary = open_source(recipe.data.path, recipe.data.options).vocabulary()
+    else:
+        vocabulary = assumed_vocabulary()
+    train = recipe.train
+    micro = min(train.micro_batch or train.batch, train.batch)
+    try:
+        view = _View(rehearse(recipe, vocabulary))
+        frozen = freeze(view.parts.trainable(), train.freeze)
+        costs = footprint(
+            view.parts, micro, view.label, averages=1 + len(train.posthoc_ema), d_steps=train.d_steps
+        )
+    except NEEDS_NUMBERS:  # a plugin that looks at numbers
+        view, costs = _View(rehearse(recipe, vocabulary, torch.device("cpu"))), None
+        frozen = freeze(view.parts.trainable(), train.freeze)
+        notes.append("memory cannot be estimated: a plugin of this recipe does not work on the meta device")
+    if recipe.data.path is None and view.parts.conditioner.accepts & {"cls", "tags"}:
+        notes.insert(0, f"no data is given: {ASSUMED:,} classes and tags are assumed")
+    parts, spec = view.parts, view.parts.conditioner.spec
+    lines = [*_table(view.rows), ""]
+    lines += [
+        f"condition: {spec.c_dim} numbers" + (f" and tokens of {spec.token_dim}" if spec.token_dim else ""),
+        f"images: {view.images}, logits an image: {view.logits}",
+    ]
+    if frozen:
+        lines.append(f"not trained: {len(frozen)} tensors, such as {frozen[0]}")
+    if costs is not None:
+        lines += _costs(costs, view.flops)
+    statistics = [parts.G.batch_statistics, parts.D.batch_statistics]
+    statistics += [regularizer.batch_statistics for regularizer in parts.regularizers.values()]
+    if train.top_k < 1 or "top_k" in recipe.schedules.get("train", {}):
+        statistics.append("top-k")
+    if any(statistics):
+        listed = ", ".join(dict.fromkeys(filter(None, statistics)))
+        notes.append(f"micro-batches change the result of: {listed} (statistics over a batch)")
+    if advice := compatibility.advice(recipe):
+        notes.append(advice)
+    return "\n".join([*lines, *notes])
+
+
+def assumed_vocabulary() -> Vocabulary:
+    """Classes and tags named 0 to 999, as those of ImageNet are for classifiers."""
+    names = {str(i): ASSUMED for i in range(ASSUMED)}
+    return Vocabulary(names, dict(names), ASSUMED, ASSUMED)
+
+
+@dataclass
+class _View:
+    """What a batch tells on its way through the networks."""
+
+    parts: Parts
+    rows: list[tuple[str, ...]] = field(init=False)
+    images: list[int] = field(init=False)  # shape of one
+    logits: list[int] = field(init=False)  # how many an image gets
+    flops: dict[str, float] = field(init=False)  # of an image, by network
+
+    def __post_init__(self) -> None:
+        G, D = self.parts.G, self.parts.D
+        device = next((p.device for p in G.parameters()), META)
+        if device == META:
+            cond = meta_condition(self.parts.conditioner.spec, BATCH)
+        else:
+            cond = self.parts.conditioner.augment(self.parts.conditioner.encode([Label()] * BATCH))
+        # with gradients on a CPU: without them convolutions go where they cannot be counted
+        with torch.set_grad_enabled(device != META):
+            with _watched(G) as watch:
+                images = G(torch.randn(BATCH, G.z_dim, device=device), cond)
+            rows, flops_g = _rows("G", G, watch), watch.total
+            with _watched(D) as watch:
+                logits = D(images, cond)
+            rows += _rows("D", D, watch)
+        self.rows, self.flops = rows, {"G": flops_g, "D": watch.total}
+        self.images, self.logits = list(images.shape[1:]), [x.shape[1] for x in logits]
+
+    @property
+    def label(self) -> Label:
+        vocabulary = self.parts.conditioner.vocabulary()
+        return Label(next(iter(vocabulary.classes), None), texts=("a picture",))
+
+
+def _table(rows: list[tuple[str, ...]]) -> list[str]:
+    head = ("module", "parameters", "stored", "FLOPs", "output")
+    numbers = ("parameters", "FLOPs")
+    widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
+    lines = []
+    for row in [head, *rows]:
+        cells = [c.rjust(w) if name in numbers else c.ljust(w) for name, c, w in zip(head, row, widths)]
+        lines.append("  ".join(cells).rstrip())
+    return lines
+
+
+def _costs(costs: Footprint, flops: dict[str, float]) -> list[str]:
+    phases = ", ".join(f"{phase.name} {_si(phase.peak)}B" for phase in costs.phases)
+    lines = [
+        f"FLOPs an image, two for a multiply-add: G {_si(flops['G'])}, D {_si(flops['D'])}, "
+        f"training {_si(costs.flops)}",
+        f"memory for {costs.images} images at once in fp32, estimated: {_si(costs.total)}B = "
+        f"weights {_si(costs.weights)}B + gradients {_si(costs.gradients)}B + Adam {_si(costs.optimizer)}B + "
+        f"activations {_si(costs.activations)}B (phases: {phases})",
+    ]
+    if costs.not_counted:
+        lines.append(f"without {', '.join(dict.fromkeys(costs.not_counted))}, which cannot be estimated")
+    return lines
+
+
+def _si(number: float) -> str:
+    for factor, unit in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if number >= factor:
+            return f"{number / factor:.3g} {unit}"
+    return f"{number:.0f} "
+
+
+class _Watch:
+    """Output shapes and FLOPs of sub-modules, filled in by a forward pass."""
+
+    def __init__(self) -> None:
+        self.shapes: dict[str, str] = {}
+        self.flops: dict[str, float] = {}
+        self.total = 0.0
+
+
+@contextlib.contextmanager
+def _watched(module: nn.Module) -> Iterator[_Watch]:
+    watch = _Watch()
+    started: dict[str, int] = {}
+    tally = Tally()
+
+    def before(name: str) -> Callable[..., None]:
+        def hook(_: nn.Module, __: Any) -> None:
+            started.setdefault(name, tally.flops)
+
+        return hook
+
+    def after(name: str) -> Callable[..., None]:
+        def hook(_: nn.Module, __: Any, output: Any) -> None:
+            if name not in watch.shapes:
+                watch.shapes[name] = _shape(output)
+                watch.flops[name] = (tally.flops - started[name]) / BATCH
+
+        return hook
+
+    shown = [(name, child) for name, child in module.named_modules() if name and name.count(".") < DEPTH]
+    hooks = [child.register_forward_pre_hook(before(name)) for name, child in shown]
+    hooks += [child.register_forward_hook(after(name)) for name, child in shown]
+    try:
+        with tally:
+            yield watch
+    finally:
+        for handle in hooks:
+            handle.remove()
+    watch.total = watch.flops[""] = tally.flops / BATCH
+
+
+def _shape(output: Any) -> str:
+    if isinstance(output, Tensor):
+        return str(list(output.shape))
+    if isinstance(output, (list, tuple)):
+        return " ".join(filter(None, map(_shape, output)))
+    return ""
+
+
+def _rows(prefix: str, module: nn.Module, watch: _Watch) -> list[tuple[str, ...]]:
+    """Modules with parameters that took part; a frozen network is one row."""
+    frozen = stored_state.frozen_networks(module)
+    rows: list[tuple[str, ...]] = []
+    for name, child in module.named_modules():
+        count = sum(p.numel() for p in child.parameters())
+        inside = any(name.startswith(f"{path}.") for path in frozen)
+        if (name and (name not in watch.shapes or not count)) or inside:
+            continue
+        stored = "by name and hash" if name in frozen else "yes"
+        place = f"{prefix}.{name}" if name else prefix
+        rows.append((place, f"{count:,}", stored, _si(watch.flops[name]), watch.shapes.get(name, "")))
+    return rows

@@ -1,0 +1,56 @@
+"""Applies the schedules of a recipe to the objects whose options they move."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from gankit.errors import GankitError
+
+if TYPE_CHECKING:
+    from gankit.core.config.recipe import Recipe, TrainOptions
+from gankit.core.config.schedules import Schedule, _leaves, _lookup
+
+
+@dataclass
+class _Target:
+    path: tuple[str, ...]
+    schedule: Schedule
+    own: Any
+    owner: Any
+    option: str
+
+
+class Schedules:
+    """The schedules of a recipe, tied to the objects whose options they move."""
+
+    def __init__(self, recipe: Recipe, train: TrainOptions, parts: Any) -> None:
+        """`train` is changed by `apply`, as are the regularizers, guidance and augmentation of `parts`."""
+        options = recipe.scheduled_options()
+        self.targets: list[_Target] = []
+        for path, page in _leaves(recipe.schedules, options, "recipe"):
+            owner: Any = train if path[0] == "train" else getattr(parts, path[0])
+            if len(path) == 3:
+                owner = owner[path[1]]
+            if not hasattr(owner, path[-1]):
+                raise GankitError(
+                    f"schedules.{'.'.join(path)}: {type(owner).__name__} does not keep {path[-1]!r} as an attribute, "
+                    "so it cannot change during a run"
+                )
+            schedule = Schedule.model_validate(page)
+            self.targets.append(_Target(path, schedule, _lookup(options, path), owner, path[-1]))
+
+    def apply(self, nimg: int, stage_start: int) -> dict[str, float]:
+        """Set every option for the step that follows `nimg` images; returns single numbers by name, for the log."""
+        values = {}
+        for target in self.targets:
+            images = nimg - (stage_start if target.schedule.since == "stage" else 0)
+            value = target.schedule.value(target.own, images)
+            current = getattr(target.owner, target.option)
+            if hasattr(current, "fill_"):  # a buffer
+                current.fill_(value)
+            else:
+                setattr(target.owner, target.option, value)
+            if not isinstance(value, tuple):
+                values[".".join(target.path)] = value
+        return values

@@ -1,0 +1,363 @@
+"""`gankit evaluate`: metrics of a model against a data set, with everything that the numbers depend on."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import platform
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from gankit._version import __version__
+from gankit.core.config import options
+from gankit.core.data.contact_sheet import save_png
+from gankit.core.data.loader import open_source
+from gankit.core.runtime import devices, distributed, tensor_files
+from gankit.core.runtime.paths import cache_dir
+from gankit.errors import GankitError
+from gankit.evaluation.backbone import Backbone
+from gankit.evaluation.image_stream import Features, Job, generated_features, has, real_features, unlabelled
+from gankit.evaluation.metric import ImageMetric, Measure, Metric, ModelMetric, measure, reported
+from gankit.evaluation.metric_context import DATA_SEED, Album, Bench, Progress
+from gankit.evaluation.moments import FeatureSet
+from gankit.sampling.pipeline import Pipeline, load
+
+FORMAT = 2  # of the JSON file
+
+
+class Session:
+    """Metrics that are measured on one bench, once or, while it trains, again and again.
+
+    Args:
+        bench: what is measured.
+        plugins: metrics by name, checked by `check_before_drawing`.
+
+    Attributes:
+        cached: whether the features of the real images were found in the cache.
+    """
+
+    def __init__(self, bench: Bench, plugins: Mapping[str, Measure]) -> None:
+        self.bench, self.plugins, self.cached = bench, plugins, False
+        self.compared = {name: metric for name, metric in plugins.items() if isinstance(metric, Metric)}
+        self.judges = {name: metric for name, metric in plugins.items() if isinstance(metric, ImageMetric)}
+        self.features = Features()
+        self.jobs = {n: self.features.want(m, bench.backbone_of(m)) for n, m in self.compared.items()}
+        for judge in self.judges.values():
+            judge.to(bench.pipe.device)
+        self._real: dict[Job, FeatureSet] | None = None
+
+    def real(self) -> dict[Job, FeatureSet]:
+        """Features of the real images, taken once."""
+        if self._real is None:
+            found, self.cached = (
+                real_features(self.bench, self.features) if self.features.real else ({}, False)
+            )
+            self._real = found
+        return self._real
+
+    def measure(self, pictures: Path | None = None) -> dict[str, dict[str, Any]]:
+        """Metric -> its values and what they depend on; in other processes than the first, of no use."""
+        bench = self.bench
+        results: dict[str, dict[str, Any]] = {}
+        if self.compared or self.judges:
+            with tempfile.TemporaryDirectory(prefix="gankit-", ignore_cleanup_errors=True) as scratch:
+                results = self._of_images(Path(scratch), pictures)
+        for name, plugin in self.plugins.items():
+            if isinstance(plugin, ModelMetric):
+                results[name] = {"values": reported(name, plugin, plugin.probe(bench))}
+                if plugin.uses_feature:
+                    results[name]["feature"] = bench.backbone_of(plugin).facts("taps")
+        return results
+
+    def _of_images(self, scratch: Path, pictures: Path | None) -> dict[str, dict[str, Any]]:
+        bench, results = self.bench, dict[str, dict[str, Any]]()
+        real = self.real()
+        fake, scores = generated_features(bench, self.features, self.judges, scratch)
+        bench.progress.end()
+        for name, metric in self.compared.items() if bench.world.main else ():
+            job = self.jobs[name]
+            backbone, output, ours = self.features.backbones[job[0]], metric.output, fake[job]
+            theirs = real[job] if metric.needs_real else ours
+            results[name] = {
+                "values": measure(name, metric, theirs, ours),
+                "feature": {
+                    **backbone.facts(output),
+                    "width": ours.width,
+                    **_deviation(backbone, output),
+                },
+            }
+            if pictures is not None:
+                made = metric.pictures(theirs, ours, Album(bench))
+                results[name]["pictures"] = [_keep(image, pictures, part) for part, image in made.items()]
+        for name, judge in self.judges.items():
+            values, details = judge.summarise(scores[name])
+            results[name] = {"values": reported(name, judge, values), "details": details, **judge.facts()}
+        fake.clear()  # closes the files that are about to vanish
+        return results
+
+
+def evaluate(
+    model: str,
+    *,
+    metrics: Sequence[str],
+    num: int = 10_000,
+    num_real: int | None = None,
+    data: str | None = None,
+    feature: str = "timm-cnn",
+    side: int | None = None,
+    settings: Mapping[str, Any] | None = None,
+    captions: str | Path | None = None,
+    dtype: str = "fp32",
+    seed: int = 0,
+    psi: float = 1.0,
+    batch_size: int = 32,
+    device: str = "auto",
+    pictures: Path | None = None,
+    quiet: bool = True,
+) -> dict[str, Any]:
+    """Measure a model.
+
+    Args:
+        model: what `gankit.load` takes.
+        metrics: names of metric plugins.
+        num: generated images.
+        num_real: images of the data set, at most all of it; as many as `num` when omitted.
+        data: data set; that of the model's recipe when omitted.
+        feature: a feature plugin, the network of all metrics that bring none of their own.
+        side: of the square images that enter it; what it was trained on when omitted.
+        settings: options by 'feature.OPTION' and 'METRIC.OPTION'.
+        captions: a text file, one caption a line, that images are drawn under; those of the data set when omitted.
+        dtype: of the feature networks, 'fp32' or 'bf16'.
+        seed: image i is drawn from seed + i.
+        psi: truncation towards the mean of the model's family; 1 is none.
+        batch_size: images at a time.
+        device: 'auto', 'cpu', 'cuda' or 'mps'.
+        pictures: start of the names of the picture files that some metrics make; None makes none.
+        quiet: no progress on stderr.
+
+    Returns the page that `gankit evaluate` writes as JSON; in other processes than the first of several, an empty one.
+    Raises GankitError for anything that cannot be measured.
+    """
+    start = time.monotonic()
+    specs = _specs([feature, *metrics], settings or {})
+    plugins: dict[str, Measure] = {name: options.build("metric", specs[name]) for name in metrics}
+    if not plugins:
+        raise GankitError("no metrics are named; give --metrics fd,kid,pr or some of them")
+    if num < 1 or batch_size < 1 or not 0 <= seed <= 2**32 - num:
+        raise GankitError(
+            f"--num {num} and --batch-size {batch_size} must be at least 1, --seed {seed} in [0, 2^32 - num]"
+        )
+    if num_real is not None and num_real < 1:
+        raise GankitError(f"--num-real {num_real} must be at least 1, or 'all'")
+    if dtype not in ("fp32", "bf16"):
+        raise GankitError(f"--dtype {dtype}: say fp32 or bf16")
+    wishes = None if captions is None else read_captions(captions)
+    world = distributed.world_from_env()
+    where_to = devices.pick_device(device, world.local_rank)
+    distributed.start(world, where_to)
+    pipe = load(model, device=str(where_to))
+    pipe.conditioner.prepare(cache_dir("text"), pipe.device)
+    bench = Bench(
+        pipe,
+        num=num,
+        seed=seed,
+        psi=psi,
+        batch=batch_size,
+        feature=options.check("feature", specs["feature"]),
+        side=side,
+        captions=wishes,
+        half=dtype == "bf16" and devices.multiplies(torch.bfloat16, pipe.device),
+        world=world,
+        progress=Progress(not quiet and world.main and sys.stderr.isatty()),
+    )
+    where = _open_data(bench, plugins, data)
+    if bench.source is not None:
+        bench.num_real = min(num if num_real is None else num_real, len(bench.source))
+    check_before_drawing(bench, plugins)
+
+    session = Session(bench, plugins)
+    results = session.measure(pictures)
+    bench.progress.end()
+    if not world.main:
+        return {}
+    for name in plugins:
+        results[name]["better"] = dict(plugins[name].values)
+        checked = options.check("metric", specs[name])
+        results[name]["options"] = {k: v for k, v in checked.items() if k not in ("name", "feature", "side")}
+    return page_of(
+        bench, {name: results[name] for name in plugins}, str(model), where, session.cached, captions, start
+    )
+
+
+def run(model: str, **wishes: Any) -> dict[str, Any]:
+    """`evaluate` as the only thing that this process does; takes leave of the others at the end."""
+    try:
+        page = evaluate(model, **wishes)
+        distributed.barrier()  # while the first writes the page, the others stay, as they do in training
+        return page
+    finally:
+        distributed.stop()
+
+
+def _deviation(backbone: Backbone, output: str) -> dict[str, float]:
+    """How far bfloat16 was from float32, relative, on the first batch; nothing for float32."""
+    return {"deviation": backbone.deviation[output]} if output in backbone.deviation else {}
+
+
+def _open_data(bench: Bench, plugins: Mapping[str, Measure], data: str | None) -> str | None:
+    """Give the bench its data set, where there is one or one is needed; returns its path."""
+    recipe = bench.pipe.recipe
+    where, source_options = (data, None) if data is not None else (recipe.data.path, recipe.data.options)
+    compares = [n for n, m in plugins.items() if isinstance(m, Metric) and m.needs_real]
+    labels = bench.captions is None and bool(bench.pipe.conditioner.accepts)
+    if bench.captions is not None and "text" not in bench.pipe.conditioner.accepts:
+        raise GankitError("--captions: this model takes no text")
+    if where is None and (compares or labels):
+        raise GankitError("the model's recipe names no data set; say with --data what to compare with")
+    if where is not None and (compares or labels or data is not None):
+        bench.source = open_source(where, source_options)
+        return where
+    return None
+
+
+def check_before_drawing(bench: Bench, plugins: Mapping[str, Measure]) -> None:
+    """Raise GankitError for what cannot come to a good end."""
+    for name, metric in plugins.items():
+        sizes = [("--num", bench.num)]
+        if isinstance(metric, Metric) and metric.needs_real:
+            sizes.append(("--num-real or the data set", bench.num_real))
+        for flag, have in sizes:
+            if have < metric.min_images:
+                raise GankitError(
+                    f"metric {name!r} needs {metric.min_images} images or more, not {have} ({flag})"
+                )
+        metric.check(bench)
+        if isinstance(metric, ImageMetric) and metric.needs:
+            if not bench.pipe.conditioner.accepts:
+                raise GankitError(
+                    f"metric {name!r} judges how a model follows its conditions; this one has none"
+                )
+            label = bench.labels([0])[0]
+            if not any(has(label, kind) for kind in metric.needs):
+                raise unlabelled(name, metric, "of the first image")
+
+
+def read_captions(path: str | Path) -> list[str]:
+    """The lines of a text file that are not blank. Raises GankitError if there are none."""
+    try:
+        lines = Path(path).expanduser().read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise GankitError(f"--captions {path}: {getattr(error, 'strerror', None) or error}") from None
+    found = [line.strip() for line in lines if line.strip()]
+    if not found:
+        raise GankitError(f"--captions {path}: the file holds no captions; write one a line")
+    return found
+
+
+def _keep(image: Any, start: Path, name: str) -> str:
+    path = start.with_name(f"{start.name}-{name}.png")
+    save_png(image, path)
+    return path.name
+
+
+def page_of(
+    bench: Bench,
+    results: dict[str, dict[str, Any]],
+    model: str,
+    where: str | None,
+    cached: bool,
+    captions: str | Path | None,
+    start: float,
+) -> dict[str, Any]:
+    pipe: Pipeline = bench.pipe
+    recipe = pipe.recipe
+    labels: Any = "of the data set" if pipe.conditioner.accepts else "none"
+    if bench.captions is not None:
+        digest = hashlib.sha256("\n".join(bench.captions).encode()).hexdigest()
+        labels = {"captions": str(captions), "of": len(bench.captions), "sha256": digest}
+    page: dict[str, Any] = {
+        "format": FORMAT,
+        "metrics": results,
+        "generated": {
+            "model": model,
+            "recipe": recipe.name,
+            "trained_images": pipe.nimg,
+            "images": bench.num,
+            "seed": bench.seed,
+            "psi": bench.psi,
+            "center": "global",
+            "noise": "random",
+            "batch": bench.batch,
+            "labels": labels,
+        },
+    }
+    if bench.source is not None:
+        page["real"] = {
+            "data": where,
+            "fingerprint": bench.source.fingerprint(),
+            "images": bench.num_real,
+            "of": len(bench.source),
+            "seed": DATA_SEED,
+            "size": list(recipe.data.size),
+            "channels": recipe.data.channels,
+            "resize": f"lanczos, antialiased, {recipe.data.fit}",
+            "cached": cached,
+        }
+    shared = [r["feature"] for r in results.values() if r.get("feature", {}).get("plugin") == bench.feature]
+    if shared:
+        page["feature"] = shared[0]
+    return {
+        **page,
+        "versions": {
+            "gankit": __version__,
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            **{name: importlib.metadata.version(name) for name in ("timm", "numpy", "pillow")},
+        },
+        "device": str(pipe.device),
+        "processes": bench.world.size,
+        "seconds": round(time.monotonic() - start, 1),
+        "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    }
+
+
+def _specs(names: Sequence[str], settings: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Plugin specs of the feature network (under 'feature') and the metrics."""
+    feature, *metrics = names
+    specs: dict[str, dict[str, Any]] = {name: {"name": name} for name in metrics}
+    specs["feature"] = {"name": feature}
+    for key, value in settings.items():
+        owner, *path = key.split(".")
+        if owner not in specs or not path:
+            raise GankitError(
+                f"--set {key}: say OWNER.OPTION, where OWNER is one of {', '.join(sorted(specs))}"
+            )
+        place = specs[owner]
+        for step in path[:-1]:
+            inner = place.get(step, {})
+            place[step] = dict(inner) if isinstance(inner, Mapping) else {"name": inner}
+            place = place[step]
+        place[path[-1]] = value
+    return specs
+
+
+def table(page: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
+    """(metric, value, number, which is better) of each number of a page."""
+    return [
+        (name, key, f"{value:.6g}", result["better"][key])
+        for name, result in page["metrics"].items()
+        for key, value in result["values"].items()
+    ]
+
+
+def write_page(page: Mapping[str, Any], path: Path) -> None:
+    with tensor_files.write_advice(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    tensor_files.write_text(path, json.dumps(page, indent=1, ensure_ascii=False))

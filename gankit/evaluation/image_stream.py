@@ -1,0 +1,184 @@
+"""One pass over images for all metrics: features of real and of generated ones, and scores of single ones."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from gankit.core.checkpoints import folders
+from gankit.core.config.registry import registry
+from gankit.core.interfaces.labels import Label
+from gankit.core.runtime import distributed, tensor_files
+from gankit.core.runtime.paths import cache_dir
+from gankit.errors import GankitError
+from gankit.evaluation.backbone import Ahead, Backbone, on_white
+from gankit.evaluation.metric import ImageMetric, Metric
+from gankit.evaluation.metric_context import DATA_SEED, Bench, Part, finite
+from gankit.evaluation.moments import Collector, FeatureSet
+
+FORMAT = 2  # of the cache
+
+Job = tuple[str, str]  # key of a network, what is read of it
+
+
+@dataclass
+class Features:
+    """Everything that the metrics want to know of images: for each network what is read of it, and whether rows are
+    kept."""
+
+    backbones: dict[str, Backbone] = field(default_factory=dict)
+    rows: dict[Job, bool] = field(default_factory=dict)
+    real: set[Job] = field(default_factory=set)
+
+    def want(self, metric: Metric, backbone: Backbone) -> Job:
+        key = repr((backbone.spec, backbone.side))
+        job = (key, metric.output)
+        self.backbones[key] = backbone
+        self.rows[job] = self.rows.get(job, False) or metric.needs_rows
+        if metric.needs_real:
+            self.real.add(job)
+        return job
+
+    def read(self, images: torch.Tensor, jobs: Sequence[Job], part: Part, what: str) -> dict[Job, np.ndarray]:
+        """Rows of a whole batch, of which this process has a part. Raises GankitError for one that is not finite."""
+        found = {}
+        for key, backbone in self.backbones.items():
+            outputs = [output for network, output in jobs if network == key]
+            if not outputs:
+                continue
+            for output, mine in backbone.read(images, outputs).items():
+                rows = distributed.all_rows(mine, part.counts).cpu().numpy()
+                name, way = backbone.network.name, "use another one"
+                if backbone.network.own_resize is None:
+                    way = f"use another --feature, or another --side than {backbone.side}"
+                message = f"the feature network {name!r} gives NaN or infinity for {what} image {{}}; {way}"
+                finite(rows, part, message)
+                found[key, output] = rows
+        return found
+
+
+def real_features(bench: Bench, features: Features) -> tuple[dict[Job, FeatureSet], bool]:
+    """Features of the data set, from the cache where it has them; the second value says whether it had all."""
+    found: dict[Job, FeatureSet] = {}
+    keys = {job: _cache_key(bench, features.backbones[job[0]], job[1]) for job in sorted(features.real)}
+    for job, key in keys.items():
+        stored = FeatureSet.load(_cache_folder(key), rows=features.rows[job]) if bench.world.main else None
+        if stored is not None:
+            found[job] = stored
+    missing: list[Job] = distributed.from_main([job for job in keys if job not in found])
+    if not missing:
+        return found, True
+    with ExitStack() as stack:
+        collectors: dict[Job, Collector] = {}
+        asides: dict[Job, Path] = {}
+        for job in missing if bench.world.main else []:
+            asides[job] = stack.enter_context(folders.FolderWriter(_cache_folder(keys[job])))
+            collectors[job] = stack.enter_context(
+                contextlib.closing(Collector(asides[job] / "rows.npy" if features.rows[job] else None))
+            )
+        say = bench.progress.of("real images", bench.num_real)
+        stream = stack.enter_context(contextlib.closing(bench.real()))  # its workers run ahead
+        for part, images in stream:
+            for job, rows in features.read(images, missing, part, "real").items():
+                if job in collectors:
+                    with tensor_files.write_advice(asides[job]):
+                        collectors[job].add(rows)
+            say(part.first + part.total)
+        for job, collector in collectors.items():
+            with tensor_files.write_advice(asides[job]):
+                collector.done().save(asides[job])
+            tensor_files.write_text(asides[job] / "key.json", json.dumps(keys[job], indent=1))
+    for job in missing if bench.world.main else []:
+        stored = FeatureSet.load(_cache_folder(keys[job]), rows=features.rows[job])
+        if stored is None:
+            raise GankitError(
+                f"what was just written to {_cache_folder(keys[job])} cannot be read; set GANKIT_CACHE to another "
+                "folder"
+            )
+        found[job] = stored
+    return found, False
+
+
+def _cache_key(bench: Bench, backbone: Backbone, output: str) -> dict[str, Any]:
+    """All that features of real images depend on."""
+    assert bench.source is not None
+    data = bench.pipe.recipe.data
+    plugin = registry().get("feature", backbone.spec["name"])
+    return {
+        "data": bench.source.fingerprint(),
+        "size": data.size,
+        "channels": data.channels,
+        "fit": data.fit,
+        "count": bench.num_real,
+        "seed": DATA_SEED,
+        "format": FORMAT,
+        "package": [plugin.package, plugin.version],
+        **backbone.facts(output),
+    }
+
+
+def _cache_folder(key: Mapping[str, Any]) -> Path:
+    return cache_dir("metrics") / hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def generated_features(
+    bench: Bench, features: Features, judges: Mapping[str, ImageMetric], scratch: Path
+) -> tuple[dict[Job, FeatureSet], dict[str, np.ndarray]]:
+    """Features of the generated images, and the scores of metrics that judge single ones, in one pass."""
+    jobs = list(features.rows)
+    scores: dict[str, list[np.ndarray]] = {name: [] for name in judges}
+    with ExitStack() as stack:
+        collectors = {}
+        for number, (job, rows) in enumerate(features.rows.items()):
+            file = scratch / f"{number}.npy" if rows and bench.world.main else None
+            collectors[job] = stack.enter_context(contextlib.closing(Collector(file)))
+        say = bench.progress.of("generated images", bench.num)
+        stream = stack.enter_context(contextlib.closing(Ahead(bench.drawn())))
+        for part, images, labels in stream:
+            for job, found in features.read(images, jobs, part, "generated").items():
+                with tensor_files.write_advice(scratch):
+                    collectors[job].add(found)
+            for name, judge in judges.items():
+                scores[name].append(_judged(name, judge, images, labels, part))
+            say(part.first + part.total)
+        with tensor_files.write_advice(scratch):
+            sets = {job: collector.done() for job, collector in collectors.items()}
+    return sets, {name: np.concatenate(parts) for name, parts in scores.items()}
+
+
+@torch.no_grad()
+def _judged(
+    name: str, judge: ImageMetric, images: torch.Tensor, labels: Sequence[Label], part: Part
+) -> np.ndarray:
+    for number, label in zip(part.numbers, labels):
+        if judge.needs and not any(has(label, kind) for kind in judge.needs):
+            raise unlabelled(name, judge, f"that generated image {number} was to follow")
+    mine = judge.score(on_white(images).float() / 127.5 - 1, labels)
+    rows = distributed.all_rows(mine.double(), part.counts).cpu().numpy()
+    finite(
+        rows, part, f"metric {name!r} gives NaN or infinity for generated image {{}}; its network is broken"
+    )
+    return rows
+
+
+def has(label: Label, kind: str) -> bool:
+    return bool({"cls": label.cls, "tags": label.tags, "text": label.text}[kind])
+
+
+def unlabelled(name: str, judge: ImageMetric, which: str) -> GankitError:
+    words = {"cls": "a class", "tags": "tags", "text": "a caption"}
+    what = " or ".join(words[kind] for kind in judge.needs)
+    way = "give them with --captions FILE, " if "text" in judge.needs else ""
+    return GankitError(
+        f"metric {name!r} needs {what} for each image, but the label {which} has none; {way}measure against a data set "
+        "that has them, or leave the metric out"
+    )

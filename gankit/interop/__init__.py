@@ -1,0 +1,1 @@
+"""Foreign files, read without being executed; finding, converting and combining models."""

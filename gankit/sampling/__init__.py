@@ -1,0 +1,1 @@
+"""Pipelines, engines, traced graphs, drawing many pictures, export."""

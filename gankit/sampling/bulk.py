@@ -1,0 +1,128 @@
+"""`gankit sample`: draws many pictures into a folder, with a contact sheet."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL.PngImagePlugin import PngInfo
+
+from gankit.core.data.contact_sheet import save_png, sheet
+from gankit.core.runtime import devices
+from gankit.errors import GankitError, unknown
+from gankit.sampling.pipeline import load
+
+
+def parse_seeds(text: str) -> list[int]:
+    """'0-3,7' -> [0, 1, 2, 3, 7]."""
+    seeds: list[int] = []
+    for part in text.split(","):
+        match = re.fullmatch(r"\s*(\d+)(?:\s*-\s*(\d+))?\s*", part)
+        if not match:
+            raise GankitError(f"--seeds {text!r} must look like 0-15 or 1,5,7-9")
+        first, last = int(match.group(1)), int(match.group(2) or match.group(1))
+        if last < first or last - first >= 100_000 or last >= 2**32:
+            raise GankitError(f"--seeds {part.strip()!r} is not a range of seeds from 0 to {2**32 - 1}")
+        seeds += range(first, last + 1)
+    return seeds
+
+
+def parse_tags(text: str) -> dict[str, float]:
+    """'smile,glasses:0.5' -> {'smile': 1.0, 'glasses': 0.5}."""
+    tags = {}
+    for part in filter(None, (p.strip() for p in text.split(","))):
+        name, _, weight = part.rpartition(":")
+        try:
+            tags[name or part] = float(weight) if name else 1.0
+        except ValueError:
+            tags[part] = 1.0  # a tag that has a colon in its name
+    return tags
+
+
+def run_sampling(
+    model: str,
+    *,
+    prompts: list[str],
+    tags: list[str],
+    classes: list[str],
+    seeds: str,
+    psi: float,
+    center: str,
+    noise: str,
+    out: Path,
+    batch_size: int,
+    device: str,
+    engine: str = "eager",
+    dtype: str = "fp32",
+) -> list[Path]:
+    """Write one PNG for each wish and seed, and sheet.png with a row for each wish; returns the paths, sheet last.
+
+    Prompts, tag lists and classes of equal number are combined pairwise; a single one goes with all the others.
+    """
+    numbers = parse_seeds(seeds)
+    if noise not in ("const", "random", "none"):
+        raise GankitError(unknown("noise mode", noise, ["const", "random", "none"]))
+    count = max(len(prompts), len(tags), len(classes), 1)
+    for what, values in (("--prompt", prompts), ("--tags", tags), ("--class", classes)):
+        if len(values) not in (0, 1, count):
+            raise GankitError(
+                f"{what} is given {len(values)} times and another {count} times; give it once or {count} times"
+            )
+    pipe = load(model, device=device, engine=engine, dtype=dtype)
+    if pipe.device.type == "cpu":
+        devices.keep_freed_memory()  # this process is the command's own
+    pipe.engine.say = lambda text: print(f"gankit: {text}", file=sys.stderr)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise GankitError(f"cannot create {out}: {error.strerror or error}; choose another --out") from None
+    wishes: list[dict[str, Any]] = []
+    for i in range(count):
+        wish: dict[str, Any] = {
+            "prompt": prompts[min(i, len(prompts) - 1)] if prompts else None,
+            "tags": parse_tags(tags[min(i, len(tags) - 1)]) if tags else None,
+            "cls": classes[min(i, len(classes) - 1)] if classes else None,
+        }
+        pipe.conditioner.encode([pipe.label(**wish)])  # complain before the first picture is drawn
+        wishes.append(wish)
+    paths, tiles = [], []
+    for i, wish in enumerate(wishes):
+        pipe.engine.used.clear()
+        images = pipe(
+            **wish,
+            seeds=numbers,
+            psi=psi,
+            center=center,  # type: ignore[arg-type]
+            noise_mode=noise,  # type: ignore[arg-type]
+            batch_size=batch_size,
+        )
+        for seed, image in zip(numbers, images):
+            prefix = f"{i:03d}-" if count > 1 else ""
+            path = out / f"{prefix}seed{seed:04d}.png"
+            info = PngInfo()
+            facts = {
+                "model": str(model),
+                "images": pipe.nimg,
+                "seed": seed,
+                "psi": psi,
+                "center": center,
+                "noise": noise,
+            }
+            if pipe.engine.used != {"eager"}:
+                facts["engine"] = ", ".join(sorted(pipe.engine.used))
+            if dtype != "fp32":
+                facts["dtype"] = dtype
+            facts.update({key: value for key, value in wish.items() if value is not None})
+            info.add_itxt("gankit", json.dumps(facts, ensure_ascii=False))
+            info.add_itxt("recipe", pipe.recipe.to_yaml())
+            save_png(image, path, pnginfo=info)
+            paths.append(path)
+            pixels = np.asarray(image)
+            tiles.append(pixels[:, :, None] if pixels.ndim == 2 else pixels)
+    contact = out / "sheet.png"
+    save_png(sheet(tiles, columns=min(len(numbers), 8) if count == 1 else len(numbers)), contact)
+    return [*paths, contact]

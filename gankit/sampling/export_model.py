@@ -1,0 +1,80 @@
+"""`gankit export`: a slim model folder to share, with a model card."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from gankit._version import __version__
+from gankit.core.checkpoints import folders
+from gankit.core.models import model_folder, stored_state
+from gankit.core.runtime import tensor_files
+from gankit.errors import GankitError, unknown
+from gankit.interop.find_model import find_model
+
+DTYPES = {"fp32": None, "fp16": torch.float16, "bf16": torch.bfloat16}
+
+
+def export_model(model: str, out: Path, dtype: str) -> None:
+    """Write a model folder with what sampling needs, weights stored as `dtype`."""
+    if dtype not in DTYPES:
+        raise GankitError(unknown("dtype", dtype, DTYPES))
+    if out.exists():
+        raise GankitError(f"{out} exists already; choose another folder, or remove it first")
+    loaded = model_folder.load_model(find_model(model))
+    state = stored_state.stored_state(loaded.generator)
+    with folders.FolderWriter(out) as folder:
+        model_folder.save_model(
+            folder,
+            loaded.recipe,
+            loaded.conditioner,
+            state,
+            nimg=loaded.nimg,
+            encoders=loaded.conditioner.identity(),
+            dtype=DTYPES[dtype],
+        )
+        tensor_files.write_text(folder / "README.md", _card(loaded, out.name))
+
+
+def _card(model: model_folder.Model, name: str) -> str:
+    """A model card with the header that the Hugging Face hub reads."""
+    channels, height, width = model.recipe.image_shape
+    wishes = {
+        "text": "'a prompt'",
+        "tags": "tags=['a', 'b']",
+        "cls": "cls='a class'",
+    }
+    asked = "".join(f"{wish}, " for field, wish in wishes.items() if field in model.conditioner.accepts)
+    kind = "text-to-image" if "text" in model.conditioner.accepts else "unconditional-image-generation"
+    return CARD.format(
+        name=name,
+        kind=kind,
+        recipe=model.recipe.name,
+        description=model.recipe.description,
+        size=f"{width} x {height} pixels, {channels} channels",
+        images=f"{model.nimg:,}",
+        asked=asked,
+        version=__version__,
+    )
+
+
+CARD = """\
+---
+library_name: gankit
+pipeline_tag: {kind}
+---
+# {name}
+
+A generator of {size}, trained with gankit {version} by the recipe `{recipe}`
+({description}) on {images} images. `recipe.yaml` has every option.
+
+```python
+from gankit._version import __version__
+
+pipe = gankit.load("{name}")  # this folder, or owner/name on the hub
+pipe({asked}seeds=range(8), psi=0.7)  # -> PIL images
+```
+
+Data, licence and limits: to be filled in by whoever publishes it.
+"""

@@ -1,0 +1,205 @@
+"""Sampling: prompts, tags, classes, seeds -> images."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from PIL import Image
+
+from gankit.core.cuda import ConstantWeights
+from gankit.core.data.contact_sheet import to_pil
+from gankit.core.data.images import to_uint8
+from gankit.core.interfaces.conditions import Condition
+from gankit.core.interfaces.labels import Label
+from gankit.core.interfaces.networks import Generator
+from gankit.core.models import build, model_folder
+from gankit.core.models.model_folder import Model
+from gankit.core.runtime import devices
+from gankit.core.runtime.precision import check_dtype
+from gankit.errors import GankitError, unknown
+from gankit.interop.find_model import find_model
+from gankit.sampling.engine_runner import EAGER, EngineRunner
+
+CENTER_LATENTS = 1024  # latents whose mean is the centre of truncation
+CENTER_CACHE = 256  # conditions whose centre is remembered
+
+
+def load(
+    model: str | Path,
+    *,
+    device: str = "auto",
+    engine: str | Mapping[str, Any] = EAGER,
+    dtype: str = "fp32",
+) -> Pipeline:
+    """Open a model for sampling.
+
+    Args:
+        model: a model folder, a run (its newest checkpoint is taken), a checkpoint, the name of a model that an
+            installed package carries (such as 'avatars'), or a Hugging Face id 'owner/name'.
+        device: 'auto', 'cpu', 'cuda' or 'mps'.
+        engine: what draws: 'eager' (torch as it is, no set-up), 'compile', 'openvino' or another plugin, also with
+            options as {'name': 'compile', 'mode': 'max-autotune'}; 'auto' measures them once for each kind of model
+            and batch size, and takes the one that is done first.
+        dtype: what the synthesis network computes in: 'fp32', or 'bf16' for a device that is faster so. Mapping stays
+            in fp32, and so do weights and images.
+
+    Raises GankitError if there is no such model, or it is damaged or of another version; if there is no such engine
+        or dtype, or the engine cannot run here or not in this dtype.
+    """
+    check_dtype(dtype)  # before a model is looked for, which may take a download
+    return Pipeline(model_folder.load_model(find_model(model)), devices.pick_device(device), engine, dtype)
+
+
+class Pipeline:
+    """A model ready to sample.
+
+    Attributes:
+        generator: the moving average of the trained generator, see `gankit.core.interfaces.networks.Generator`.
+        conditioner: turns labels into conditions, see `gankit.core.interfaces.conditions.Conditioner`.
+        recipe: the recipe that it was trained with.
+        engine: what draws, see `gankit.sampling.engine_runner.EngineRunner`.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        device: torch.device,
+        engine: str | Mapping[str, Any] = EAGER,
+        dtype: str = "fp32",
+    ) -> None:
+        self.recipe, self.nimg, self.device = model.recipe, model.nimg, device
+        self.conditioner = model.conditioner.to(device).eval().requires_grad_(False)
+        self.generator: Generator = build.for_sampling(model.generator, device)
+        self.generator.eval().requires_grad_(False)
+        self._weights = ConstantWeights()
+        spec = self.conditioner.spec
+        identity = [self.recipe.generator, list(self.generator.image_shape), spec.c_dim, spec.token_dim]
+        self.engine = EngineRunner(self.generator, device, engine, identity, dtype)
+        self._centers: dict[bytes, torch.Tensor] = {}
+
+    def __call__(
+        self,
+        prompt: str | None = None,
+        *,
+        tags: Sequence[str] | Mapping[str, float] | None = None,
+        cls: str | None = None,
+        seeds: Sequence[int] | int = 0,
+        psi: float = 1.0,
+        center: Literal["condition", "global"] = "condition",
+        noise_mode: Literal["const", "random", "none"] = "const",
+        batch_size: int = 8,
+    ) -> list[Image.Image]:
+        """Draw one image for each seed.
+
+        Args:
+            prompt: a text, for models conditioned on text.
+            tags: tags, or tag -> weight in (0, 1].
+            cls: name of a class.
+            seeds: the same seed gives the same image whatever the batch size (within one grey level).
+            psi: truncation: 1 is the full variety, smaller values are more typical, 0 is the mean image.
+            center: what psi pulls towards: the mean for this condition, or the family's own (often global) mean.
+            noise_mode: 'const' repeats the same per-pixel noise, 'random' draws it anew, 'none' leaves it out.
+            batch_size: images at a time.
+
+        Raises GankitError for a prompt, tag or class that the model does not know or does not take.
+        """
+        seeds = list(seeds) if isinstance(seeds, Iterable) else [seeds]
+        if batch_size < 1:
+            raise GankitError(f"batch_size = {batch_size} must be at least 1")
+        label = self.label(prompt, tags=tags, cls=cls)
+        images = []
+        with torch.no_grad(), self._weights.kept():
+            cond = self.conditioner.encode([label])
+            for start in range(0, len(seeds), batch_size):
+                z = self.latents(seeds[start : start + batch_size])
+                ws = self.mapping(z, cond, psi=psi, center=center)
+                drawn = self.engine(
+                    ws,
+                    _repeat(cond, len(z)),
+                    noise_mode,
+                    batch=min(batch_size, len(seeds)),
+                    images=len(seeds) - start,
+                )
+                images += list(to_uint8(drawn))
+        return [to_pil(image) for image in images]
+
+    def latents(self, seeds: Sequence[int]) -> torch.Tensor:
+        """z [len(seeds), z_dim]; seed s gives RandomState(s).randn(1, z_dim), as in the StyleGAN family."""
+        for seed in seeds:
+            if not 0 <= seed < 2**32:
+                raise GankitError(f"seed {seed} is out of range; use 0 to {2**32 - 1}")
+        rows = [np.random.RandomState(seed).randn(1, self.generator.z_dim) for seed in seeds]
+        z = np.concatenate(rows) if rows else np.zeros((0, self.generator.z_dim))
+        return torch.from_numpy(z.astype(np.float32)).to(self.device)
+
+    def mapping(
+        self, z: torch.Tensor, cond: Condition, *, psi: float = 1.0, center: str = "condition"
+    ) -> torch.Tensor:
+        """ws [B, num_ws, w_dim] for latents [B, z_dim] under one condition (of batch 1), truncated."""
+        rows = _repeat(cond, len(z))
+        if psi == 1:
+            return self.generator.mapping(z, rows)
+        if center == "global":
+            return self.generator.mapping(z, rows, truncation_psi=psi)
+        if center != "condition":
+            raise GankitError(unknown("center", center, ["condition", "global"]))
+        return torch.lerp(self.center(cond), self.generator.mapping(z, rows), psi)
+
+    def center(self, cond: Condition) -> torch.Tensor:
+        """Mean of ws over many latents under one condition, [1, num_ws, w_dim]; estimated once for each."""
+        key = b"".join(
+            t.cpu().numpy().tobytes() for t in (cond.embedding, cond.tokens, cond.mask) if t is not None
+        )
+        if key not in self._centers:
+            if len(self._centers) >= CENTER_CACHE:
+                self._centers.pop(next(iter(self._centers)))
+            latents = self.center_latents()
+            ws = self.generator.mapping(latents, _repeat(cond, len(latents)))
+            self._centers[key] = ws.mean(0, keepdim=True)
+        return self._centers[key]
+
+    def center_latents(self) -> torch.Tensor:
+        """The latents [K, z_dim] whose mean is the centre of truncation."""
+        z = np.random.RandomState(0).randn(CENTER_LATENTS, self.generator.z_dim)
+        return torch.from_numpy(z.astype(np.float32)).to(self.device)
+
+    def label(
+        self,
+        prompt: str | None = None,
+        *,
+        tags: Sequence[str] | Mapping[str, float] | None = None,
+        cls: str | None = None,
+    ) -> Label:
+        """Check a wish against what the model takes."""
+        given = {"text": prompt, "tags": tags, "cls": cls}
+        words = {"text": "a prompt", "tags": "tags", "cls": "a class"}
+        accepts = self.conditioner.accepts
+        for field, value in given.items():
+            if value is not None and field not in accepts:
+                takes = " or ".join(words[f] for f in ("text", "tags", "cls") if f in accepts)
+                raise GankitError(
+                    f"this model does not take {words[field]}; "
+                    + (f"it takes {takes}" if takes else "it is unconditional: give seeds only")
+                )
+        if isinstance(tags, str):
+            tags = [tag.strip() for tag in tags.split(",") if tag.strip()]
+        weights = dict(tags) if isinstance(tags, Mapping) else dict.fromkeys(tags or (), 1.0)
+        for tag, weight in weights.items():
+            if not 0 < weight <= 1:
+                raise GankitError(f"the weight of tag {tag!r} must be above 0 and at most 1, not {weight}")
+        label = Label(cls, weights, (prompt,) if prompt is not None else ())
+        if ignored := self.conditioner.ignored(label):
+            warnings.warn(
+                f"too rare in the training data to have an effect: {', '.join(ignored)}", stacklevel=3
+            )
+        return label
+
+
+def _repeat(cond: Condition, count: int) -> Condition:
+    """A condition of batch 1 for a batch."""
+    return cond.map(lambda t: t.expand(count, *t.shape[1:]))

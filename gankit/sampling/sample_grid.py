@@ -1,0 +1,57 @@
+"""The grids of samples that a run writes as it goes."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from PIL import Image
+
+from gankit.core.config.recipe import Recipe
+from gankit.core.data.contact_sheet import sheet
+from gankit.core.data.images import BadImage, fit, to_uint8
+from gankit.core.interfaces.conditions import Condition
+from gankit.core.interfaces.data import Source
+from gankit.core.interfaces.labels import Label
+from gankit.core.training.step import Stepper
+
+SAMPLE_IMAGES = 32  # on a grid
+
+
+class SampleGrid:
+    """The same latents and conditions each time, so that grids of a run can be compared."""
+
+    def __init__(self, source: Source, stepper: Stepper, recipe: Recipe) -> None:
+        self.stepper, self.recipe, self.source = stepper, recipe, source
+        self.count = min(SAMPLE_IMAGES, len(source))
+        # spread over the data, which may be sorted by class
+        self.indices = [i * len(source) // self.count for i in range(self.count)]
+        found = [source.label(i) for i in self.indices]
+        self.labels = [Label(label.cls, label.tags, label.texts[:1]) for label in found]
+        z = np.random.RandomState(recipe.train.seed).randn(SAMPLE_IMAGES, stepper.parts.G.z_dim)
+        self.z = torch.from_numpy(z[: self.count].astype(np.float32))
+
+    def real(self) -> Image.Image:
+        """The images that the conditions were taken from; black where one cannot be read."""
+        height, width = self.recipe.data.size
+        tiles = []
+        for index in self.indices:
+            try:
+                image = fit(
+                    self.source.image(index), (height, width), self.recipe.data.fit, self.recipe.data.channels
+                )
+            except BadImage:
+                image = np.zeros((height, width, self.recipe.data.channels), np.uint8)
+            tiles.append(image)
+        return sheet(tiles, columns=8)
+
+    @torch.no_grad()
+    def fake(self) -> Image.Image:
+        """What the moving average of G draws now."""
+        stepper, tiles = self.stepper, []
+        micro = min(stepper.micro, 16)
+        for start in range(0, self.count, micro):
+            labels = self.labels[start : start + micro]
+            cond: Condition = stepper.conditioner_ema.encode(labels)
+            images = stepper.G_ema(self.z[start : start + micro].to(stepper.device), cond, noise_mode="const")
+            tiles += list(to_uint8(images))
+        return sheet(tiles, columns=8)
