@@ -29,6 +29,7 @@ from gankit.core.interfaces.networks import (
     Part,
     Tap,
 )
+from gankit.core.interfaces.op_backend import OpBackend
 from gankit.core.interfaces.training import (
     AdversarialLoss,
     Augmentation,
@@ -85,6 +86,7 @@ __all__ = [
     "Metric",
     "ModelMetric",
     "Nested",
+    "OpBackend",
     "Part",
     "Regularizer",
     "SNConv1d",

@@ -10,10 +10,11 @@ import torch
 from llvmlite import ir
 from torch import Tensor
 
-from gankit.core.cuda.epilogue import Epilogue
-from gankit.core.cuda.native import LANES, epilogue
-from gankit.core.cuda.native.epilogue import Finish
-from gankit.core.cuda.native.machine import (
+from gankit_cpu.epilogue import Epilogue
+from gankit_cpu.kernels import LANES
+from gankit_cpu.llvm import epilogue_code
+from gankit_cpu.llvm.epilogue_code import Finish
+from gankit_cpu.llvm.machine import (
     FLOAT,
     FLOATS,
     HALF,
@@ -27,7 +28,7 @@ from gankit.core.cuda.native.machine import (
 )
 
 SIZES = (
-    *epilogue.SIZES, "row", "rows", "pad_y", "pad_x", "h", "w", "x_row", "x_column", "width", "y_row", "y_column",
+    *epilogue_code.SIZES, "row", "rows", "pad_y", "pad_x", "h", "w", "x_row", "x_column", "width", "y_row", "y_column",
     "x_phase_y", "x_phase_x",
 )  # fmt: skip
 GROUP = 2 * LANES  # channels that go together, even ones and odd ones
@@ -46,8 +47,8 @@ def run(
     noise_width = 0 if after.noise is None else after.noise.shape[2]
     steps = x.stride(), y.stride()
     plan = _plan(f.shape[1], phases, x.shape, y.shape, *steps, padding, noise_width, torch.get_num_threads())
-    numbers = epilogue.numbers(after)
-    plan.run([place(x), place(y), (f.data_ptr(), 0), *epilogue.places(after, numbers)])
+    numbers = epilogue_code.numbers(after)
+    plan.run([place(x), place(y), (f.data_ptr(), 0), *epilogue_code.places(after, numbers)])
 
 
 @functools.lru_cache(256)
@@ -59,7 +60,7 @@ def _plan(
     (n, o, height, width), (h, w) = y, (size * (2 if phases else 1) for size in x[2:])
     step = max(math.ceil(height * n / (4 * threads)), ROWS)
     sizes = {
-        **epilogue.sizes(o, noise_width), "pad_y": padding[0], "pad_x": padding[1], "h": h, "w": w,
+        **epilogue_code.sizes(o, noise_width), "pad_y": padding[0], "pad_x": padding[1], "h": h, "w": w,
         "x_row": x_steps[2], "x_column": x_steps[3], "width": width, "y_row": y_steps[2], "y_column": y_steps[3],
         "x_phase_y": 2 * o, "x_phase_x": o,
     }  # fmt: skip
@@ -71,8 +72,11 @@ def _plan(
 
 @functools.cache
 def kernel(taps: int, phases: bool) -> Kernel:
-    """Takes the addresses of x, y, the filters, `epilogue.numbers`, noise, zeros for a group of channels, and sizes
-    (int64, by `SIZES`)."""
+    """Compile the kernel for filters of so many taps.
+
+    It takes the addresses of x, y, the filters, `epilogue_code.numbers`, noise, zeros for a group of channels, and
+    sizes (int64, by `SIZES`).
+    """
     code = Code([HALF, HALF, FLOAT, FLOAT, FLOAT, HALF, INT])
     b = code.b
     x, y, weights, numbers, noise, nothing, sizes, scratch = code.arguments

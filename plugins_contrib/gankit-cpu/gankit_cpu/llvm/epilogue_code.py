@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 from llvmlite import ir
 
-from gankit.core.cuda.epilogue import Epilogue
-from gankit.core.cuda.native import LANES
-from gankit.core.cuda.native.machine import FLOATS, Code, Int, place
+from gankit_cpu.epilogue import Epilogue
+from gankit_cpu.kernels import LANES
+from gankit_cpu.llvm.machine import FLOATS, Code, Int, place
 
 SIZES = ("outputs", "noise_row", "noise_column")
 

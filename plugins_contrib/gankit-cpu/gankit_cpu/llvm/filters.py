@@ -19,8 +19,8 @@ import torch
 from llvmlite import ir
 from torch import Tensor
 
-from gankit.core.cuda.native import LANES
-from gankit.core.cuda.native.machine import FLOAT, FLOATS, HALF, HALVES, INT, Code, Int, Kernel
+from gankit_cpu.kernels import LANES
+from gankit_cpu.llvm.machine import FLOAT, FLOATS, HALF, HALVES, INT, Code, Int, Kernel
 
 ROWS = 32  # of the result, at least, that a thread takes: it reads some ten more of the map than these need
 SIZES = (

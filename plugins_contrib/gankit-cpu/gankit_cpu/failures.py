@@ -1,4 +1,4 @@
-"""What is slower but equal takes the place of what fails, with one warning for all that follows."""
+"""One warning when kernels fail and slower, equal operators take their place."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import warnings
 
 
 def note(failures: list[str], error: Exception, what: str, instead: str) -> None:
-    """Add `error` to `failures`, and warn of the first: `what` failed, `instead` is used."""
+    """Add `error` to `failures`; the first one is told in a warning: `what` failed, `instead` is used."""
     reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
     if not failures:
         warnings.warn(

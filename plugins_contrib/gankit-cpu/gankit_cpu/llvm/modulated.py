@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gankit.core.cuda.epilogue import Epilogue
-from gankit.core.cuda.native import finish, winograd
-from gankit.core.cuda.native.axes import axes
+from gankit_cpu.epilogue import Epilogue
+from gankit_cpu.llvm import finish, winograd_tiles
+from gankit_cpu.llvm.axes import axes
 
 SAME = torch.ones(2, 1, dtype=torch.float32, device="cpu")  # filters that change nothing
 
@@ -42,7 +42,7 @@ def run(
         styles: [N, I], in float32.
         after: what follows.
     """
-    kind = winograd.kind(x.dtype == torch.bfloat16, up > 1)
+    kind = winograd_tiles.kind(x.dtype == torch.bfloat16, up > 1)
     if kind is None or not 0 < after.slope <= 1 or weight.shape[2:] != (3, 3):
         return None
     if len(weight) < kind.block or weight.shape[1] < kind.group:
@@ -51,13 +51,13 @@ def run(
     if up > 1 and (up != 2 or any(padding) or filters is None or min(rest) < 0 or len(weight) < finish.GROUP):
         return None
 
-    (weights,) = get((kind,), lambda: [winograd.weights(weight, kind)])
+    (weights,) = get((kind,), lambda: [winograd_tiles.weights(weight, kind)])
     y = _empty(x, len(weight), size)
     if filters is None:
-        winograd.run(x, y, weights, kind, padding, styles, after)
+        winograd_tiles.run(x, y, weights, kind, padding, styles, after)
         return y
     fine = _empty(x, len(weight), (2 * x.shape[2] + 1, 2 * x.shape[3] + 1))
-    winograd.run(x, fine, weights, kind, padding, styles, Epilogue(after.factors))
+    winograd_tiles.run(x, fine, weights, kind, padding, styles, Epilogue(after.factors))
     finish.run(fine, y, filters, (rest[2], rest[0]), after)
     return y
 

@@ -26,10 +26,11 @@ import torch
 from llvmlite import ir
 from torch import Tensor
 
-from gankit.core.cuda.epilogue import Epilogue
-from gankit.core.cuda.native import LANES, epilogue
-from gankit.core.cuda.native.epilogue import Finish
-from gankit.core.cuda.native.machine import (
+from gankit_cpu.epilogue import Epilogue
+from gankit_cpu.kernels import LANES
+from gankit_cpu.llvm import epilogue_code
+from gankit_cpu.llvm.epilogue_code import Finish
+from gankit_cpu.llvm.machine import (
     FLOAT,
     FLOATS,
     HALF,
@@ -50,8 +51,9 @@ STEP, POINTS = 2, 4  # along an axis: pixels of the map from tile to tile, and p
 CACHE_BYTES = 2**19  # of the points that a thread works on,
 TILES = 64  # or so many tiles, as all weights are read for these
 SIZES = (
-    *epilogue.SIZES, "top", "left", "across", "tile", "tiles", "products_y", "products_x", "pad_y", "pad_x", "h", "w",
-    "x_row", "x_column", "groups", "inputs", "first", "last", "blocks", "height", "width", "y_row", "y_column",
+    *epilogue_code.SIZES, "top", "left", "across", "tile", "tiles", "products_y", "products_x", "pad_y",
+    "pad_x", "h", "w", "x_row", "x_column", "groups", "inputs", "first", "last", "blocks", "height", "width", "y_row",
+    "y_column",
 )  # fmt: skip
 
 
@@ -137,29 +139,6 @@ def _points(kind: Kind) -> Tensor:
     return torch.tensor(rows, dtype=torch.float32, device="cpu")
 
 
-def plain(
-    x: Tensor,
-    weight: Tensor,
-    b: Tensor | None,
-    padding: Sequence[int],
-    size: tuple[int, int],
-    transposed: bool,
-) -> Tensor | None:
-    """The convolution of `x` [N, I, H, W], bfloat16 and channels-last, with `weight` [O, I, 3, 3] to [N, O, *size],
-    plus `b` [O], which a transposed one has not; I and O are 32 or more. None where this CPU has no `kind` for it."""
-    own = kind(True, transposed)
-    if own is None:
-        return None
-    shape = (len(x), len(weight), *size)
-    y = torch.empty(shape, dtype=x.dtype, device="cpu", memory_format=torch.channels_last)  # no view
-    styles, factors = (
-        torch.ones(len(x), count, dtype=torch.float32, device="cpu") for count in (x.shape[1], len(weight))
-    )
-    after = Epilogue(factors, None if b is None else b.detach().float())
-    run(x, y, weights(weight, own), own, padding, styles, after)
-    return y
-
-
 def run(
     x: Tensor, y: Tensor, weights: Tensor, kind: Kind, padding: Sequence[int], styles: Tensor, after: Epilogue
 ) -> None:  # fmt: skip
@@ -173,9 +152,9 @@ def run(
     )
     order = channels_in_groups(x.shape[1], kind.group, kind.half)
     factors = styles.detach().float().numpy().take(order, 1)
-    numbers = epilogue.numbers(after)
+    numbers = epilogue_code.numbers(after)
     made = weights.data_ptr(), 0
-    plan.run([place(x), place(y), place(factors), made, *epilogue.places(after, numbers)])
+    plan.run([place(x), place(y), place(factors), made, *epilogue_code.places(after, numbers)])
 
 
 @functools.lru_cache(256)
@@ -202,7 +181,7 @@ def _plan(
     cuts = itertools.pairwise([blocks * share // shares for share in range(shares + 1)])
     own = ("top", "left", "across", "tile", "tiles", "products_y", "products_x", "first", "last")
     sizes = {
-        **epilogue.sizes(o, noise_width), "pad_y": before[0], "pad_x": before[1], "h": h, "w": w,
+        **epilogue_code.sizes(o, noise_width), "pad_y": before[0], "pad_x": before[1], "h": h, "w": w,
         "x_row": x_steps[2], "x_column": x_steps[3], "groups": groups, "inputs": i, "blocks": blocks,
         "height": height, "width": width, "y_row": y_steps[2], "y_column": y_steps[3],
     }  # fmt: skip
@@ -223,8 +202,11 @@ def _spans(kind: Kind, size: int) -> list[tuple[int, int, int]]:
 
 @functools.cache
 def kernel(kind: Kind) -> Kernel:
-    """Takes the addresses of x, y, factors on its channels, weights, `epilogue.numbers`, noise, zeros for a group of
-    channels, and sizes (int64, by `SIZES`)."""
+    """Compile the kernel of a kind.
+
+    It takes the addresses of x, y, factors on the channels of x, weights, `epilogue_code.numbers`, noise, zeros for a
+    group of channels, and sizes (int64, by `SIZES`).
+    """
     number, word, vector = (HALF, WORD, WORDS) if kind.half else (FLOAT, FLOAT, FLOATS)
     parts = kind.held // LANES  # of a word of the weights that are multiplied one after the other
     code = Code([number, number, FLOAT, word, FLOAT, FLOAT, number, INT])

@@ -1,6 +1,7 @@
-"""Kernels for a CPU, compiled in memory by LLVM, for what operators of torch do in many passes. Without gradients.
+"""Loads the kernels that LLVM compiles, runs them, and gives them up after the first failure.
 
-Each has its place in a composite of torch's operators, which does the same where llvmlite is missing or fails.
+They are without gradients, and each has its place in a composite of torch's operators, which does the same where
+llvmlite is missing or a kernel fails.
 """
 
 from __future__ import annotations
@@ -13,26 +14,27 @@ from typing import Any
 
 import torch
 
-from gankit.core.cuda.failures import note
+from gankit_cpu.failures import note
 
 LANES = 16  # floats in a vector of a kernel
-_failures: list[str] = []  # why this process has no kernels
+_missing: list[str] = []  # why LLVM cannot be had
+_failures: list[str] = []  # why this process has given up its kernels
 
 
 def load(name: str) -> ModuleType | None:
-    """A module of this package, where it can be had."""
-    if not _failures:
+    """A module of `gankit_cpu.llvm`, or None where LLVM is missing or kernels have failed."""
+    if not (_missing or _failures):
         try:
-            return importlib.import_module(f"{__name__}.{name}")
+            return importlib.import_module(f"gankit_cpu.llvm.{name}")
         except ImportError as error:
-            _failures.append(f"llvmlite cannot be imported: {error}")
+            _missing.append(f"llvmlite cannot be imported: {error}")
         except Exception as error:  # whatever the loading of a library raises
             give_up(error)
     return None
 
 
 def watched() -> bool:
-    """Whether a mode of torch looks at the operators that run, of which a kernel is none.
+    """True if a mode of torch looks at the operators that run, of which a kernel is none.
 
     Torch tells it by a private name alone. Should that be gone, the answer is yes: slower, but never wrong.
     """
@@ -41,8 +43,10 @@ def watched() -> bool:
 
 
 def attempt(name: str, function: Callable[..., Any], *arguments: Any) -> Any:
-    """What a function that runs a kernel gives, shown to torch's profiler by `name`; None where it fails, with which
-    kernels are given up."""
+    """The result of a function that runs a kernel, or None where it fails; kernels are given up then.
+
+    `name` is what torch's profiler shows.
+    """
     try:
         with _recorded(name):
             return function(*arguments)
@@ -63,7 +67,12 @@ def give_up(error: Exception) -> None:
     note(_failures, error, "gankit's kernels for CPUs", "Operators of torch take their place")
 
 
+def failures() -> list[str]:
+    """Why kernels were given up; a missing LLVM is none."""
+    return list(_failures)
+
+
 def obstacle() -> str | None:
-    """What keeps kernels from running in this process, as far as it is known."""
+    """Why this process has no kernels by LLVM, as far as it is known, or None."""
     load("machine")
-    return _failures[0] if _failures else None
+    return next(iter([*_missing, *_failures]), None)

@@ -10,9 +10,9 @@ import torch
 from llvmlite import ir
 from torch import Tensor
 
-from gankit.core.cuda.native import LANES
-from gankit.core.cuda.native.axes import axes
-from gankit.core.cuda.native.machine import (
+from gankit_cpu.kernels import LANES
+from gankit_cpu.llvm.axes import axes
+from gankit_cpu.llvm.machine import (
     FLOAT,
     FLOATS,
     HALF,

@@ -22,7 +22,7 @@ import torch
 from llvmlite import ir
 from torch import Tensor
 
-from gankit.core.cuda.native import LANES
+from gankit_cpu.kernels import LANES
 
 INT, FLOAT = ir.IntType(64), ir.FloatType()
 HALF = ir.IntType(16)  # the bits of a bfloat16

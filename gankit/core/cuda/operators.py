@@ -1,7 +1,8 @@
 """The public operators. Each checks its arguments, fills in defaults and hands over to an implementation.
 
-Every one takes `impl`: 'auto', or one of the implementations that `dispatch` describes. All raise ValueError for
-tensors of a wrong shape, type or device and for sizes that leave nothing, with one wording for all implementations.
+Every one takes `impl`: 'auto', 'reference', 'composite' or the name of an op backend, see `dispatch`. All raise
+ValueError for tensors of a wrong shape, type or device and for sizes that leave nothing, with one wording for all
+implementations.
 Filters come from `setup_filter` and get no gradient; everything else is differentiable twice.
 """
 
@@ -13,11 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gankit.core.cuda import arguments, conv, dispatch, inference
+from gankit.core.cuda import arguments, dispatch
 from gankit.core.cuda.activations import ACTIVATIONS
 from gankit.core.cuda.arguments import Pair
 from gankit.core.cuda.dispatch import function
-from gankit.core.runtime.precision import at_least_float32
 
 
 def setup_filter(
@@ -145,9 +145,7 @@ def upsample2d(
     impl: str = "auto",
 ) -> Tensor:
     """`upfirdn2d` to `up` times the size with the mean of the interior kept; `padding` counts pixels of the result."""
-    up, down, padding = arguments.upfirdn2d(
-        x, f, up, 1, padding, "upsample2d", lambda n, up, down: ((n + up - 1) // 2, (n - up) // 2)
-    )
+    up, down, padding = arguments.upsampling(x, f, up, padding)
     return function("upfirdn2d", x, impl)(x, f, up, down, padding, flip_filter, gain * up[0] * up[1])
 
 
@@ -322,9 +320,4 @@ def add_rgb(
         [N, O, H, W], float32 or better.
     """
     arguments.add_rgb(img, f, x, weight, styles, b, clamp)
-    if function("modulated_conv2d", x, impl) is conv.modulated_conv2d:
-        y = inference.onto_image(x, weight, styles, b, clamp, img, f)
-        if y is not None:
-            return y
-    rgb = at_least_float32(modulated_conv2d(x, weight, styles, demodulate=False, b=b, clamp=clamp, impl=impl))
-    return rgb if img is None else upsample2d(img, f, impl=impl).add_(rgb)
+    return function("add_rgb", x, impl)(img, f, x, weight, styles, b, clamp)

@@ -1,50 +1,90 @@
-"""The modulated convolution without gradients on a CPU: some samples at a time, in place, on weights made ready once.
+"""The modulated convolution without gradients on a CPU: some samples at a time, in place, on weights prepared once.
 
 Fresh memory is dear (the kernel hands it out page by page), so large maps pass sample by sample through buffers that
 the allocator gives again, and all that follows the convolution happens in place. In float32 most convolutions take half
-of the products (see `winograd.py`). Of the others, where the weight is small beside the maps, each sample gets a weight
-of its own. oneDNN reorders weights at every call; here they are reordered once for all samples, and with
-`ConstantWeights` once for all calls. In bfloat16, kernels of `native` do what follows a convolution; where they pay,
-they take the place of all this.
+of the products (see `winograd_rows`). Of the others, where the weight is small beside the maps, each sample gets a
+weight of its own. oneDNN packs weights at every call; here they are packed once for all samples, and with
+`ConstantWeights` once for all calls. In bfloat16, kernels of `llvm` do what follows a convolution; where they pay, they
+take the place of all this.
 """
 
 from __future__ import annotations
 
-import itertools
 import math
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from types import ModuleType
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 
-from gankit.core.cuda import native, onednn, winograd
-from gankit.core.cuda.activations import ACTIVATIONS
-from gankit.core.cuda.arguments import filter_size
-from gankit.core.cuda.epilogue import Epilogue
-from gankit.core.cuda.ready import Kernels, Ready, ready_for
-from gankit.core.cuda.upfirdn2d import upfirdn2d
-from gankit.core.runtime.devices import bf16_units
+from gankit.interfaces.ops import (
+    ACTIVATIONS,
+    Kernels,
+    Ready,
+    bf16_units,
+    filter_size,
+    modulation,
+    multiplies_like,
+    ready_for,
+    transposed_padding,
+    upfirdn2d,
+    values_only,
+)
+from gankit_cpu import kernels, onednn, winograd_rows
+from gankit_cpu.epilogue import Epilogue
 
 BLOCK_BYTES = 2**21  # samples go together as long as their maps are below this
-MAP_BYTES = 2**23  # as BLOCK_BYTES, of a whole network whose layers work through their maps in blocks
 FOLD = 2  # factors go into a weight where maps are so many times as large,
 FOLD_BESIDE_KERNELS = 12  # and where a kernel multiplies maps
 FEWEST_VALUES = 2**20  # of a map, from which on it does
 ONE = [1, 1]
 
 
-def applies(
+def modulated_conv2d(
+    x: Tensor,
+    weight: Tensor,
+    styles: Tensor,
+    noise: Tensor | None,
+    up: int,
+    down: int,
+    padding: tuple[int, int, int, int],
+    resample_filter: Tensor | None,
+    demodulate: bool,
+    flip_weight: bool,
+    input_gain: Tensor | float | None,
+    normalize: bool,
+    b: Tensor | None,
+    act: str,
+    alpha: float,
+    gain: float,
+    clamp: float | None,
+) -> Tensor:
+    """As the public operator; NotImplemented where gradients are asked for and for calls of other kinds.
+
+    The result of larger than 1x1 convolutions is channels-last.
+    """
+    variables = (x, weight, styles, noise, b, input_gain if isinstance(input_gain, Tensor) else None)
+    if _applies(x, variables, weight, up, down, padding, flip_weight, act, gain):
+        return _modulated_conv2d(
+            x, weight, styles, noise, up, padding, resample_filter, demodulate, input_gain, normalize, b, act, alpha,
+            gain, clamp,
+        )  # fmt: skip
+    plain = not demodulate and act == "linear" and gain == 1 and noise is None
+    if plain and padding == (0, 0, 0, 0) and up == down == 1:
+        y = _to_few(x, variables, weight, styles, input_gain, b, clamp)
+        return NotImplemented if y is None else y
+    return NotImplemented
+
+
+def _applies(
     x: Tensor, variables: tuple[Tensor | None, ...], weight: Tensor, up: int, down: int,
     padding: tuple[int, int, int, int], flip_weight: bool, act: str, gain: float,
 ) -> bool:  # fmt: skip
-    """Whether `modulated_conv2d` below can take this call."""
+    """True if `_modulated_conv2d` can take this call."""
     if x.dtype not in (torch.float32, torch.bfloat16) or torch.is_autocast_enabled("cpu"):
         return False
-    if not undisturbed(x, variables):
+    if not values_only(x, variables):
         return False
     x0, x1, y0, y1 = padding
     return (
@@ -58,33 +98,7 @@ def applies(
     )
 
 
-def undisturbed(x: Tensor, variables: Iterable[Tensor | None]) -> bool:
-    """Whether numbers alone are asked for, of a plain tensor on a CPU: no derivative by `variables`, no graph, no
-    transform. So operators without derivatives may run, and values may be looked at."""
-    if type(x) is not Tensor or x.device.type != "cpu":
-        return False
-    if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in variables):
-        return False
-    return not (torch.compiler.is_compiling() or torch.jit.is_tracing() or _transformed())
-
-
-def at_once(x: Tensor, parameters: Iterable[Tensor], size: int) -> int | None:
-    """How many samples of `x` a network should take together that makes maps of up to so many bytes of each; None: all
-    of them, as where a derivative by `x` or `parameters` is asked for."""
-    return max(MAP_BYTES // size, 1) if undisturbed(x, itertools.chain([x], parameters)) else None
-
-
-def _transformed() -> bool:
-    """Whether forward-mode derivatives or a transform of torch.func may be under way.
-
-    Torch tells it by private names alone. Should these be gone, the answer is yes: slower, but never wrong.
-    """
-    level = getattr(forward_ad, "_current_level", None)
-    active = getattr(torch._C, "_are_functorch_transforms_active", None)
-    return level is None or active is None or level >= 0 or bool(active())
-
-
-def modulated_conv2d(
+def _modulated_conv2d(
     x: Tensor,
     weight: Tensor,
     styles: Tensor,
@@ -101,9 +115,7 @@ def modulated_conv2d(
     gain: float,
     clamp: float | None,
 ) -> Tensor:
-    """As `gankit.core.cuda.modulated_conv2d`, where it `applies`. The result is channels-last."""
-    from gankit.core.cuda.conv import modulation, transposed_padding
-
+    """The modulated convolution, where `_applies` is true; channels-last."""
     ready = ready_for(weight)
     energy = ready.energy if demodulate else None
     _, styles, demodulation = modulation(x, weight, styles, demodulate, input_gain, normalize, energy)
@@ -129,8 +141,8 @@ def modulated_conv2d(
         y = _by_kernels(x, styles, form, after)
         if y is not None:
             return y
-    maps = x if onednn.multiplies_like(x) else x.float()
-    compute = _by_points if up == 1 and winograd.pays(maps, weight, size) else _by_convolutions
+    maps = x if multiplies_like(x) else x.float()
+    compute = _by_points if up == 1 and winograd_rows.pays(maps, weight, size) else _by_convolutions
     return compute(maps, styles[:, :, None, None], form, after).to(x.dtype)
 
 
@@ -156,24 +168,24 @@ class _Form:
 
 
 def _kernels() -> ModuleType | None:
-    return None if native.watched() else native.load("modulated")
+    return None if kernels.watched() else kernels.load("modulated")
 
 
 def _by_kernels(x: Tensor, styles: Tensor, form: _Form, after: Epilogue) -> Tensor | None:
     """None where they cannot be had, or do not apply."""
-    kernels = _kernels()
-    if kernels is None:
+    llvm = _kernels()
+    if llvm is None:
         return None
     get = partial(form.ready.get, form.here)
     shape = form.size, form.up, form.cut, form.rest
-    return native.attempt(  # type: ignore[no-any-return]
-        "gankit::modulated_conv2d", kernels.run, x, form.weight, get, *shape, form.f, styles, after
+    return kernels.attempt(  # type: ignore[no-any-return]
+        "gankit::modulated_conv2d", llvm.run, x, form.weight, get, *shape, form.f, styles, after
     )
 
 
 def _by_points(x: Tensor, styles: Tensor, form: _Form, after: Epilogue) -> Tensor:
     """In float32, half of the products."""
-    rows, (y0, x0) = winograd.block_rows(form.weight, form.size), form.cut
+    rows, (y0, x0) = winograd_rows.block_rows(form.weight, form.size), form.cut
 
     def product(point: int, t: Tensor) -> Tensor:
         return onednn.convolve(
@@ -181,7 +193,7 @@ def _by_points(x: Tensor, styles: Tensor, form: _Form, after: Epilogue) -> Tenso
         )
 
     y = form.result(x)
-    for i, top, t in winograd.blocks(x, styles, rows, (y0, x0), product):
+    for i, top, t in winograd_rows.blocks(x, styles, rows, (y0, x0), product):
         block = slice(top, top + t.shape[2])
         after.of(slice(i, i + 1)).rows(block).apply(t, y[i : i + 1, :, block])
     return y
@@ -192,18 +204,18 @@ def _by_convolutions(x: Tensor, styles: Tensor, form: _Form, after: Epilogue) ->
     weight, up, cut = form.weight, form.up, form.cut
     phases = _phases_pay(x) and (up, *weight.shape[2:], *cut, *form.rest) == (2, 3, 3, 0, 0, 1, 1, 1, 1)
     elements = x[0].numel() + len(weight) * math.prod(form.size)
-    kernels = _kernels() if x.dtype == torch.bfloat16 else None
-    fold = elements > (FOLD if kernels is None else FOLD_BESIDE_KERNELS) * weight.numel()
+    llvm = _kernels() if x.dtype == torch.bfloat16 else None
+    fold = elements > (FOLD if llvm is None else FOLD_BESIDE_KERNELS) * weight.numel()
     step = 1 if fold else max(BLOCK_BYTES // (elements * x.element_size()), 1)
     # a batch that goes at once is finished in place, but for what a kernel enlarges
-    y = None if step >= len(x) and (up == 1 or kernels is None) else form.result(x)
+    y = None if step >= len(x) and (up == 1 or llvm is None) else form.result(x)
     fine = None
     for i in range(0, len(x), step):
         some, part = slice(i, i + step), x[i : i + step]
         own, scaled = after.of(some), fold and up == 1
         if not fold:
             kernel = partial(_direct, form.ready, form.here, part, up, cut, phases)
-            part = _multiplied(part, styles[some], kernels)
+            part = _multiplied(part, styles[some], llvm)
         elif up > 1:
             kernel = partial(_reordered, weight.float() * styles[i], part, up, cut, phases)
         else:
@@ -213,11 +225,11 @@ def _by_convolutions(x: Tensor, styles: Tensor, form: _Form, after: Epilogue) ->
             t, around = onednn.convolve(part, kernel, None, 1, ONE), (0, 0, 0, 0)
         else:
             t, around = onednn.convolve(part, kernel, own.bias if scaled else None, up, cut), form.rest
-        if kernels is not None and not (scaled and own.linear):
+        if llvm is not None and not (scaled and own.linear):
             left = own.without_factors() if scaled else own
-            if _finished(kernels, t, t if y is None else y[some], form.f, up, around, left, phases):
+            if _finished(llvm, t, t if y is None else y[some], form.f, up, around, left, phases):
                 continue
-            kernels = None
+            llvm = None
         if phases:
             fine = _interleaved(t, fine)
             t = fine[: len(t)]
@@ -227,44 +239,44 @@ def _by_convolutions(x: Tensor, styles: Tensor, form: _Form, after: Epilogue) ->
     return t if y is None else y
 
 
-def _multiplied(x: Tensor, styles: Tensor, kernels: ModuleType | None) -> Tensor:
+def _multiplied(x: Tensor, styles: Tensor, llvm: ModuleType | None) -> Tensor:
     """x * styles, rounded once."""
-    if kernels is not None and x.numel() >= FEWEST_VALUES:
+    if llvm is not None and x.numel() >= FEWEST_VALUES:
         y, factors = torch.empty_like(x), styles[:, :, 0, 0].contiguous()
-        if _finished(kernels, x, y, None, 1, (0, 0, 0, 0), Epilogue(factors), False):
+        if _finished(llvm, x, y, None, 1, (0, 0, 0, 0), Epilogue(factors), False):
             return y
     return (x * styles).to(x.dtype)
 
 
-def _finished(kernels: ModuleType, *arguments: object) -> bool:
-    """Whether a kernel has done what follows a convolution, see `native.modulated.finished`."""
-    return bool(native.attempt("gankit::modulated_conv2d", kernels.finished, *arguments))
+def _finished(llvm: ModuleType, *arguments: object) -> bool:
+    """True if a kernel has applied what follows a convolution, see `llvm.modulated.finished`."""
+    return bool(kernels.attempt("gankit::modulated_conv2d", llvm.finished, *arguments))
 
 
-def few_outputs(
+def _to_few(
     x: Tensor, variables: tuple[Tensor | None, ...], weight: Tensor, styles: Tensor, input_gain: Tensor | float | None,
     b: Tensor | None, clamp: float | None,
 ) -> Tensor | None:  # fmt: skip
     """A 1x1 convolution without demodulation, such as to RGB, by a kernel; None where that does not apply."""
-    kernels = _pointwise(x, variables, weight)
-    if kernels is None:
+    pointwise = _pointwise(x, variables, weight)
+    if pointwise is None:
         return None
     styles = styles if input_gain is None else styles * input_gain
-    return native.attempt(  # type: ignore[no-any-return]
-        "gankit::modulated_conv2d", kernels.run, x, weight[:, :, 0, 0], styles, b, clamp
+    return kernels.attempt(  # type: ignore[no-any-return]
+        "gankit::modulated_conv2d", pointwise.run, x, weight[:, :, 0, 0], styles, b, clamp
     )
 
 
-def onto_image(
-    x: Tensor, weight: Tensor, styles: Tensor, b: Tensor | None, clamp: float | None, img: Tensor | None,
-    f: Tensor | None,
+def add_rgb(
+    img: Tensor | None, f: Tensor | None, x: Tensor, weight: Tensor, styles: Tensor, b: Tensor | None,
+    clamp: float | None,
 ) -> Tensor | None:  # fmt: skip
-    """As `gankit.core.cuda.add_rgb`, by a kernel; None where that does not apply."""
-    kernels = _pointwise(x, (x, weight, styles, b, img), weight)
-    if kernels is None:
+    """As the public operator, by a kernel; None where that does not apply."""
+    pointwise = _pointwise(x, (x, weight, styles, b, img), weight)
+    if pointwise is None:
         return None
-    return native.attempt(  # type: ignore[no-any-return]
-        "gankit::add_rgb", kernels.onto, x, weight[:, :, 0, 0], styles, b, clamp, img, f
+    return kernels.attempt(  # type: ignore[no-any-return]
+        "gankit::add_rgb", pointwise.onto, x, weight[:, :, 0, 0], styles, b, clamp, img, f
     )
 
 
@@ -274,45 +286,26 @@ def _pointwise(x: Tensor, variables: tuple[Tensor | None, ...], weight: Tensor) 
         return None
     if not x.is_contiguous(memory_format=torch.channels_last) or x.stride(1) != 1:
         return None
-    if not undisturbed(x, variables) or torch.is_autocast_enabled("cpu") or native.watched():
+    if not values_only(x, variables) or torch.is_autocast_enabled("cpu") or kernels.watched():
         return None
-    return native.load("pointwise")
-
-
-def filtered_convolution(x: Tensor, weight: Tensor, padding: Sequence[int]) -> Tensor:
-    """A plain convolution of a channels-last map in float32 by `winograd`, without gradients. Of a weight in training,
-    nothing is kept from call to call."""
-    h, w = (size + 2 * pad - taps + 1 for size, pad, taps in zip(x.shape[2:], padding, weight.shape[2:]))
-    cut = [0, padding[1]]
-    ready: list[Tensor] = []
-
-    def kernel(point: int, t: Tensor) -> Tensor:
-        if not ready or (ready[0].is_mkldnn and onednn.failures):
-            ready[:] = [onednn.reorder(part, t, 1, cut) for part in winograd.kernels(weight)]
-        return ready[point]
-
-    def product(point: int, t: Tensor) -> Tensor:
-        return onednn.convolve(t, partial(kernel, point, t), None, 1, cut)
-
-    y = _empty(x, (len(x), len(weight), h, w))
-    for i, top, t in winograd.blocks(x, None, winograd.block_rows(weight, (h, w)), padding, product):
-        y[i : i + 1, :, top : top + t.shape[2]] = t
-    return y
+    return kernels.load("pointwise")
 
 
 def _kernels_pay(x: Tensor, normalize: bool) -> bool:
-    """Where kernels of `native`, with half of the products, take the place of oneDNN's convolutions. Those have AMX,
-    which a kernel has not. Of small maps most time goes into reading weights, of which a kernel's are larger, and in
-    bfloat16 their rounding weighs most, as all of the picture is made of them. In float32, LLVM and a kernel's weights
-    would lift the peak of memory over the textbook's, save in StyleGAN3, whose form is that with `normalize` and which
-    has LLVM anyway."""
-    large = x.shape[2] * x.shape[3] >= winograd.FEWEST_PIXELS
+    """True where kernels of `llvm`, with half of the products, take the place of oneDNN's convolutions.
+
+    Those have AMX, which a kernel has not. Of small maps most time goes into reading weights, of which a kernel's are
+    larger, and in bfloat16 their rounding weighs most, as all of the picture is made of them. In float32, LLVM and a
+    kernel's weights would lift the peak of memory, save in StyleGAN3, whose form is that with `normalize` and which
+    has LLVM anyway.
+    """
+    large = x.shape[2] * x.shape[3] >= winograd_rows.FEWEST_PIXELS
     return large and (normalize if x.dtype == torch.float32 else "AMX" not in bf16_units())
 
 
 def _direct(ready: Ready, here: Kernels, x: Tensor, up: int, padding: list[int], phases: bool) -> Tensor:
     """The weight in oneDNN's order for `x`."""
-    key = (x.dtype, x.shape[2:], up, *padding, phases)
+    key = (x.dtype, x.shape[2:], up, *padding, phases, onednn.packs(x.dtype))
     return ready.get(here, key, lambda: [_reordered(ready.weight.detach(), x, up, padding, phases)])[0]
 
 
@@ -321,24 +314,29 @@ def _reordered(weight: Tensor, x: Tensor, up: int, padding: list[int], phases: b
 
 
 def _point(ready: Ready, here: Kernels, point: int, rows: int, x: Tensor, padding: list[int]) -> Tensor:
-    """One of `winograd.kernels`, in oneDNN's order for `x` of a block of up to so many rows."""
+    """One of `winograd_rows.kernels`, in oneDNN's order for `x` of a block of up to so many rows."""
 
     def make() -> list[Tensor]:
-        points = winograd.kernels(ready.weight.detach().float())
+        points = winograd_rows.kernels(ready.weight.detach().float())
         return [onednn.reorder(part, x, 1, padding) for part in points]
 
-    return ready.get(here, (x.dtype, rows, x.shape[3], *padding, "points"), make)[point]
+    key = (x.dtype, rows, x.shape[3], *padding, "points", onednn.packs(x.dtype))
+    return ready.get(here, key, make)[point]
 
 
 def _phases_pay(x: Tensor) -> bool:
-    """Where one convolution for all four phases, with nearly twice the products, beats oneDNN's transposed one: it took
-    0.7 of the time with AMX, 1.5 of it in bf16 without AMX and in fp32."""
+    """True where one convolution for all four phases, with nearly twice the products, beats oneDNN's transposed one.
+
+    It took 0.7 of the time with AMX, 1.5 of it in bf16 without AMX and in fp32.
+    """
     return x.dtype == torch.bfloat16 and "AMX" in bf16_units()
 
 
 def _phases(weight: Tensor) -> Tensor:
-    """Kernels [4 * O, I, 2, 2] of one convolution that gives what a transposed one of stride 2 with [O, I, 3, 3] gives:
-    the outputs 2 * j - 1 and 2 * j of each axis, from the inputs j - 1 and j."""
+    """Kernels of one convolution that computes a transposed one of stride 2.
+
+    [O, I, 3, 3] -> [4 * O, I, 2, 2]. Of each axis, they give outputs 2 * j - 1 and 2 * j from inputs j - 1 and j.
+    """
     for axis in (2, 4):  # of weight, then with the phases of y in front
         a, b, c = weight.unbind(axis)
         weight = torch.stack([torch.stack([b, torch.zeros_like(b)], axis), torch.stack([c, a], axis)])
@@ -346,8 +344,11 @@ def _phases(weight: Tensor) -> Tensor:
 
 
 def _interleaved(phases: Tensor, fine: Tensor | None) -> Tensor:
-    """The result of a convolution with `_phases` -> the transposed convolution with a border of zeros, for the filter
-    after it; into `fine`, if that holds an earlier result."""
+    """Put the result of a convolution with `_phases` into the order of the transposed convolution.
+
+    The result has a border of zeros at its end, for the filter after it. `fine`, which holds an earlier one, is filled
+    again.
+    """
     n, _, h, w = phases.shape
     y = phases.permute(0, 2, 3, 1).unflatten(3, (2, 2, -1))
     if fine is None:

@@ -1,5 +1,7 @@
-"""Convolutions by the interface to oneDNN that torch's compiler uses: a weight is reordered once for many calls, where
-public ones do it at each. Where the interface is missing or fails, the public ones take its place."""
+"""Convolutions by the interface to oneDNN that torch's compiler uses: a weight is packed once for many calls.
+
+Public convolutions pack it at each call. Where the interface is missing or fails, they take its place.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gankit.core.cuda.failures import note
-from gankit.core.runtime.devices import multiplies
+from gankit.interfaces.ops import multiplies
+from gankit_cpu.failures import note
 
 ONE, NONE = [1, 1], [0, 0]
 
@@ -24,7 +26,7 @@ def give_up(error: Exception) -> None:
 
 
 def packs(dtype: torch.dtype) -> bool:
-    """Whether torch's interface to oneDNN, which its compiler uses, is there and works."""
+    """True if weights of this dtype can be packed: torch's interface to oneDNN is there and works."""
     if failures or not torch.backends.mkldnn.is_available() or not torch.backends.mkldnn.enabled:
         return False
     ops = torch.ops.mkldnn
@@ -33,11 +35,6 @@ def packs(dtype: torch.dtype) -> bool:
     if dtype not in (torch.float32, torch.bfloat16) or not all(hasattr(ops, name) for name in needed):
         return False
     return multiplies(dtype, torch.device("cpu"))
-
-
-def multiplies_like(x: Tensor) -> bool:
-    """Whether products of `x` should be done in its dtype, see `devices.multiplies`; in graphs always."""
-    return torch.compiler.is_compiling() or multiplies(x.dtype, x.device)
 
 
 def reorder(weight: Tensor, x: Tensor, up: int, padding: list[int]) -> Tensor:
@@ -59,7 +56,10 @@ def reorder(weight: Tensor, x: Tensor, up: int, padding: list[int]) -> Tensor:
 def convolve(
     x: Tensor, kernel: Callable[[], Tensor], b: Tensor | None, up: int, padding: list[int]
 ) -> Tensor:
-    """`kernel` makes one ready; asked again after a failure, it is one for torch's public convolutions."""
+    """The convolution of `x`, or its transpose of stride `up` > 1, with what `kernel` gives, see `reorder`; plus `b`.
+
+    After a failure, `kernel` is asked again, and gives a weight for torch's public convolutions.
+    """
     b, w = None if b is None else b.to(x.dtype), kernel()
     if w.is_mkldnn:
         try:
