@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from gankit.core import cuda
-from gankit.core.cuda.epilogue import Epilogue
+from gankit_cpu.epilogue import Epilogue
 
 
 def around(n, channels, h, w, dtype):

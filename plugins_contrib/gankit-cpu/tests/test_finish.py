@@ -7,11 +7,11 @@ import dataclasses
 import pytest
 import torch
 import torch.nn.functional as F
-from native_utils import FILTERS, around, epilogue, exact, finished, nothing_around, tensors
+from kernel_cases import FILTERS, around, epilogue, exact, finished, nothing_around, tensors
 
 from gankit.core import cuda
-from gankit.core.cuda import inference, native, onednn
-from gankit.core.cuda.native import finish, modulated
+from gankit_cpu import kernels, modulated_sampling
+from gankit_cpu.llvm import finish, modulated
 
 
 @pytest.mark.parametrize("taps", [1, 2, 4, 5])
@@ -80,14 +80,14 @@ def test_what_follows_a_convolution_in_place(channels, fits, slope):
 def test_what_follows_a_convolution_of_onednn(monkeypatch, up, phases, together, scaled, noise, broken):
     """As with AMX."""
     x, w, s = tensors(torch.bfloat16, side=20, o=64)
-    monkeypatch.setattr(inference, "_kernels_pay", lambda x, normalize: False)
-    monkeypatch.setattr(onednn, "multiplies_like", lambda x: True)
-    monkeypatch.setattr(inference, "_phases_pay", lambda x: phases)
-    monkeypatch.setattr(inference, "FOLD_BESIDE_KERNELS", 0 if together == "fold" else 1e9)
-    monkeypatch.setattr(inference, "FEWEST_VALUES", 0 if scaled else 1e9)
+    monkeypatch.setattr(modulated_sampling, "_kernels_pay", lambda x, normalize: False)
+    monkeypatch.setattr(modulated_sampling, "multiplies_like", lambda x: True)
+    monkeypatch.setattr(modulated_sampling, "_phases_pay", lambda x: phases)
+    monkeypatch.setattr(modulated_sampling, "FOLD_BESIDE_KERNELS", 0 if together == "fold" else 1e9)
+    monkeypatch.setattr(modulated_sampling, "FEWEST_VALUES", 0 if scaled else 1e9)
     size = x.element_size() * (x[0].numel() + 64 * 20 * 16 * up**2)
-    monkeypatch.setattr(inference, "BLOCK_BYTES", size * (3 if together == 3 else 1))
-    monkeypatch.setattr(native, "_failures", [])
+    monkeypatch.setattr(modulated_sampling, "BLOCK_BYTES", size * (3 if together == 3 else 1))
+    monkeypatch.setattr(kernels, "_failures", [])
     calls, function = [], finish.run
 
     def run(*arguments):

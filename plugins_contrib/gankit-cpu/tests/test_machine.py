@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import warnings
-
 import numpy as np
 import pytest
 import torch
 from llvmlite import ir
 
-from gankit.core.cuda import dispatch, native
-from gankit.core.cuda.native import LANES, filters, machine, winograd
-from gankit.core.cuda.native.machine import FLOAT, FLOATS, HALF, HALVES, INT, WORDS, Code, Int
+from gankit.cli import doctor
+from gankit.core.cuda import dispatch
+from gankit_cpu import kernels
+from gankit_cpu.kernels import LANES
+from gankit_cpu.llvm import filters, machine, winograd_tiles
+from gankit_cpu.llvm.machine import FLOAT, FLOATS, HALF, HALVES, INT, WORDS, Code, Int
 
 EVERY_HALF = np.arange(2**16).astype(np.uint16)  # the values of a bfloat16, as bits
 
@@ -147,42 +148,31 @@ def test_instructions_for_bfloat16():
     np.testing.assert_allclose(total, 1 + products, rtol=1e-6, atol=1e-6)
 
 
-def test_doctor_tells_of_kernels(gankit_cli, monkeypatch):
+def test_doctor_tells_of_kernels(monkeypatch):
     monkeypatch.setattr(dispatch, "_choices", {})
-    assert "LLVM     llvmlite" in gankit_cli("doctor").out
-    monkeypatch.setattr(native, "_failures", ["llvmlite cannot be imported: none here"])
-    result = gankit_cli("doctor")
-    assert result.code == 0
-    assert "LLVM     no kernels for CPUs: llvmlite cannot be imported: none here" in result.out
+    page, well = doctor.examine()
+    assert well
+    assert "llvmlite" in page
+    monkeypatch.setattr(kernels, "_missing", ["llvmlite cannot be imported: none here"])
+    page, well = doctor.examine()
+    assert well
+    assert "no kernels by LLVM: llvmlite cannot be imported: none here" in page
 
 
-@pytest.mark.parametrize("kernels", [filters, winograd])
-def test_doctor_finds_a_kernel_that_fails_or_is_wrong(gankit_cli, monkeypatch, kernels):
+@pytest.mark.parametrize("module", [filters, winograd_tiles])
+def test_doctor_finds_a_kernel_that_fails_or_is_wrong(monkeypatch, module):
     monkeypatch.setattr(dispatch, "_choices", {})
-    monkeypatch.setattr(native, "_failures", [])
-    right = kernels.run
-    monkeypatch.setattr(kernels, "run", lambda x, y, *rest: (right(x, y, *rest), y.mul_(1.01))[1])
-    result = gankit_cli("doctor")
-    assert result.code == 1
-    assert "was wrong by" in result.out
+    monkeypatch.setattr(kernels, "_failures", [])
+    right = module.run
+    monkeypatch.setattr(module, "run", lambda x, y, *rest: (right(x, y, *rest), y.mul_(1.01))[1])
+    page, well = doctor.examine()
+    assert not well
+    assert "was wrong by" in page
 
     def broken(*arguments):
         raise RuntimeError("no such instruction")
 
-    monkeypatch.setattr(kernels, "run", broken)
-    result = gankit_cli("doctor")
-    assert result.code == 1
-    assert "FAILED: raised RuntimeError: no such instruction" in result.out
-    assert "Traceback" not in result.out + result.err
-
-
-def test_a_self_test_hides_no_other_warning(monkeypatch):
-    right = dispatch.COMPOSITE["bias_act"]
-
-    def warns(*arguments):
-        warnings.warn("torch's interface to oneDNN failed (in this test)", RuntimeWarning, stacklevel=1)
-        return right(*arguments)
-
-    monkeypatch.setitem(dispatch.COMPOSITE, "bias_act", warns)
-    with pytest.warns(RuntimeWarning, match="in this test"):
-        assert dispatch.self_test("bias_act", "cpu", torch.device("cpu")).passed
+    monkeypatch.setattr(module, "run", broken)
+    page, well = doctor.examine()
+    assert not well
+    assert "FAILED: raised RuntimeError: no such instruction" in page

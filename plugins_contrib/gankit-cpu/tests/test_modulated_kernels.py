@@ -11,15 +11,16 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from native_utils import FILTERS, around, epilogue, exact, finished, nothing_around, tensors
+from kernel_cases import FILTERS, around, epilogue, exact, finished, nothing_around, tensors
 from torch._subclasses import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from gankit.core import cuda
-from gankit.core.cuda import ConstantWeights, inference, native
-from gankit.core.cuda.epilogue import Epilogue
-from gankit.core.cuda.native import finish, machine, modulated, winograd
-from gankit.core.cuda.native.winograd import Kind
+from gankit.core.cuda import ConstantWeights
+from gankit_cpu import kernels, modulated_sampling
+from gankit_cpu.epilogue import Epilogue
+from gankit_cpu.llvm import finish, machine, modulated, winograd_tiles
+from gankit_cpu.llvm.winograd_tiles import Kind
 
 SIZES = [
     (False, False, 8, 2),
@@ -51,14 +52,14 @@ def pairs():
         yield
 
 
-PAYS = inference._kernels_pay
+PAYS = modulated_sampling._kernels_pay
 
 
 @pytest.fixture(autouse=True)
 def paying(monkeypatch):
     """On a CPU without AMX, and in float32 also for others than StyleGAN3."""
-    monkeypatch.setattr(inference, "bf16_units", lambda: ["AVX512_BF16"])
-    monkeypatch.setattr(inference, "_kernels_pay", lambda x, normalize: PAYS(x, True))
+    monkeypatch.setattr(modulated_sampling, "bf16_units", lambda: ["AVX512_BF16"])
+    monkeypatch.setattr(modulated_sampling, "_kernels_pay", lambda x, normalize: PAYS(x, True))
 
 
 def forget_plans(monkeypatch, module):
@@ -115,17 +116,17 @@ def test_any_shape(kind, n, size, padding, channels, noise, act, clamp, count, c
         after = epilogue(n, o, expected.shape[2:], noise, act, clamp)
         expected, scale = finished(expected, after), scale * after.factors.max() + 5
     whole, y = around(n, o, *expected.shape[2:], dtype)
-    before, (cache_bytes, tiles) = torch.get_num_threads(), (winograd.CACHE_BYTES, winograd.TILES)
+    before, (cache_bytes, tiles) = torch.get_num_threads(), (winograd_tiles.CACHE_BYTES, winograd_tiles.TILES)
     torch.set_num_threads(count)
-    winograd._plan.cache_clear()
+    winograd_tiles._plan.cache_clear()
     if cache == 1:
-        winograd.CACHE_BYTES, winograd.TILES = 1, 1
+        winograd_tiles.CACHE_BYTES, winograd_tiles.TILES = 1, 1
     try:
-        winograd.run(x, y, winograd.weights(weight, kind), kind, padding, styles, after)
+        winograd_tiles.run(x, y, winograd_tiles.weights(weight, kind), kind, padding, styles, after)
     finally:
         torch.set_num_threads(before)
-        winograd.CACHE_BYTES, winograd.TILES = cache_bytes, tiles
-        winograd._plan.cache_clear()
+        winograd_tiles.CACHE_BYTES, winograd_tiles.TILES = cache_bytes, tiles
+        winograd_tiles._plan.cache_clear()
     # a tile's rounding is that of its largest terms
     bound = (2**-7 if kind.half else 1e-6) * scale.max()
     assert (y - expected).abs().max() <= bound
@@ -148,7 +149,7 @@ def test_machine_code_for_pairs(monkeypatch, transposed):
     monkeypatch.setattr(machine.Code, "sum_of_pairs", SUM_OF_PAIRS)
     monkeypatch.setattr(machine, "multiplies_pairs", lambda: True)
     monkeypatch.setattr(machine, "_compile", compiled)
-    winograd.kernel.__wrapped__(Kind(True, True, transposed, 8, 2))
+    winograd_tiles.kernel.__wrapped__(Kind(True, True, transposed, 8, 2))
     (page,) = pages
     assert page.count("vdpbf16ps") == 16  # the loop over channels, with its sums in registers
     assert "vcvtne2ps2bf16" in page
@@ -166,7 +167,7 @@ def test_rounding_is_near_that_of_a_direct_convolution(kind):
     expected = function(x.double(), w.double(), **options)
     y = torch.empty_like(expected, dtype=dtype, memory_format=torch.channels_last)
     after = Epilogue(torch.ones(1, 64))
-    winograd.run(x, y, winograd.weights(weight, kind), kind, (1, 1), torch.ones(1, 256), after)
+    winograd_tiles.run(x, y, winograd_tiles.weights(weight, kind), kind, (1, 1), torch.ones(1, 256), after)
     error, direct = ((t - expected).square().mean().sqrt() for t in (y, function(x, w.to(dtype), **options)))
     assert error < (2 if kind.half else 3) * direct
 
@@ -273,7 +274,7 @@ def test_where_they_are_taken(taken, changed, expected):
 @torch.no_grad()
 def test_amx_is_left_to_onednn(monkeypatch, taken):
     x, w, s = tensors(torch.bfloat16)
-    monkeypatch.setattr(inference, "bf16_units", lambda: ["AVX512_BF16", "AMX"])
+    monkeypatch.setattr(modulated_sampling, "bf16_units", lambda: ["AVX512_BF16", "AMX"])
     cuda.modulated_conv2d(x, w, s, padding=1)
     assert taken == []
 
@@ -281,10 +282,10 @@ def test_amx_is_left_to_onednn(monkeypatch, taken):
 @torch.no_grad()
 def test_float32_is_left_to_onednn_but_for_stylegan3(monkeypatch, taken):
     """LLVM takes memory, and StyleGAN3 has it anyway."""
-    monkeypatch.setattr(inference, "_kernels_pay", PAYS)
+    monkeypatch.setattr(modulated_sampling, "_kernels_pay", PAYS)
     x, w, s = tensors()
-    loaded, load = [], native.load
-    monkeypatch.setattr(native, "load", lambda name: loaded.append(name) or load(name))
+    loaded, load = [], kernels.load
+    monkeypatch.setattr(kernels, "load", lambda name: loaded.append(name) or load(name))
     cuda.modulated_conv2d(x, w, s, padding=1)
     cuda.modulated_conv2d(x, w, s, padding=1, up=2, flip_weight=False, resample_filter=FILTERS["symmetric"])
     cuda.modulated_conv2d(x, w[:3, :, :1, :1], s, demodulate=False)
@@ -297,10 +298,10 @@ def test_float32_is_left_to_onednn_but_for_stylegan3(monkeypatch, taken):
 @pytest.mark.parametrize("avx2", [True, False])
 @pytest.mark.parametrize(("dtype", "up"), FORMS)
 def test_a_cpu_without_instructions_for_bfloat16(monkeypatch, taken, dtype, up, avx2):
-    monkeypatch.setattr(winograd, "features", lambda: {"avx2": avx2})
-    for module in (machine, winograd):
+    monkeypatch.setattr(winograd_tiles, "features", lambda: {"avx2": avx2})
+    for module in (machine, winograd_tiles):
         monkeypatch.setattr(module, "multiplies_pairs", lambda: False)
-    for module in (winograd, finish):
+    for module in (winograd_tiles, finish):
         forget_plans(monkeypatch, module)
         monkeypatch.setattr(module, "kernel", functools.cache(module.kernel.__wrapped__))
     x, w, s = tensors(dtype)
@@ -331,8 +332,8 @@ def test_an_image_is_the_same_in_every_batch_and_on_any_number_of_threads(thread
 @torch.no_grad()
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_weights_are_made_once_and_again_when_they_change(monkeypatch, dtype):
-    calls, function = [], winograd.weights
-    monkeypatch.setattr(winograd, "weights", lambda *a: calls.append(1) or function(*a))
+    calls, function = [], winograd_tiles.weights
+    monkeypatch.setattr(winograd_tiles, "weights", lambda *a: calls.append(1) or function(*a))
     x, w, s = tensors(dtype)
     weights = ConstantWeights()
     for _ in range(3):
@@ -357,7 +358,7 @@ def test_weights_are_made_once_and_again_when_they_change(monkeypatch, dtype):
 @pytest.mark.parametrize("stage", ["kernel", "run"])
 def test_kernels_that_fail_are_replaced_with_one_warning(monkeypatch, stage):
     x, w, s = tensors()
-    monkeypatch.setattr(native, "_failures", [])
+    monkeypatch.setattr(kernels, "_failures", [])
 
     def broken(*arguments):
         raise RuntimeError("no such instruction")
@@ -365,8 +366,8 @@ def test_kernels_that_fail_are_replaced_with_one_warning(monkeypatch, stage):
     class Broken:
         _start = broken
 
-    forget_plans(monkeypatch, winograd)
-    monkeypatch.setattr(winograd, "kernel", broken if stage == "kernel" else lambda kind: Broken())
+    forget_plans(monkeypatch, winograd_tiles)
+    monkeypatch.setattr(winograd_tiles, "kernel", broken if stage == "kernel" else lambda kind: Broken())
     with pytest.warns(RuntimeWarning, match="no such instruction") as seen:
         results = [cuda.modulated_conv2d(x, w, s, padding=1) for _ in range(2)]
     assert len(seen) == 1
@@ -377,13 +378,14 @@ def test_kernels_that_fail_are_replaced_with_one_warning(monkeypatch, stage):
 @torch.no_grad()
 def test_without_llvmlite_operators_of_torch_do_it_in_silence(monkeypatch):
     x, w, s = tensors()
-    monkeypatch.setattr(native, "_failures", [])
-    for name in ("modulated", "winograd", "finish", "epilogue", "machine"):
-        monkeypatch.delitem(sys.modules, f"gankit.core.cuda.native.{name}")
+    monkeypatch.setattr(kernels, "_failures", [])
+    monkeypatch.setattr(kernels, "_missing", [])
+    for name in ("modulated", "winograd_tiles", "finish", "epilogue_code", "machine"):
+        monkeypatch.delitem(sys.modules, f"gankit_cpu.llvm.{name}")
     monkeypatch.setitem(sys.modules, "llvmlite", None)
     y = cuda.modulated_conv2d(x, w, s, padding=1)
     torch.testing.assert_close(y.double(), exact(x, w, s, padding=1), rtol=0, atol=2e-5)
-    assert "llvmlite cannot be imported" in native.obstacle()
+    assert "llvmlite cannot be imported" in kernels.obstacle()
 
 
 @torch.no_grad()
@@ -449,4 +451,4 @@ def test_parameters_that_may_want_gradients(recwarn):
         cuda.modulated_conv2d(maps, weight[:3, :, :1, :1], styles, demodulate=False, b=bias[:3])
         cuda.modulated_conv2d(maps, weight, styles, padding=1, b=bias)
     assert not recwarn
-    assert native.obstacle() is None
+    assert kernels.obstacle() is None

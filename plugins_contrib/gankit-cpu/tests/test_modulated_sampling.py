@@ -9,10 +9,12 @@ import torch
 from torch import nn
 
 from gankit.core import cuda
-from gankit.core.cuda import ConstantWeights, conv, inference, onednn, ready
+from gankit.core.cuda import ConstantWeights, constant_weights, values_only
 from gankit.core.interfaces.conditions import CondSpec
 from gankit.plugins.generators.stylegan2 import StyleGAN2
 from gankit.plugins.generators.stylegan_t import StyleGANT
+from gankit_cpu import modulated_sampling, onednn
+from gankit_cpu.backend import CPUKernels
 
 F = cuda.setup_filter([1, 3, 3, 1])
 
@@ -31,8 +33,8 @@ def convolve(x, w, s, up=1, **options):
 def taken(monkeypatch):
     """How often the path was taken."""
     calls = []
-    function = inference.modulated_conv2d
-    monkeypatch.setattr(inference, "modulated_conv2d", lambda *a: calls.append(1) or function(*a))
+    function = modulated_sampling._modulated_conv2d
+    monkeypatch.setattr(modulated_sampling, "_modulated_conv2d", lambda *a: calls.append(1) or function(*a))
     return calls
 
 
@@ -47,7 +49,7 @@ def reordered(monkeypatch):
 @torch.no_grad()
 @pytest.mark.parametrize("up", [1, 2])
 def test_weights_are_made_ready_once(reordered, monkeypatch, up):
-    monkeypatch.setattr(inference, "FOLD", 1e9)
+    monkeypatch.setattr(modulated_sampling, "FOLD", 1e9)
     x, w, s = tensors()
     expected, weights = convolve(x, w, s, up, impl="reference"), ConstantWeights()
     for _ in range(3):
@@ -61,7 +63,7 @@ def test_weights_are_made_ready_once(reordered, monkeypatch, up):
 @torch.no_grad()
 @pytest.mark.parametrize("change", ["in place", "data", "load", "under inference mode"])
 def test_changed_weights_are_noticed(change, monkeypatch):
-    monkeypatch.setattr(inference, "FOLD", 1e9)
+    monkeypatch.setattr(modulated_sampling, "FOLD", 1e9)
     x, w, s = tensors()
     weights, layer = ConstantWeights(), nn.Conv2d(16, 24, 3)
     layer.weight.copy_(w)
@@ -110,7 +112,7 @@ def test_weights_may_be_kept_by_several_threads():
 @pytest.mark.parametrize("fold", [0, 1e9])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_without_torchs_private_operators(monkeypatch, up, fold, dtype):
-    monkeypatch.setattr(inference, "FOLD", fold)
+    monkeypatch.setattr(modulated_sampling, "FOLD", fold)
     x, w, s = tensors(dtype)
     expected = convolve(x, w, s, up)
     monkeypatch.setattr(onednn, "packs", lambda dtype: False)
@@ -122,7 +124,7 @@ def test_without_torchs_private_operators(monkeypatch, up, fold, dtype):
 @pytest.mark.parametrize("fold", [0, 1e9])
 @pytest.mark.parametrize("stage", ["reorder", "convolve"])
 def test_private_operators_that_fail_are_replaced_with_one_warning(monkeypatch, up, fold, stage):
-    monkeypatch.setattr(inference, "FOLD", fold)
+    monkeypatch.setattr(modulated_sampling, "FOLD", fold)
     monkeypatch.setattr(onednn, "failures", [])
     x, w, s = tensors()
     if not onednn.packs(x.dtype):
@@ -154,8 +156,8 @@ def test_private_operators_that_fail_are_replaced_with_one_warning(monkeypatch, 
 
 @torch.no_grad()
 def test_what_is_remembered_is_bounded(reordered, monkeypatch):
-    monkeypatch.setattr(inference, "FOLD", 1e9)
-    monkeypatch.setattr(ready, "WEIGHTS", 3)
+    monkeypatch.setattr(modulated_sampling, "FOLD", 1e9)
+    monkeypatch.setattr(constant_weights, "WEIGHTS", 3)
     _, w, s = tensors()
     weights = ConstantWeights(most=4 * 4 * w.numel() + 100)
 
@@ -181,8 +183,8 @@ def test_what_is_remembered_is_bounded(reordered, monkeypatch):
 
 @torch.no_grad()
 def test_a_weight_without_room_is_made_ready_once_for_a_batch(reordered, monkeypatch):
-    monkeypatch.setattr(inference, "FOLD", 1e9)
-    monkeypatch.setattr(inference, "BLOCK_BYTES", 1)
+    monkeypatch.setattr(modulated_sampling, "FOLD", 1e9)
+    monkeypatch.setattr(modulated_sampling, "BLOCK_BYTES", 1)
     x, w, s = tensors()
     weights = ConstantWeights(most=0)
     with weights.kept():
@@ -198,7 +200,7 @@ def test_a_torch_without_the_private_names_gets_the_plain_path(taken, monkeypatc
     expected = convolve(x, w, s)
     assert len(taken) == 1
     for owner, name in (
-        (inference.forward_ad, "_current_level"),
+        (values_only.forward_ad, "_current_level"),
         (torch._C, "_are_functorch_transforms_active"),
     ):
         with monkeypatch.context() as patch:
@@ -240,9 +242,9 @@ def test_maps_follow_the_dtype_of_ws(network, monkeypatch):
     torch.manual_seed(0)
     generator = network((3, 32, 32), CondSpec(0), z_dim=32, channel_base=512, channel_max=32).eval()
     seen = []
-    function = conv.modulated_conv2d
-    monkeypatch.setitem(
-        cuda.dispatch.COMPOSITE, "modulated_conv2d", lambda x, *a: seen.append(x.dtype) or function(x, *a)
+    function = CPUKernels.modulated_conv2d
+    monkeypatch.setattr(
+        CPUKernels, "modulated_conv2d", lambda self, x, *a: seen.append(x.dtype) or function(self, x, *a)
     )
     monkeypatch.setattr(cuda.dispatch, "_choices", {})
     ws = generator.mapping(torch.randn(4, 32))
@@ -264,11 +266,11 @@ def test_phases_of_an_enlarging_convolution(monkeypatch, fold, together):
     x, w, s = tensors()
     noise = torch.randn(3, 1, 16, 12)
     expected = convolve(x, w, s, 2, noise=noise, clamp=2, impl="reference")
-    calls, phases = [], inference._phases
-    monkeypatch.setattr(inference, "FOLD", fold)
-    monkeypatch.setattr(inference, "BLOCK_BYTES", together * 4 * (x[0].numel() + 24 * 16 * 12))
-    monkeypatch.setattr(inference, "_phases_pay", lambda x: True)
-    monkeypatch.setattr(inference, "_phases", lambda w: calls.append(1) or phases(w))
+    calls, phases = [], modulated_sampling._phases
+    monkeypatch.setattr(modulated_sampling, "FOLD", fold)
+    monkeypatch.setattr(modulated_sampling, "BLOCK_BYTES", together * 4 * (x[0].numel() + 24 * 16 * 12))
+    monkeypatch.setattr(modulated_sampling, "_phases_pay", lambda x: True)
+    monkeypatch.setattr(modulated_sampling, "_phases", lambda w: calls.append(1) or phases(w))
     weights = ConstantWeights()
     for _ in range(2):
         with weights.kept():

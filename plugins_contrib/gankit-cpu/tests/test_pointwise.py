@@ -8,12 +8,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from native_utils import around
+from kernel_cases import around
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from gankit.core import cuda
-from gankit.core.cuda import dispatch, native
-from gankit.core.cuda.native import pointwise
+from gankit.core.cuda import dispatch
+from gankit_cpu import kernels
+from gankit_cpu.llvm import pointwise
 
 FILTERS = {
     "symmetric": cuda.setup_filter([1, 3, 3, 1]),
@@ -110,7 +111,7 @@ def test_to_rgb(monkeypatch):
         rgb(last)
     make_fx(rgb)(last)
     assert len(calls) == 3
-    monkeypatch.setattr(native, "_failures", [])
+    monkeypatch.setattr(kernels, "_failures", [])
 
     def broken(*arguments):
         raise RuntimeError("no such instruction")
@@ -245,7 +246,7 @@ def test_operators_take_over(taken, monkeypatch, what):
 
 @torch.no_grad()
 def test_a_kernel_for_levels_that_fails(monkeypatch):
-    monkeypatch.setattr(native, "_failures", [])
+    monkeypatch.setattr(kernels, "_failures", [])
 
     def broken(*arguments):
         raise RuntimeError("no such instruction")

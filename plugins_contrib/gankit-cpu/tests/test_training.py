@@ -9,18 +9,17 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
-from torch.fx.experimental.proxy_tensor import make_fx
 
 from gankit.core import cuda
-from gankit.core.cuda import convolution, native, onednn, winograd
-from gankit.core.cuda.native import winograd as native_winograd
+from gankit.core.cuda import primitives
+from gankit_cpu import training, winograd_rows
 
 
 @pytest.fixture
 def small(monkeypatch):
     """Small convolutions are taken, too."""
     for name in ("CHANNELS", "VALUES", "STRIDED_CHANNELS", "STRIDED_PIXELS"):
-        monkeypatch.setattr(convolution, f"FEWEST_{name}", 1)
+        monkeypatch.setattr(training, f"FEWEST_{name}", 1)
 
 
 @pytest.fixture
@@ -28,13 +27,13 @@ def taken(monkeypatch):
     """Which of the three forms were computed."""
     calls = []
     for name in ("narrowed", "widened", "by_weight"):
-        function = getattr(convolution._Form, name)
+        function = getattr(training.Form, name)
 
         def spy(*args, function=function, name=name):
             calls.append(name)
             return function(*args)
 
-        monkeypatch.setattr(convolution._Form, name, spy)
+        monkeypatch.setattr(training.Form, name, spy)
     return calls
 
 
@@ -64,14 +63,14 @@ def compare(own, plain, x, w, b, dtype=torch.float32):
 @pytest.mark.parametrize("channels_last", [True, False])
 def test_stride_1(small, monkeypatch, taken, padding, channels_last):
     torch.manual_seed(0)
-    monkeypatch.setattr(winograd, "BLOCK_BYTES", 2**18)  # several blocks
-    filtered, function = [], winograd.weight_gradient
-    monkeypatch.setattr(winograd, "weight_gradient", lambda *a: filtered.append(1) or function(*a))
+    monkeypatch.setattr(winograd_rows, "BLOCK_BYTES", 2**18)  # several blocks
+    filtered, function = [], winograd_rows.weight_gradient
+    monkeypatch.setattr(winograd_rows, "weight_gradient", lambda *a: filtered.append(1) or function(*a))
     x, w, b = torch.randn(3, 64, 37, 33), torch.randn(72, 64, 3, 3) / 24, torch.randn(72)
     if channels_last:
         x = x.contiguous(memory_format=torch.channels_last)
     compare(
-        lambda x, w, b: convolution.conv2d(x, w, b, 1, padding, 1),
+        lambda x, w, b: training.conv2d(x, w, b, 1, padding, 1),
         lambda x, w, b: F.conv2d(x, w, b, padding=padding),
         x, w, b,
     )  # fmt: skip
@@ -85,7 +84,7 @@ def test_strides(small, taken, kernel, stride):
     torch.manual_seed(0)
     x, w, b = torch.randn(2, 32, 29, 32), torch.randn(48, 32, *kernel) / 16, torch.randn(48)
     compare(
-        lambda x, w, b: convolution.conv2d(x, w, b, stride, (0, 0), 1),
+        lambda x, w, b: training.conv2d(x, w, b, stride, (0, 0), 1),
         lambda x, w, b: F.conv2d(x, w, b, stride),
         x,
         w,
@@ -98,148 +97,10 @@ def test_transposed(small, stride, padding):
     torch.manual_seed(0)
     x, w = torch.randn(2, 64, 32, 33), torch.randn(64, 32, 3, 3) / 24
     compare(
-        lambda x, w, b: convolution.conv_transpose2d(x, w, stride, padding, 1) + b,
+        lambda x, w, b: training.conv_transpose2d(x, w, stride, padding, 1) + b,
         lambda x, w, b: F.conv_transpose2d(x, w, None, stride, padding) + b,
         x, w, torch.randn(1),
     )  # fmt: skip
-
-
-@pytest.fixture
-def half(monkeypatch):
-    """As on a CPU with AVX512_BF16 and without AMX. Gives the sizes of what kernels make."""
-    calls, function = [], native_winograd.plain
-    monkeypatch.setattr(convolution, "bf16_units", lambda: ["AVX512_BF16"])
-    monkeypatch.setattr(convolution, "multiplies_like", lambda x: True)
-    monkeypatch.setattr(native_winograd, "plain", lambda *a: calls.append(a[4]) or function(*a))
-    return calls
-
-
-@pytest.mark.parametrize("padding", [(0, 0), (1, 1), (2, 2), (1, 0)])
-def test_half_precision(half, padding):
-    torch.manual_seed(0)
-    x, w, b = torch.randn(2, 64, 37, 33), torch.randn(40, 64, 3, 3) / 24, torch.randn(40)
-    compare(
-        lambda x, w, b: convolution.conv2d(x, w, b, 1, padding, 1),
-        lambda x, w, b: F.conv2d(x, w, b, padding=padding),
-        *(t.bfloat16().float() for t in (x, w, b)),
-        torch.bfloat16,
-    )
-    narrow = (35 + 2 * padding[0], 31 + 2 * padding[1])
-    assert {*half} == {(37, 33), narrow}
-
-
-@pytest.mark.parametrize("lost", [0, 1])
-def test_half_precision_with_a_stride(half, lost):
-    torch.manual_seed(0)
-    x, w, b = torch.randn(2, 32, 67 + lost, 65), torch.randn(48, 32, 3, 3) / 16, torch.randn(48)
-    compare(
-        lambda x, w, b: convolution.conv2d(x, w, b, 2, (0, 0), 1),
-        lambda x, w, b: F.conv2d(x, w, b, 2),
-        *(t.bfloat16().float() for t in (x, w, b)),
-        torch.bfloat16,
-    )
-    assert {*half} == ({(67, 65)} if not lost else set())
-
-
-def test_half_precision_transposed(half):
-    torch.manual_seed(0)
-    x, w = torch.randn(2, 64, 32, 33), torch.randn(64, 32, 3, 3) / 24
-    compare(
-        lambda x, w, b: convolution.conv_transpose2d(x, w, 2, (0, 0), 1) + b,
-        lambda x, w, b: F.conv_transpose2d(x, w, None, 2) + b,
-        *(t.bfloat16().float() for t in (x, w, torch.randn(1))),
-        torch.bfloat16,
-    )
-    assert {*half} == {(65, 67)}
-
-
-def test_results_in_half_precision_may_be_changed_in_place(half):
-    x, w = torch.randn(2, 32, 34, 33).bfloat16(), torch.randn(40, 32, 3, 3).bfloat16().requires_grad_()
-    convolution.conv2d(x, w, None, 1, (1, 1), 1).mul_(2).sum().backward()
-    convolution.conv_transpose2d(x, w.transpose(0, 1), 2, (0, 0), 1).mul_(2).sum().backward()
-    assert len(half) == 2
-
-
-def test_autocast_in_half_precision(half):
-    """As in training: parameters and their gradients stay in float32, and R1 within autocast works, too."""
-    torch.manual_seed(0)
-    x, w = torch.randn(2, 32, 34, 33, requires_grad=True), (torch.randn(40, 32, 3, 3) / 17).requires_grad_()
-    b = torch.randn(40, requires_grad=True)
-
-    def gradients(function, x, w, b):
-        y = function(x, w, b)
-        (by_x,) = torch.autograd.grad(y.float().sin().sum(), x, create_graph=True)
-        return y, by_x, *torch.autograd.grad(by_x.float().square().sum(), (x, w, b))
-
-    def plain(x, w, b):
-        return F.conv2d(x, w, b, padding=1)
-
-    with torch.autocast("cpu", torch.bfloat16):
-        seen = gradients(lambda x, w, b: cuda.conv2d_resample(x, w, b=b, padding=1), x, w, b)
-        direct = gradients(plain, x, w, b)
-    exact = gradients(plain, *(t.detach().double().requires_grad_() for t in (x, w, b)))
-    assert {*half} == {(34, 33)}
-    assert [t.dtype for t in seen] == [t.dtype for t in direct]
-    for mine, other, right in zip(seen, direct, exact):
-        assert (mine - right).norm() < 3 * (other - right).norm()
-
-
-@pytest.mark.parametrize(
-    "what",
-    ["AMX", "neither", "few channels", "few pixels", "taps", "stride", "padding", "groups", "watched", "jvp"],
-)
-def test_where_half_precision_is_left_to_torch(half, monkeypatch, what):
-    x, w = torch.randn(1, 40, 34, 34).bfloat16(), torch.randn(40, 40, 3, 3).bfloat16()
-    stride, padding, groups = 1, (1, 1), 1
-    call = lambda x: convolution.conv2d(x, w, None, stride, padding, groups)  # noqa: E731
-    call(x)
-    assert half == [(34, 34)]
-    if what in ("AMX", "neither"):
-        units = {"AMX": ["AVX512_BF16", "AMX"], "neither": []}[what]
-        monkeypatch.setattr(convolution, "bf16_units", lambda: units)
-    elif what == "few channels":
-        x, w = x[:, :31], w[:, :31]
-    elif what == "few pixels":
-        x = x[:, :, :30]
-    elif what == "taps":
-        w = w[:, :, :2]
-    elif what == "stride":
-        stride = 3
-    elif what == "padding":
-        stride = 2
-    elif what == "groups":
-        w, groups = w[:, :20], 2
-    if what == "watched":
-        make_fx(call)(x)
-    elif what == "jvp":
-        torch.func.jvp(call, (x,), (x,))
-    else:
-        call(x)
-    assert half == [(34, 34)]
-
-
-def test_a_cpu_that_llvm_does_not_know(half, monkeypatch, recwarn):
-    monkeypatch.setattr(native_winograd, "features", dict)
-    x, w = torch.randn(1, 40, 34, 34).bfloat16(), torch.randn(40, 40, 3, 3).bfloat16()
-    y = convolution.conv2d(x, w, None, 1, (1, 1), 1)
-    torch.testing.assert_close(y, F.conv2d(x, w, padding=1), rtol=2**-7, atol=2**-3)
-    assert not recwarn
-    assert native.obstacle() is None
-
-
-def test_kernels_of_half_precision_that_fail(half, monkeypatch):
-    monkeypatch.setattr(native, "_failures", [])
-
-    def broken(*arguments):
-        raise RuntimeError("no such instruction")
-
-    monkeypatch.setattr(native_winograd, "plain", broken)
-    x, w = torch.randn(1, 40, 34, 34).bfloat16(), torch.randn(40, 40, 3, 3).bfloat16()
-    with pytest.warns(RuntimeWarning, match="no such instruction") as seen:
-        y = [convolution.conv2d(x, w, None, 1, (1, 1), 1) for _ in range(2)]
-    assert len(seen) == 1
-    for own in y:
-        torch.testing.assert_close(own, F.conv2d(x, w, padding=1), rtol=2**-7, atol=2**-3)
 
 
 @settings(max_examples=40, deadline=None)
@@ -260,9 +121,9 @@ def test_weight_gradients_of_any_shape(n, size, width, padding, channels, seed, 
     dy = torch.randn(y.shape, generator=generator)
     (expected,) = torch.autograd.grad(y, w, dy.double())
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(winograd, "BLOCK_BYTES", bytes)
+        patch.setattr(winograd_rows, "BLOCK_BYTES", bytes)
         x, dy = (t.contiguous(memory_format=torch.channels_last) for t in (x, dy))
-        dw = winograd.weight_gradient(x, dy, padding, width)
+        dw = winograd_rows.weight_gradient(x, dy, padding, width)
     (scale,) = torch.autograd.grad(F.conv2d(x.double().abs(), w, padding=padding), w, dy.double().abs())
     assert (dw - expected).abs().max() <= 2e-6 * scale.max()
 
@@ -270,26 +131,26 @@ def test_weight_gradients_of_any_shape(n, size, width, padding, channels, seed, 
 def test_what_is_asked_for_is_computed(small, taken):
     """R1 wants the gradient by the images alone; a frozen layer none by its weight; the first layer none by images."""
     x, w, b = torch.randn(1, 64, 32, 32), torch.randn(64, 64, 3, 3), torch.randn(64)
-    y = convolution.conv2d(x.requires_grad_(), w.requires_grad_(), b.requires_grad_(), 1, (1, 1), 1)
+    y = training.conv2d(x.requires_grad_(), w.requires_grad_(), b.requires_grad_(), 1, (1, 1), 1)
     (gradient,) = torch.autograd.grad(y.sum(), x, create_graph=True)
     assert taken == ["narrowed", "widened"]
     gradient.square().sum().backward()
     assert taken[2:] == ["by_weight"]
     taken.clear()
-    convolution.conv2d(x, w.detach(), b, 1, (1, 1), 1).sum().backward()
+    training.conv2d(x, w.detach(), b, 1, (1, 1), 1).sum().backward()
     assert taken == ["narrowed", "widened"]
     taken.clear()
-    convolution.conv2d(x.detach(), w, b, 1, (1, 1), 1).sum().backward()
+    training.conv2d(x.detach(), w, b, 1, (1, 1), 1).sum().backward()
     assert taken == ["narrowed", "by_weight"]
     taken.clear()
     with torch.no_grad():
-        assert not convolution.conv2d(x, w, b, 1, (1, 1), 1).requires_grad
+        assert not training.conv2d(x, w, b, 1, (1, 1), 1).requires_grad
     assert taken == ["narrowed"]
 
 
 @pytest.mark.parametrize("stride", [1, 2])
 def test_defaults_of_torch_do_not_matter(stride):
-    form = convolution._Form((9, 9), ((9 - 3) // stride + 1,) * 2, (3, 3), stride, (0, 0))
+    form = training.Form((9, 9), ((9 - 3) // stride + 1,) * 2, (3, 3), stride, (0, 0))
     x, w = torch.randn(2, 64, *form.wide), torch.randn(48, 64, *form.kernel)
     y = torch.randn(2, 48, *form.narrow)
     call = lambda: (form.narrowed(x, w), form.widened(y, w), form.by_weight(x, y))  # noqa: E731
@@ -330,7 +191,7 @@ def test_conv2d_resample(small, taken, up, down, taps):
 
 def test_checkpointing_and_changed_maps(small):
     x, w = torch.randn(1, 64, 32, 32, requires_grad=True), torch.randn(64, 64, 3, 3, requires_grad=True)
-    call = lambda x: convolution.conv2d(x, w, None, 1, (1, 1), 1).sin()  # noqa: E731
+    call = lambda x: training.conv2d(x, w, None, 1, (1, 1), 1).sin()  # noqa: E731
     expected = torch.autograd.grad(call(x).sum(), (x, w))
     again = torch.utils.checkpoint.checkpoint(call, x, use_reentrant=False)
     for mine, value in zip(torch.autograd.grad(again.sum(), (x, w)), expected):
@@ -362,7 +223,7 @@ def test_a_cpu_without_products_in_half_precision(monkeypatch, dtype, kernel, op
         torch.randn(6, 8 // options.get("groups", 1), kernel, kernel).to(dtype),
     )
     b = torch.randn(6).to(dtype)
-    monkeypatch.setattr(onednn, "multiplies", lambda dtype, device: dtype == torch.float32)
+    monkeypatch.setattr(primitives, "multiplies", lambda dtype, device: dtype == torch.float32)
     inputs = [t.clone().requires_grad_() for t in (x, w, b)]
     exact = [t.double().requires_grad_() for t in (x, w, b)]
     y, right = (cuda.conv2d_resample(x, w, f, b=b, **options) for x, w, b in (inputs, exact))
@@ -383,7 +244,7 @@ def test_so_are_those_of_upfirdn2d(monkeypatch, options):
     for name in ("conv2d", "conv_transpose2d"):
         function = getattr(F, name)
         monkeypatch.setattr(F, name, lambda *a, f=function, **k: seen.append(a[0].dtype) or f(*a, **k))
-    monkeypatch.setattr(onednn, "multiplies", lambda dtype, device: dtype == torch.float32)
+    monkeypatch.setattr(primitives, "multiplies", lambda dtype, device: dtype == torch.float32)
     x, f = torch.randn(2, 3, 9, 8).bfloat16().requires_grad_(), cuda.setup_filter([1, 3, 3, 1])
     y = cuda.upfirdn2d(x, f, **options)
     assert set(seen) == {torch.float32}
@@ -399,7 +260,7 @@ def test_so_are_those_of_upfirdn2d(monkeypatch, options):
 def test_so_are_those_of_a_modulated_1x1_convolution(monkeypatch):
     seen, bmm = [], torch.bmm
     monkeypatch.setattr(torch, "bmm", lambda a, b: seen.append(a.dtype) or bmm(a, b))
-    monkeypatch.setattr(onednn, "multiplies", lambda dtype, device: dtype == torch.float32)
+    monkeypatch.setattr(primitives, "multiplies", lambda dtype, device: dtype == torch.float32)
     x, w, s = torch.randn(2, 8, 6, 7).bfloat16(), torch.randn(3, 8, 1, 1), torch.randn(2, 8)
     for maps in (x, x.contiguous(memory_format=torch.channels_last)):
         y = cuda.modulated_conv2d(maps, w, s, demodulate=False)
@@ -429,7 +290,7 @@ def test_so_are_those_of_a_modulated_1x1_convolution(monkeypatch):
     ],
 )
 def test_where_it_stands_back(taken, monkeypatch, what):
-    monkeypatch.setattr(convolution, "multiplies_like", lambda x: True)
+    monkeypatch.setattr(training.ops, "multiplies_like", lambda x: True)
     x, w = torch.randn(2, 256, 32, 32), torch.randn(256, 256, 3, 3)
     call = lambda x, w: cuda.conv2d_resample(x, w, padding=1)  # noqa: E731
     call(x, w)

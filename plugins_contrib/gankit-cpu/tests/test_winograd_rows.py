@@ -9,27 +9,28 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gankit.core import cuda
-from gankit.core.cuda import ConstantWeights, native, onednn, winograd
+from gankit.core.cuda import ConstantWeights
+from gankit_cpu import kernels, modulated_sampling, onednn, winograd_rows
 
 
 @pytest.fixture(autouse=True)
 def no_kernels(monkeypatch):
     """These take its place where they are."""
-    monkeypatch.setattr(native, "_failures", ["none in this test"])
+    monkeypatch.setattr(kernels, "_failures", ["none in this test"])
 
 
 def filtered(x, weight, styles, padding, rows):
     """By blocks of rows, put together."""
-    kernels = [k.contiguous() for k in winograd.kernels(weight)]
+    points = [k.contiguous() for k in winograd_rows.kernels(weight)]
     h = x.shape[2] + 2 * padding[0] - 2
     y = torch.full((len(x), len(weight), h, x.shape[3] + 2 * padding[1] - weight.shape[3] + 1), torch.nan)
     x = x.contiguous(memory_format=torch.channels_last)
 
     def product(point, t):
         assert t.is_contiguous(memory_format=torch.channels_last)
-        return F.conv2d(t, kernels[point], padding=(0, padding[1]))
+        return F.conv2d(t, points[point], padding=(0, padding[1]))
 
-    for i, top, t in winograd.blocks(x, styles, rows, padding, product):
+    for i, top, t in winograd_rows.blocks(x, styles, rows, padding, product):
         assert t.shape[2] == min(rows, h - top)
         y[i : i + 1, :, top : top + t.shape[2]] = t
     return y
@@ -76,9 +77,9 @@ def test_rounding_is_that_of_a_direct_convolution():
 @pytest.mark.parametrize("kept", [True, False])
 def test_modulated_conv2d(monkeypatch, noise, clamp, kept):
     torch.manual_seed(0)
-    monkeypatch.setattr(winograd, "BLOCK_BYTES", 2**18)  # several blocks
-    blocks, function = [], winograd.blocks
-    monkeypatch.setattr(winograd, "blocks", lambda *a: blocks.append(a[2]) or function(*a))
+    monkeypatch.setattr(winograd_rows, "BLOCK_BYTES", 2**18)  # several blocks
+    blocks, function = [], winograd_rows.blocks
+    monkeypatch.setattr(winograd_rows, "blocks", lambda *a: blocks.append(a[2]) or function(*a))
     x, w, s = torch.randn(3, 64, 44, 40), torch.randn(80, 64, 3, 3), torch.rand(3, 64) + 0.5
     options = {
         "padding": 1,
@@ -106,8 +107,8 @@ def test_modulated_conv2d(monkeypatch, noise, clamp, kept):
 
 @torch.no_grad()
 def test_kernels_are_made_once(monkeypatch):
-    calls, function = [], winograd.kernels
-    monkeypatch.setattr(winograd, "kernels", lambda *a: calls.append(1) or function(*a))
+    calls, function = [], winograd_rows.kernels
+    monkeypatch.setattr(winograd_rows, "kernels", lambda *a: calls.append(1) or function(*a))
     x, w, s = torch.randn(2, 64, 32, 32), torch.randn(64, 64, 3, 3), torch.rand(2, 64)
     weights = ConstantWeights()
     for _ in range(3):
@@ -133,9 +134,9 @@ def test_kernels_are_made_once(monkeypatch):
     ],
 )
 def test_where_it_is_taken(monkeypatch, shape, weight, dtype, taken):
-    blocks, function = [], winograd.blocks
-    monkeypatch.setattr(winograd, "blocks", lambda *a: blocks.append(1) or function(*a))
-    monkeypatch.setattr(onednn, "multiplies_like", lambda x: True)
+    blocks, function = [], winograd_rows.blocks
+    monkeypatch.setattr(winograd_rows, "blocks", lambda *a: blocks.append(1) or function(*a))
+    monkeypatch.setattr(modulated_sampling, "multiplies_like", lambda x: True)
     x, w, s = torch.randn(shape).to(dtype), torch.randn(weight), torch.rand(shape[:2])
     padding = [weight[3] // 2] * 2 + [weight[2] // 2] * 2
     y = cuda.modulated_conv2d(x, w, s, padding=padding)
