@@ -56,3 +56,30 @@ def check(name: str, case: Case, impl: str, device: torch.device | str = "cpu") 
                 case.check(label, gradient)
                 checked.add(label)
     assert checked == set(case.outputs)
+
+
+def worst_in_half_precision(impl: str, dtype: torch.dtype) -> float:
+    """Largest error of the values of all cases for inputs that are rounded to half precision, against the reference of
+    the same in float64, as a share of the largest value of each."""
+    worst = 0.0
+    for name, case in CASES:
+        if case.call == "setup_filter":
+            continue
+        renamed = STYLEGAN3_NAMES if name == "ops_modconv_sg3" else {}
+        kwargs = {key: value for key, value in case.kwargs.items() if key != "fused_modconv"}
+        inputs = {renamed.get(k, k): v for k, v in case.inputs.items() if k != "dy" and not k.startswith("v")}
+        filters = {k: inputs.pop(k) for k in ("f", "fu", "fd") if k in inputs}
+        if case.call == "modulated_conv2d":
+            filters = {"resample_filter": filters.get("f")}
+            kwargs["normalize"] = name == "ops_modconv_sg3"
+        elif case.call not in ("bias_act", "filtered_lrelu"):
+            filters.setdefault("f", None)
+        half = {key: value.to(dtype) for key, value in inputs.items()}
+        exact = {key: value.double() for key, value in half.items()}
+        operator = getattr(cuda, case.call)
+        y = operator(**half, **filters, **kwargs, impl=impl)
+        expected = operator(**exact, **filters, **kwargs, impl="reference")
+        assert y.dtype == dtype
+        if expected.numel():
+            worst = max(worst, ((y.double() - expected).abs().max() / expected.abs().max()).item())
+    return worst

@@ -1,8 +1,8 @@
 """The Triton kernels against the golden vectors and the plain operators: on a GPU, or in Triton's interpreter.
 
-`tests/test_triton.py` runs this file with TRITON_INTERPRET=1, which must be set before triton is imported, and
-`tests/test_gpu.py` without it, on the GPU. By hand: `TRITON_INTERPRET=1 python -m pytest tests/triton_kernels.py`; add
-`-m slow` for the full matrix.
+`tests/core/cuda/triton/test_triton.py` runs this file with TRITON_INTERPRET=1, which must be set before triton is
+imported, and `tests/test_gpu.py` without it, on the GPU. By hand: `TRITON_INTERPRET=1 python -m pytest
+tests/support/triton_kernels.py`; add `-m "slow or not slow"` for the full matrix.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Operators:
         return functools.partial(getattr(cuda, name), impl=self.impl)
 
 
-kernels, plain = Operators("triton"), Operators("cpu")
+kernels, plain = Operators("triton"), Operators("composite")
 
 # Of the largest value: float32 sums in another order, half precision rounds each operator's result once.
 TOLERANCE = {torch.float64: 1e-7, torch.float32: 2e-6, torch.float16: 4e-3, torch.bfloat16: 3e-2}
@@ -264,7 +264,9 @@ def test_filtered_lrelu(case, dtype):
         )  # fmt: skip
 
 
-@pytest.mark.parametrize("operator", dispatch.OPERATORS)
+@pytest.mark.parametrize(
+    "operator", [name for name in dispatch.OPERATORS if hasattr(dispatch.backend("triton"), name)]
+)
 def test_self_tests_pass(operator):
     result = dispatch.self_test(operator, "triton", DEVICE)
     assert result.passed, result.failure

@@ -129,13 +129,14 @@ def test_weight_gradients_of_any_shape(n, size, width, padding, channels, seed, 
 
 
 def test_what_is_asked_for_is_computed(small, taken):
-    """R1 wants the gradient by the images alone; a frozen layer none by its weight; the first layer none by images."""
+    """A frozen layer gets no gradient by its weight, the first layer none by images; R1 takes that by images again."""
     x, w, b = torch.randn(1, 64, 32, 32), torch.randn(64, 64, 3, 3), torch.randn(64)
     y = training.conv2d(x.requires_grad_(), w.requires_grad_(), b.requires_grad_(), 1, (1, 1), 1)
     (gradient,) = torch.autograd.grad(y.sum(), x, create_graph=True)
-    assert taken == ["narrowed", "widened"]
+    assert taken == ["narrowed", "widened", "by_weight"]
     gradient.square().sum().backward()
-    assert taken[2:] == ["by_weight"]
+    assert "by_weight" in taken[3:]
+    assert w.grad.isfinite().all()
     taken.clear()
     training.conv2d(x, w.detach(), b, 1, (1, 1), 1).sum().backward()
     assert taken == ["narrowed", "widened"]
@@ -234,42 +235,6 @@ def test_a_cpu_without_products_in_half_precision(monkeypatch, dtype, kernel, op
     torch.testing.assert_close(y.double(), right, rtol=bound, atol=bound * right.abs().max().item())
     for d, e in zip(torch.autograd.grad(y, inputs, dy), torch.autograd.grad(right, exact, dy.double())):
         torch.testing.assert_close(d.double(), e, rtol=8 * epsilon, atol=8 * epsilon * e.abs().max().item())
-
-
-@pytest.mark.parametrize(
-    "options", [{}, {"up": 2, "padding": 2}, {"down": 2}, {"up": 2, "down": 3, "padding": (-1, 2)}]
-)
-def test_so_are_those_of_upfirdn2d(monkeypatch, options):
-    seen = []
-    for name in ("conv2d", "conv_transpose2d"):
-        function = getattr(F, name)
-        monkeypatch.setattr(F, name, lambda *a, f=function, **k: seen.append(a[0].dtype) or f(*a, **k))
-    monkeypatch.setattr(primitives, "multiplies", lambda dtype, device: dtype == torch.float32)
-    x, f = torch.randn(2, 3, 9, 8).bfloat16().requires_grad_(), cuda.setup_filter([1, 3, 3, 1])
-    y = cuda.upfirdn2d(x, f, **options)
-    assert set(seen) == {torch.float32}
-    exact = x.detach().double().requires_grad_()
-    right = cuda.upfirdn2d(exact, f.double(), **options, impl="reference")
-    dy = torch.randn_like(y)
-    (dx,), (expected,) = torch.autograd.grad(y, x, dy), torch.autograd.grad(right, exact, dy.double())
-    assert (y.dtype, dx.dtype) == (torch.bfloat16, torch.bfloat16)
-    for own, other in ((y, right), (dx, expected)):
-        torch.testing.assert_close(own.double(), other, rtol=2**-8, atol=2**-8 * other.abs().max().item())
-
-
-def test_so_are_those_of_a_modulated_1x1_convolution(monkeypatch):
-    seen, bmm = [], torch.bmm
-    monkeypatch.setattr(torch, "bmm", lambda a, b: seen.append(a.dtype) or bmm(a, b))
-    monkeypatch.setattr(primitives, "multiplies", lambda dtype, device: dtype == torch.float32)
-    x, w, s = torch.randn(2, 8, 6, 7).bfloat16(), torch.randn(3, 8, 1, 1), torch.randn(2, 8)
-    for maps in (x, x.contiguous(memory_format=torch.channels_last)):
-        y = cuda.modulated_conv2d(maps, w, s, demodulate=False)
-        right = cuda.modulated_conv2d(
-            maps.double(), w.double(), s.double(), demodulate=False, impl="reference"
-        )
-        assert y.dtype == torch.bfloat16
-        torch.testing.assert_close(y.double(), right, rtol=2**-6, atol=2**-5)
-    assert seen == [torch.float32] * 2
 
 
 @pytest.mark.parametrize(

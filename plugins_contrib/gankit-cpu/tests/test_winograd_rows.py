@@ -175,4 +175,5 @@ def test_a_failing_onednn_is_replaced(monkeypatch):
         y = cuda.modulated_conv2d(x, w, s, padding=1)
     torch.testing.assert_close(y, expected, rtol=1e-5, atol=1e-4)
     (ready,) = weights.known.values()
-    assert not any(part.is_mkldnn for kernel in ready.kernels.values() for part in kernel.parts)
+    packed = {key[-1]: [part.is_mkldnn for part in kernel.parts] for key, kernel in ready.kernels.items()}
+    assert not any(packed[False])  # kept in place of the packed ones, which fall out of use

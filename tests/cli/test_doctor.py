@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
+from gankit._version import __version__
+from gankit.core.config.registry import Registry, registry
 from gankit.core.cuda import dispatch
 
 
@@ -21,10 +23,13 @@ def test_page(gankit_cli):
     assert len(lines) < 60
     assert torch.__version__ in result.out
     assert "all is well" in lines[-1]
+    assert any(line.split()[:3] == ["triton", "gankit", f"{__version__},"] for line in lines)
     for operator in dispatch.OPERATORS:
         rows = [line.split() for line in lines if line.startswith(operator)]
-        assert [operator, "cpu", "cpu", "tensors", "are", "on", "cpu"] in rows
-        for name in ("reference", "cpu"):
+        own = "cpu" in dispatch.names() and hasattr(dispatch.backend("cpu"), operator)
+        expected = "cpu" if own else "parts" if operator == "add_rgb" else "composite"
+        assert [operator, "cpu", expected] in [row[:3] for row in rows]
+        for name in ("reference", "composite", *(["cpu"] if own else [])):
             (error,) = [row[3] for row in rows if row[1:3] == ["cpu", name] and len(row) == 4]
             assert 0 < float(error) < 1e-5
 
@@ -35,7 +40,7 @@ def test_a_wrong_operator_is_found(gankit_cli, monkeypatch):
     result = gankit_cli("doctor")
     assert result.code == 1
     (row,) = [line for line in result.out.splitlines() if "FAILED:" in line]
-    assert row.split()[:3] == ["upfirdn2d", "cpu", "cpu"]
+    assert row.split()[:3] == ["upfirdn2d", "cpu", "composite"]
     assert "was wrong by" in row
     assert "Traceback" not in result.out + result.err
     assert "see FAILED above" in result.out
@@ -53,7 +58,7 @@ def test_an_operator_that_raises_is_found(gankit_cli, monkeypatch):
     ("value", "message"),
     [
         ("tritton", "unknown implementation in GANKIT_OPS 'tritton'; did you mean 'triton'"),
-        ("triton", "GANKIT_OPS=triton: no Triton kernel runs on cpu here"),
+        ("triton", "GANKIT_OPS=triton: triton does not run on cpu here"),
     ],
 )
 def test_a_bad_environment_is_on_the_page(gankit_cli, monkeypatch, value, message):
@@ -63,3 +68,36 @@ def test_a_bad_environment_is_on_the_page(gankit_cli, monkeypatch, value, messag
     assert result.code == 1
     assert message in result.out
     assert "Traceback" not in result.out + result.err
+
+
+def without(monkeypatch, name):
+    """As if the package of an op backend were not installed."""
+    plugins = {key: plugin for key, plugin in registry().plugins.items() if key != (dispatch.KIND, name)}
+    monkeypatch.setattr(dispatch, "registry", lambda: Registry(plugins))
+
+
+def test_it_says_what_gankit_cpu_would_bring(gankit_cli, monkeypatch):
+    without(monkeypatch, "cpu")
+    result = gankit_cli("doctor")
+    assert result.code == 0
+    (line,) = [
+        line for line in result.out.splitlines() if line.startswith("`pip install gankit-cpu` would bring")
+    ]
+    assert "half of the products" in line
+    rows = [line.split()[:3] for line in result.out.splitlines()]
+    assert ["modulated_conv2d", "cpu", "composite"] in rows
+    assert ["add_rgb", "cpu", "parts"] in rows
+
+
+def test_a_backend_that_cannot_be_imported_is_on_the_page(gankit_cli, monkeypatch):
+    plugins = dict(registry().plugins)
+    broken = Registry(plugins)
+    broken.register(dispatch.KIND, "broken", "no_such_module:Backend", package="my-kernels", version="1.0")
+    monkeypatch.setattr(dispatch, "registry", lambda: broken)
+    monkeypatch.setattr("gankit.cli.doctor.registry", lambda: broken)
+    with pytest.warns(RuntimeWarning, match="op backend 'broken' are not used on cpu"):
+        result = gankit_cli("doctor")
+    assert result.code == 0
+    (line,) = [line for line in result.out.splitlines() if line.startswith("broken")]
+    assert "my-kernels" in line
+    assert "no_such_module" in line

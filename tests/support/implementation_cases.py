@@ -1,4 +1,7 @@
-"""The composites against the reference, values and derivatives, over shapes, layouts, factors, paddings, filters."""
+"""An implementation against the reference, values and derivatives, over shapes, layouts, factors, paddings, filters.
+
+A test module imports the tests and sets `IMPL` by a fixture.
+"""
 
 from __future__ import annotations
 
@@ -7,12 +10,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
-from torch.autograd import gradcheck, gradgradcheck
 
 from gankit.core import cuda
-from gankit.core.cuda import epilogue, inference
 from gankit.core.cuda.activations import ACTIVATIONS
 
+IMPL = "composite"
+TUNED: dict[str, str] = {}  # tuning constants of the implementation, by path -> 'block' or 'fold'
 LAYOUTS = ("contiguous", "channels last", "every second", "transposed")
 
 
@@ -43,11 +46,11 @@ def derivatives(function, variables):
 def compare(function, x, *others, layout="contiguous"):
     """`function(impl, x, *others)` with x laid out by `layout`, in float64: only the order of sums may differ."""
     expected = derivatives(lambda *t: function("reference", *t), [x, *others])
-    actual = derivatives(lambda *t: function("cpu", *t), [arrange(x, layout), *others])
+    actual = derivatives(lambda *t: function(IMPL, *t), [arrange(x, layout), *others])
     for a, e in zip(actual, expected):
         torch.testing.assert_close(a, e, rtol=1e-9, atol=1e-7)
     with torch.no_grad():  # in float32, and what needs no gradients may take a path of its own
-        alone = function("cpu", arrange(x.float(), layout), *(t.float() for t in others))
+        alone = function(IMPL, arrange(x.float(), layout), *(t.float() for t in others))
     if alone.numel():
         torch.testing.assert_close(
             alone.double(), expected[0], rtol=0, atol=1e-5 * (1 + expected[0].abs().max().item())
@@ -214,60 +217,6 @@ def test_modulated_conv2d(
 
     rest = [t.double() for t in optional.values()]
     with pytest.MonkeyPatch.context() as patch:
-        for module in (inference, epilogue):
-            patch.setattr(module, "BLOCK_BYTES", block)
-        patch.setattr(inference, "FOLD", fold)
+        for name, value in TUNED.items():
+            patch.setattr(name, {"block": block, "fold": fold}[value])
         compare(function, randn(*size), randn(4, c, kernel, kernel), randn(n, c), *rest, layout=layout)
-
-
-# ----------------------------------------------------------------------- derivatives of the reference, numerically
-
-
-def numerically(function, *variables):
-    torch.manual_seed(0)
-    variables = [v.double().requires_grad_() for v in variables]
-    assert gradcheck(function, variables)
-    assert gradgradcheck(function, variables)
-
-
-@pytest.mark.parametrize("act", ACTIVATIONS)
-def test_reference_bias_act_differentiates(act):
-    torch.manual_seed(0)
-    numerically(
-        lambda x, b: cuda.bias_act(x, b, act=act, clamp=1.2, impl="reference"), randn(2, 3, 2), randn(3)
-    )
-
-
-@pytest.mark.parametrize(
-    "options", [{"up": 2, "padding": 1}, {"down": (1, 2)}, {"padding": [-1, 5, 4, 0]}], ids=str
-)
-def test_reference_upfirdn2d_differentiates(options):
-    f = torch.tensor([[1.0, 2, 3], [0.5, 1, -1]])
-    numerically(lambda x: cuda.upfirdn2d(x, f, **options, impl="reference"), torch.randn(1, 2, 3, 4))
-
-
-def test_reference_filtered_lrelu_differentiates():
-    torch.manual_seed(0)
-    fu, fd = torch.rand(4) / 2, torch.rand(2, 3) / 4
-    numerically(
-        lambda x, b: cuda.filtered_lrelu(x, fu, fd, b, 2, 2, (3, 2, 3, 1), clamp=0.9, impl="reference"),
-        randn(1, 2, 3, 2), randn(2),
-    )  # fmt: skip
-
-
-@pytest.mark.parametrize("up", [1, 2])
-def test_reference_modulated_conv2d_differentiates(up):
-    torch.manual_seed(0)
-    options = {"up": up, "padding": 1, "resample_filter": cuda.setup_filter([1, 3, 3, 1]), "act": "lrelu"}
-    numerically(
-        lambda x, w, s, noise, b: cuda.modulated_conv2d(x, w, s, noise, b=b, **options, impl="reference"),
-        randn(2, 2, 2, 1), randn(1, 2, 3, 3), randn(2, 2), randn(2, 1, 2 * up, up), randn(1),
-    )  # fmt: skip
-
-
-def test_reference_stylegan3_convolution_differentiates():
-    torch.manual_seed(0)
-    numerically(
-        lambda x, w, s, g: cuda.modulated_conv2d(x, w, s, padding=2, input_gain=g, normalize=True, impl="reference"),
-        randn(2, 2, 2, 1), randn(1, 2, 3, 3), randn(2, 2), randn(2),
-    )  # fmt: skip

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from gankit.core import cuda
+from gankit.core.cuda import dispatch
 
 X = torch.zeros(2, 3, 8, 6)
 W = torch.zeros(4, 3, 3, 3)
@@ -94,7 +95,7 @@ BAD = [  # operator, arguments, keywords, what the message says after the operat
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("impl", ["auto", "reference", "cpu", "triton"])
+@pytest.mark.parametrize("impl", ["auto", *dispatch.PLAIN, *dispatch.names()])
 @pytest.mark.parametrize(
     ("operator", "arguments", "keywords", "message"), BAD, ids=lambda v: v if isinstance(v, str) else ""
 )
