@@ -222,7 +222,7 @@ def test_graphs_hold_no_backend(doubled):
     x = torch.ones(1, 1, 2, 2)
     compiled = torch.compile(lambda x: cuda.bias_act(x), fullgraph=True, backend="eager")
     assert compiled(x).mean() == 1
-    assert torch.jit.trace(lambda x: cuda.bias_act(x), (x,))(x).mean() == 1
+    assert torch.jit.trace(lambda x: cuda.bias_act(x), (x,), check_trace=False)(x).mean() == 1
 
 
 def test_auto_tests_a_backend_that_wants_it(doubled, monkeypatch):
