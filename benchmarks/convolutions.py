@@ -1,7 +1,7 @@
 """Times single convolutions with gradients in fp32 on a CPU: `python benchmarks/convolutions.py [--batch 2]`.
 
-Forward and backward of the 3x3 convolutions of StyleGAN2 at 128 px (channel_base 16384), of gankit-cpu and of torch in turn.
-In seconds of the CPU on one thread, which other programs disturb less than the time that passes; the medians of the
+Forward and backward of the 3x3 convolutions of StyleGAN2 at 128 px (channel_base 16384), of gankit-cpu and of torch in
+turn. In seconds of the CPU on one thread, which other programs disturb less than the time that passes; medians of the
 rounds, and of their ratios, are printed.
 """
 
@@ -12,10 +12,10 @@ import statistics
 import time
 
 import torch
-from gankit_cpu import training
 from torch import Tensor
 
 from gankit.interfaces import ops
+from gankit_cpu import training
 
 LAYERS = {  # inputs, outputs, size, stride
     "128 px, 128 channels": (128, 128, 128, 1),

@@ -71,7 +71,9 @@ def _backends(devices: Iterable[torch.device]) -> list[str]:
             continue
         obstacles = {device.type: found.obstacle(device) for device in devices}
         runs = [kind for kind, reason in obstacles.items() if reason is None]
-        reasons = [f"{kind}: {reason}" for kind, reason in obstacles.items() if reason and kind in found.devices]
+        reasons = [
+            f"{kind}: {reason}" for kind, reason in obstacles.items() if reason and kind in found.devices
+        ]
         if not runs and not reasons:
             reasons = sorted({reason for reason in obstacles.values() if reason})
         words = [found.summary(), *reasons]

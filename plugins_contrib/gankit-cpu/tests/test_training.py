@@ -9,17 +9,18 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
+from training_cases import compare
 
 from gankit.core import cuda
 from gankit.core.cuda import primitives
-from gankit_cpu import training, winograd_rows
+from gankit_cpu import convolution_forms, training, winograd_rows
 
 
 @pytest.fixture
 def small(monkeypatch):
     """Small convolutions are taken, too."""
     for name in ("CHANNELS", "VALUES", "STRIDED_CHANNELS", "STRIDED_PIXELS"):
-        monkeypatch.setattr(training, f"FEWEST_{name}", 1)
+        monkeypatch.setattr(convolution_forms, f"FEWEST_{name}", 1)
 
 
 @pytest.fixture
@@ -27,36 +28,14 @@ def taken(monkeypatch):
     """Which of the three forms were computed."""
     calls = []
     for name in ("narrowed", "widened", "by_weight"):
-        function = getattr(training.Form, name)
+        function = getattr(convolution_forms.Form, name)
 
         def spy(*args, function=function, name=name):
             calls.append(name)
             return function(*args)
 
-        monkeypatch.setattr(training.Form, name, spy)
+        monkeypatch.setattr(convolution_forms.Form, name, spy)
     return calls
-
-
-def results(function, x, w, b, dtype):
-    """The value, the gradient of a loss, and that of the gradients' norms, as in R1, and by the weight, too."""
-    x, w, b = (t.detach().to(dtype).requires_grad_() for t in (x, w, b))
-    y = function(x, w, b)
-    (gradient,) = torch.autograd.grad(y.sin().sum(), x, create_graph=True)
-    r1 = torch.autograd.grad(gradient.square().sum(), (x, w, b))
-    first = torch.autograd.grad(function(x, w, b).sin().sum(), (x, w, b), create_graph=True)
-    second = torch.autograd.grad(sum(g.square().sum() for g in first), (x, w, b))
-    return [y, gradient, *r1, *first, *second]
-
-
-def compare(own, plain, x, w, b, dtype=torch.float32):
-    """Against float64, by the rounding of torch's own."""
-    names = ["y", "gradient", *(f"{of} by {by}" for of in ("r1", "first", "second") for by in "xwb")]
-    sets = (results(f, x, w, b, d) for f, d in ((own, dtype), (plain, dtype), (plain, torch.float64)))
-    for name, mine, direct, exact in zip(names, *sets):
-        assert (mine.shape, mine.dtype) == (exact.shape, dtype), name
-        rounding = (direct - exact).square().mean().sqrt()
-        error = (mine - exact).square().mean().sqrt()
-        assert error <= 3 * rounding + 1e-6 * exact.square().mean().sqrt(), name
 
 
 @pytest.mark.parametrize("padding", [(0, 0), (1, 1), (2, 2), (1, 0)])
@@ -151,7 +130,7 @@ def test_what_is_asked_for_is_computed(small, taken):
 
 @pytest.mark.parametrize("stride", [1, 2])
 def test_defaults_of_torch_do_not_matter(stride):
-    form = training.Form((9, 9), ((9 - 3) // stride + 1,) * 2, (3, 3), stride, (0, 0))
+    form = convolution_forms.Form((9, 9), ((9 - 3) // stride + 1,) * 2, (3, 3), stride, (0, 0))
     x, w = torch.randn(2, 64, *form.wide), torch.randn(48, 64, *form.kernel)
     y = torch.randn(2, 48, *form.narrow)
     call = lambda: (form.narrowed(x, w), form.widened(y, w), form.by_weight(x, y))  # noqa: E731

@@ -139,6 +139,30 @@ def _points(kind: Kind) -> Tensor:
     return torch.tensor(rows, dtype=torch.float32, device="cpu")
 
 
+def plain(
+    x: Tensor, weight: Tensor, padding: Sequence[int], size: tuple[int, int], transposed: bool
+) -> Tensor | None:
+    """A convolution with nothing before or after it; None where this CPU has no `kind` for it.
+
+    Args:
+        x: [N, I, H, W], bfloat16 and channels-last, with 32 channels or more.
+        weight: [O, I, 3, 3], with 32 outputs or more.
+        padding: of height and width.
+        size: of the result, (h, w).
+        transposed: take the transposed convolution with stride 2.
+    """
+    own = kind(True, transposed)
+    if own is None:
+        return None
+    shape = (len(x), len(weight), *size)
+    y = torch.empty(shape, dtype=x.dtype, device="cpu", memory_format=torch.channels_last)  # no view
+    styles, factors = (
+        torch.ones(len(x), count, dtype=torch.float32, device="cpu") for count in (x.shape[1], len(weight))
+    )
+    run(x, y, weights(weight, own), own, padding, styles, Epilogue(factors))
+    return y
+
+
 def run(
     x: Tensor, y: Tensor, weights: Tensor, kind: Kind, padding: Sequence[int], styles: Tensor, after: Epilogue
 ) -> None:  # fmt: skip
