@@ -19,6 +19,7 @@ import os
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -48,14 +49,13 @@ requested = os.environ.get(ENVIRONMENT) or "auto"
 def _made_of_parts(find: Callable[[str, Tensor], Function]) -> Function:
     """add_rgb, of the operators that `find(name, x)` gives."""
 
-    def call(*arguments: object) -> Tensor:
-        return add_rgb(
-            *arguments,  # type: ignore[arg-type]
-            modulated_conv2d=lambda x, *rest: find("modulated_conv2d", x)(x, *rest),
-            upfirdn2d=lambda x, *rest: find("upfirdn2d", x)(x, *rest),
-        )
+    def modulated(x: Tensor, *rest: Any) -> Tensor:
+        return find("modulated_conv2d", x)(x, *rest)
 
-    return call
+    def resampled(x: Tensor, *rest: Any) -> Tensor:
+        return find("upfirdn2d", x)(x, *rest)
+
+    return functools.partial(add_rgb, modulated_conv2d=modulated, upfirdn2d=resampled)
 
 
 REFERENCE: dict[str, Function] = {name: getattr(reference, name) for name in OPERATORS}

@@ -15,8 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gankit.interfaces import ops
-from gankit_cpu.convolution_forms import Form
+from gankit.interfaces import ops, without_autocast
+from gankit_cpu.convolution_forms import Form, HalfForm
 
 
 def conv2d(
@@ -57,8 +57,15 @@ def _product(
         or any(pad >= taps for pad, taps in zip(padding, w.shape[2:]))
     ):
         return None
-    form = Form(wide, narrow, tuple(w.shape[2:]), stride, tuple(padding))  # type: ignore[arg-type]
-    return Product.apply(a, w, form, transposed) if form.pays(w) else None  # type: ignore[no-any-return]
+    dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else a.dtype
+    forms = {torch.float32: Form, torch.bfloat16: HalfForm}
+    if dtype not in forms or not {a.dtype, w.dtype} <= {dtype, torch.float32}:
+        return None
+    form = forms[dtype](wide, narrow, tuple(w.shape[2:]), stride, tuple(padding))  # type: ignore[arg-type]
+    if not form.pays(w):
+        return None
+    with without_autocast(a):
+        return Product.apply(a.to(dtype), w.to(dtype), form, transposed)  # type: ignore[no-any-return]
 
 
 class Product(torch.autograd.Function):
