@@ -1,4 +1,4 @@
-"""The kernel of `filtered`: sizes of its tiles, its launch, and the variants to compile ahead of time.
+"""The kernel of `filtered`: sizes of its tiles and its launch.
 
 The enlarged map never leaves the processor: a program makes one tile of it, with the halo that the second filter needs,
 as a product with banded matrices, `U = A_y X A_x^T`, and reduces it likewise, `Y = D_y Z D_x^T`; both run on tensor
@@ -27,6 +27,7 @@ LARGE, SMALL = (64, 4), (32, 4)
 FAR = tl.constexpr(2**20)  # tiles start no further than this many samples before the image
 
 
+# Long, as a kernel is one function and Triton has no others that could hold its tiles.
 @triton.jit
 def filtered_lrelu_kernel(
     x_ptr, b_ptr, mask_ptr, y_ptr, fux_ptr, fuy_ptr, fdx_ptr, fdy_ptr, channels, in_w, in_h, high_w, high_h,

@@ -110,7 +110,7 @@ class Kind:
 
 
 def buffer_size(kind: Kind, span: int, fine: int, width: int) -> int:
-    """In floats."""
+    """Floats that a thread needs for the lines that are kept."""
     lines, rings = kind.up // kind.down, kind.rows
     pixels = (kind.taps_up + kind.up) * span + kind.up * (rings if kind.square else 1) * fine
     pixels += (1 if kind.square else 1 + rings) * lines * width
@@ -118,11 +118,15 @@ def buffer_size(kind: Kind, span: int, fine: int, width: int) -> int:
     return (pixels * kind.vectors + 1) * LANES
 
 
+# One function, however long: it writes one kernel, whose loops share their registers and lines of the buffer.
 @functools.cache
 def kernel(kind: Kind) -> Kernel:
-    """Takes the addresses of x, y, sizes (int64, by `SIZES`) and weights (float32: phases along y, along x, the
-    filter that reduces, slope, bound). Those of x and y are of the first channel of a group of `vectors`, in the first
-    row and the first of the `columns`."""
+    """Compile the kernel of a kind.
+
+    It takes the addresses of x, y, sizes (int64, by `SIZES`) and weights (float32: phases along y, along x, the filter
+    that reduces, slope, bound). Those of x and y are of the first channel of a group of `vectors`, in the first row
+    and the first of the `columns`.
+    """
     up, down, k, rows, columns = kind.up, kind.down, kind.taps_up, kind.rows, kind.columns
     lines = up // down  # of the result, as phases along x
     number, vector = (HALF, HALVES) if kind.half else (FLOAT, FLOATS)

@@ -136,9 +136,12 @@ def _new(channels: int) -> np.ndarray:
 
 @functools.cache
 def kernel(outputs: int, taps: int | None) -> Kernel:
-    """Takes the addresses of x, y, weights (of an output, by group), bias and bounds (16 floats each) and sizes (int64,
+    """Compile the kernel for so many outputs.
+
+    It takes the addresses of x, y, weights (of an output, by group), bias and bounds (16 floats each) and sizes (int64,
     by `SIZES`). With `taps`, y is in float32; if they are not 0, the addresses of an image and of its filters follow
-    that of y, and four zeros come before sizes."""
+    that of y, and four zeros come before sizes.
+    """
     more = [FLOAT, FLOAT] if taps else []
     code = Code([HALF, HALF if taps is None else FLOAT, *more, FLOAT, FLOAT, *more[1:], INT])
     b = code.b
