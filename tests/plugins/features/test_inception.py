@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from golden_utils import GOLDEN
 from metric_cases import avatar_pixels, inception_images, write_inception
 from safetensors import safe_open
 
@@ -24,7 +25,6 @@ from gankit.plugins.features import inception
 from gankit.plugins.features.inception import Inception, resize_like_tensorflow
 from gankit.plugins.metrics.neighbours import nearest
 
-GOLDEN = Path(__file__).parent / "golden"
 
 
 def read(name: str) -> tuple[dict[str, torch.Tensor], dict[str, str]]:

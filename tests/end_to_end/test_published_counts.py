@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
+from repository import ROOT
 from torch import nn
 
 from gankit.core.config import options
@@ -71,7 +71,7 @@ def test_the_documentation_has_these_counts() -> None:
     def number(value: Any) -> str:
         return "" if value is None else f"{value:,}" if isinstance(value, int) else f"{value} M"
 
-    text = (Path(__file__).parent.parent / "docs" / "recipes.md").read_text(encoding="utf-8")
+    text = (ROOT / "docs" / "recipes.md").read_text(encoding="utf-8")
     for name, changes, classes, g, d, source in PUBLISHED:
         what = [f"`{name}`", *[f"{side} px" for side in changes.values()]]
         what += [f"{classes:,} classes"] if classes else []

@@ -10,6 +10,7 @@ import pytest
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from repository import ROOT
 
 from gankit.core.config import recipe as recipes
 from gankit.core.config.recipe import Recipe, override, parse, parse_count, parse_set, parse_size, read
@@ -52,7 +53,7 @@ def test_an_empty_page_has_defaults() -> None:
 
 
 def test_docs_list_every_key_and_default() -> None:
-    text = (Path(__file__).parent.parent / "docs" / "recipes.md").read_text(encoding="utf-8")
+    text = (ROOT / "docs" / "recipes.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| `([\w-]+)` \| `([^|]*)` \|", text, re.MULTILINE)
     resolved = Recipe().model_dump(mode="json")
     data, train, evaluation = resolved.pop("data"), resolved.pop("train"), resolved.pop("evaluation")
@@ -65,7 +66,7 @@ def test_docs_list_every_key_and_default() -> None:
 
 
 def test_the_page_in_the_docs_is_valid(tmp_path: Path) -> None:
-    text = (Path(__file__).parent.parent / "docs" / "recipes.md").read_text(encoding="utf-8")
+    text = (ROOT / "docs" / "recipes.md").read_text(encoding="utf-8")
     (page,) = re.findall(r"^```yaml\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
     assert parse(yaml.safe_load(page), "page").regularizers["r1"]["gamma"] == 0.5
     for line in re.findall(r"^--set (\S+)", text, re.MULTILINE):

@@ -12,13 +12,14 @@ from typing import Any
 import numpy as np
 import pytest
 from report_utils import Page
+from repository import ROOT
 
 pytest.importorskip("gankit_avatars", reason="the yardstick draws avatars: pip install gankit-avatars")
 from gankit.core.checkpoints import folders
 from gankit.core.config.registry import registry
 from gankit.report import write_report
 
-BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
+BENCHMARKS = ROOT / "benchmarks"
 TINY = (
     *("data.options.count=2000", "train.batch=8", "train.workers=0", "train.tick=8", "train.precision=fp32"),
     *("generator.channel_base=64", "generator.channel_max=8", "discriminator.channel_base=64"),

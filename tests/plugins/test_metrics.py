@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
+from golden_utils import GOLDEN
 
 from gankit import GankitError
 from gankit.core.config import options
@@ -188,7 +188,7 @@ def test_options_out_of_range(spec: dict[str, object]) -> None:
 @pytest.mark.parametrize("name", ["fd", "kid", "pr", "is"])
 def test_the_numbers_of_torch_fidelity(name: str) -> None:
     """What torch-fidelity 0.4.0 printed for the same features, drawn as in the first lines here."""
-    golden = json.loads((Path(__file__).parent / "golden" / "metrics.json").read_text(encoding="utf-8"))
+    golden = json.loads((GOLDEN / "metrics.json").read_text(encoding="utf-8"))
     rng = np.random.RandomState(20)
     mix = rng.randn(24, 24)
     fake = (rng.randn(150, 24) @ mix * 0.7 + 0.2).astype(np.float32)

@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 from fake_packages import run_gankit, run_python, site_folder, write_package
 from PIL import Image
+from repository import ROOT
 
 from gankit.core.config.registry import registry
 from gankit.hookspecs import KINDS
 from gankit.testing import ConformanceSuite, Subject, checks_of
 
-ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "plugins_contrib" / "gankit-dcgan"
 
 
