@@ -1,4 +1,4 @@
-"""Several processes compute what one does: gradients are summed, random numbers belong to images, not to processes."""
+"""Runs of several processes compute what one does, and tell mistakes once."""
 
 from __future__ import annotations
 
@@ -10,13 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 from conditioning_utils import make_bert
 from runs import Result, assert_same, tensors_of, tiny_set
-
-from gankit.core.runtime import distributed
 
 # No statistics over the batch; an eps that makes Adam's steps a smooth function of the gradients (see test_train.py).
 OPTIONS = tiny_set(
@@ -95,36 +90,3 @@ def test_mistakes_of_a_distributed_run_are_told_in_one_line(images: Path, tmp_pa
     told = {line for line in result.stderr.splitlines() if line.startswith("gankit: ")}
     assert told == {"gankit: train.batch = 7 cannot be shared by 2 processes; use a multiple of 2"}
     assert not (tmp_path / "r").exists()
-
-
-def test_without_torchrun_nothing_is_distributed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("RANK", raising=False)
-    assert distributed.world_from_env() == distributed.World(0, 1, 0)
-    monkeypatch.setenv("RANK", "3")
-    monkeypatch.setenv("WORLD_SIZE", "8")
-    monkeypatch.setenv("LOCAL_RANK", "1")
-    world = distributed.world_from_env()
-    assert (world.rank, world.size, world.local_rank, world.main) == (3, 8, 1, False)
-
-
-def _sum_in(rank: int, address: str, out: str) -> None:
-    dist.init_process_group("gloo", init_method=address, rank=rank, world_size=2)
-    params = [torch.nn.Parameter(torch.zeros(2, 3)) for _ in range(3)]
-    if rank == 0:
-        params[0].grad = torch.full((2, 3), 1.0)
-    params[1].grad = torch.full((2, 3), 10.0 + rank)
-    other = torch.full((4,), float(rank + 1))
-    distributed.sum_gradients(params, [other])
-    torch.save([p.grad for p in params] + [other], f"{out}.{rank}")
-    dist.destroy_process_group()
-
-
-@pytest.mark.slow
-def test_gradients_are_summed_and_absent_ones_stay_absent(tmp_path: Path) -> None:
-    mp.spawn(_sum_in, (f"file://{tmp_path}/store", f"{tmp_path}/result"), nprocs=2)
-    for rank in range(2):
-        first, second, third, other = torch.load(f"{tmp_path}/result.{rank}")
-        assert torch.equal(first, torch.full((2, 3), 1.0))
-        assert torch.equal(second, torch.full((2, 3), 21.0))
-        assert third is None
-        assert torch.equal(other, torch.full((4,), 3.0))

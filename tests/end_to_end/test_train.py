@@ -1,9 +1,7 @@
-"""Training by command and API: what a run leaves behind, micro-batches, weights to start from, bad numbers."""
+"""Training by command and API: what a run leaves behind, dry runs, weights to start from."""
 
 from __future__ import annotations
 
-import contextlib
-import json
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +11,7 @@ import filelock
 import pytest
 import torch
 from PIL import Image
-from runs import TINY, Result, assert_same, start_gankit, tensors_of, tiny_set, write_images
+from runs import TINY, Result, log_of, start_gankit, tensors_of, tiny_set, train, write_images
 from torch import nn
 
 import gankit
@@ -21,19 +19,9 @@ from gankit.core.checkpoints import folders
 from gankit.core.config import recipe as recipes
 from gankit.core.interfaces.labels import Vocabulary
 from gankit.core.models import build
-from gankit.core.training.step import Stepper
 from gankit.errors import GankitError
 
 COMBINED = {"name": "combined", "parts": {"class": {}, "tags": {"dropout": 0.2, "noise": 0.05}}}
-
-
-def log_of(run: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
-
-
-def train(out: Path, images: Path, recipe: str = "stylegan2", **overrides: Any) -> Path:
-    changes = {**TINY, "train.images": 8, **{k.replace("__", "."): v for k, v in overrides.items()}}
-    return gankit.train(recipe, out, data=str(images), overrides=changes, quiet=True)
 
 
 @pytest.mark.parametrize(
@@ -122,49 +110,6 @@ def test_quiet_says_nothing(images: Path, tmp_path: Path, gankit_cli: Callable[.
     assert (result.code, result.out, result.err) == (0, "", "")
 
 
-# --------------------------------------------------------------------------------------------- micro-batches
-
-NO_BATCH_STATISTICS = {
-    "discriminator__mbstd_channels": 0,
-    "regularizers": {"r1": {"gamma": 1.0, "interval": 2}},
-    "augmentation": {"name": "ada", "pipeline": "bgc", "p": 0.6, "target": None},
-    "conditioner": COMBINED,
-    # Adam's first steps are the signs of gradients, and that of a gradient of zero is rounding; this eps makes the
-    # steps a smooth function of the gradients.
-    "train__eps": 0.1,
-    "train__lr_g": 0.1,
-    "train__lr_d": 0.1,
-}
-
-
-@pytest.mark.parametrize("micro", [2, 3])
-def test_micro_batches_change_nothing(micro: int, images: Path, tmp_path: Path) -> None:
-    options = {**NO_BATCH_STATISTICS, "train__images": 24}
-    # A value before a leaky ReLU may be so near zero that rounding decides about its slope; a mistake spares no seed.
-    for seed in (0, 1, 2):
-        whole = train(tmp_path / f"whole{seed}", images, **options, train__seed=seed)
-        split = train(
-            tmp_path / f"split{seed}", images, **options, train__seed=seed, train__micro_batch=micro
-        )
-        with contextlib.suppress(AssertionError) if seed < 2 else contextlib.nullcontext():
-            assert_same(whole, split, 1e-5)
-            break
-    start = train(tmp_path / "start", images, **{**options, "train__images": 8}, train__seed=seed)
-    with pytest.raises(AssertionError):
-        assert_same(whole, start, 1e-3)  # there was something to compare
-
-
-def test_micro_batches_leave_running_state_as_one_batch_would(images: Path, tmp_path: Path) -> None:
-    """Spectral norm iterates once a pass and mean w moves once a pass, however many micro-batches there are."""
-    base = {**NO_BATCH_STATISTICS, "train__images": 16}
-    whole = train(tmp_path / "whole", images, **base)
-    split = train(tmp_path / "split", images, **base, train__micro_batch=1)
-    name = "training/generator.safetensors:mapping.w_avg"
-    a, b = tensors_of(whole)[name], tensors_of(split)[name]
-    assert a.abs().max() > 1e-4
-    assert torch.allclose(a, b, atol=1e-6)
-
-
 # ----------------------------------------------------------------------------------------------------- --init
 
 
@@ -216,62 +161,6 @@ def test_init_with_the_same_recipe_copies_everything(images: Path, tmp_path: Pat
 
 
 # ------------------------------------------------------------------------------------------------ bad numbers
-
-
-def test_bad_gradients_are_skipped_counted_and_stop_the_run(
-    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A step with bad gradients leaves weights and running state alone; too many of them end the run."""
-    bad_steps = {2, 3}
-    original = Stepper._d_main
-
-    def sometimes_bad(self: Stepper, *args: Any) -> torch.Tensor:
-        loss = original(self, *args)
-        return loss * math.nan if self.step in bad_steps else loss
-
-    monkeypatch.setattr(Stepper, "_d_main", sometimes_bad)
-    options = {"train__images": 48, "train__checkpoint_every": 8, "train__keep": 2, "train__max_bad_steps": 3}
-    last = train(tmp_path / "some", images, **options)
-    assert [line["bad_steps"] for line in log_of(tmp_path / "some")] == [0, 0, 1, 2, 2, 2]
-    assert log_of(tmp_path / "some")[2]["loss/D"] is None
-    assert all(tensor.isfinite().all() for tensor in tensors_of(last).values())
-
-    bad_steps |= {4}
-    with pytest.raises(gankit.GankitError, match=r"3 steps in a row .*000000016.* lower train.lr_g") as error:
-        train(tmp_path / "many", images, **options)
-    assert "\n" not in str(error.value)
-    kept = folders.checkpoints(tmp_path / "many")
-    assert [p.name for p in kept] == ["000000008", "000000016"]  # bad ones have not pushed out the good ones
-    assert gankit.load(tmp_path / "many")(seeds=0)
-
-
-def test_bad_path_lengths_do_not_poison_their_mean(
-    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from gankit.plugins.regularizers.path_length import PathLength
-
-    original = PathLength.penalty
-
-    def bad_once(self: PathLength, step: Any) -> torch.Tensor:
-        value = original(self, step)
-        if step.nimg == 8:
-            self.pl_mean.fill_(math.nan)
-            return value * math.nan
-        return value
-
-    monkeypatch.setattr(PathLength, "penalty", bad_once)
-    last = train(tmp_path, images, train__images=24, regularizers={"path-length": {"interval": 2}})
-    monkeypatch.undo()
-    mean = tensors_of(last)["training/regularizer.path-length.safetensors:pl_mean"]
-    assert mean.isfinite()
-    assert mean > 0
-
-
-def test_an_absurd_learning_rate_ends_in_one_sentence(images: Path, tmp_path: Path) -> None:
-    with pytest.raises(gankit.GankitError, match="not finite"):
-        train(
-            tmp_path, images, train__images=2000, train__lr_g=1e30, train__lr_d=1e30, train__max_bad_steps=2
-        )
 
 
 @pytest.mark.slow

@@ -16,17 +16,17 @@ import torch
 from conditioning_utils import make_bert, make_open_clip
 from PIL import Image
 from runs import TINY, Result, start_gankit, write_images
-from torch import Tensor
 
 import gankit
 from gankit.core.config import options
 from gankit.core.config.registry import registry
-from gankit.core.interfaces.networks import FeatureNetwork, Tap
 from gankit.core.runtime import devices
-from gankit.evaluation.backbone import on_white, resize
+from gankit.evaluation.backbone import resize
 from gankit.evaluation.evaluate import evaluate
 
 NETWORK = {"feature.model": "test_efficientnet.r160_in1k", "feature.pretrained": False}
+
+
 TINY_NETWORK = [part for k, v in NETWORK.items() for part in ("--set", f"{k}={json.dumps(v)}")] + [
     "--side",
     32,
@@ -34,20 +34,9 @@ TINY_NETWORK = [part for k, v in NETWORK.items() for part in ("--set", f"{k}={js
 
 
 JUDGE = {"name": "timm-cnn", "model": "test_efficientnet.r160_in1k", "pretrained": False}
+
+
 ACCURACY = ("--set", f"accuracy.classifier={json.dumps(JUDGE)}", "--set", "accuracy.classes={square: 1}")
-
-
-class Broken(FeatureNetwork):
-    """NaN for bright images."""
-
-    name, num_pooled, num_logits = "broken", 2, 0
-    taps = [Tap(2, 1)]
-
-    def forward(self, images: Tensor) -> list[Tensor]:
-        return [images[:, :2]]
-
-    def pooled(self, images: Tensor) -> Tensor:
-        return (images.mean((2, 3))[:, :2] - 10).sqrt()
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +55,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def broken() -> Iterator[None]:
-    registry().register("feature", "broken", "test_evaluate:Broken", package="gankit-broken", version="1.0")
+    registry().register("feature", "broken", "fake_plugins:Broken", package="gankit-broken", version="1.0")
     yield
     del registry().plugins["feature", "broken"]
 
@@ -135,27 +124,6 @@ def test_other_images_or_another_network_are_not_taken_from_the_cache(run: Path,
     picture = next(data.rglob("*.png"))
     Image.new("RGB", (16, 16), "red").save(picture)
     assert not cached(data)
-
-
-def test_resizing_is_pillows_bicubic() -> None:
-    rng = np.random.default_rng(0)
-    for size in ((40, 24), (9, 17)):
-        channel = rng.random(size).astype(np.float32)
-        expected = np.asarray(Image.fromarray(channel).resize((16, 16), Image.Resampling.BICUBIC))
-        actual = resize(torch.from_numpy(channel)[None, None], 16)[0, 0].numpy()
-        assert abs(actual - expected).max() < 1e-5
-
-
-def test_transparent_parts_become_white() -> None:
-    rgba = torch.tensor([200, 100, 0, 0, 200, 100, 0, 255, 200, 100, 0, 51], dtype=torch.uint8).view(
-        3, 4, 1, 1
-    )
-    assert on_white(rgba).flatten(1).tolist() == [[255, 255, 255], [200, 100, 0], [244, 224, 204]]
-    grey = torch.tensor([[[[7]]]], dtype=torch.uint8)
-    assert on_white(grey).flatten().tolist() == [7, 7, 7]
-
-
-# --------------------------------------------------------------------------------------- metrics of other kinds
 
 
 @pytest.mark.filterwarnings("ignore:fd of", "ignore:sfid of")

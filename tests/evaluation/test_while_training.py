@@ -14,12 +14,13 @@ from report_utils import Page
 from runs import Result, assert_same, tiny_set
 
 from gankit.core.checkpoints import folders
-from gankit.core.config.retention import Keep
 from gankit.evaluation.evaluate import Session
 from gankit.evaluation.metric_context import Bench, Part, to_levels
 from gankit.report import write_report
 
 NETWORK = {"name": "timm-cnn", "model": "test_efficientnet.r160_in1k", "pretrained": False}
+
+
 TRAINING = tiny_set(
     conditioner={"name": "combined", "parts": {"class": {"dropout": 0.5}, "tags": {"noise": 0.05}}},
     augmentation={"name": "ada", "pipeline": "bgc", "p": 0.3, "kimg": 0.1},
@@ -27,6 +28,8 @@ TRAINING = tiny_set(
     train__style_mixing=0.9,
     train__checkpoint_every=8,
 )
+
+
 MEASURED = (
     *("--set", f"evaluation.feature={json.dumps(NETWORK)}", "--set", "evaluation.num=12"),
     *(
@@ -214,17 +217,3 @@ def test_mistakes_are_told_before_the_first_step(
     assert done.code == 2
     assert message in done.message
     assert kept(tmp_path / "run") == []
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        (3, Keep(3)),
-        ("4", Keep(4)),
-        ("last:2,best:3", Keep(2, ((3, ""),))),
-        ("best:3:recall", Keep(1, ((3, "recall"),))),
-        ("best:1:fd, best:2:recall ,last:5", Keep(5, ((1, "fd"), (2, "recall")))),
-    ],
-)
-def test_keep(text: int | str, expected: Keep) -> None:
-    assert Keep.parse(text) == expected

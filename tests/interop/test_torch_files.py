@@ -1,9 +1,8 @@
-"""The reader of pickles: what published snapshots hold comes out exactly; nothing in a file is ever executed."""
+"""Files of torch.save and snapshots: what they hold comes out exactly; nothing in them is ever executed."""
 
 from __future__ import annotations
 
 import hashlib
-import io
 import pickle
 import pickletools
 import random
@@ -16,14 +15,12 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from pickle_utils import MARKER, PICKLES, SNAPSHOTS, Payload, call, mutate, program, reference, text
 
 from gankit.errors import GankitError
-from gankit.interop.pickles import Call, DamagedPickle, Ledger, read_pickle
-from gankit.interop.torch_files import open_foreign, plain
+from gankit.interop.torch_files import open_foreign
 
 
 def write(folder: Path, data: bytes, name: str = "file.pkl") -> Path:
@@ -95,27 +92,6 @@ def test_files_of_torch_save(tmp_path: Path, dtype: torch.dtype, new_format: boo
         assert torch.equal(network.tensors[name].to_tensor(), expected)
 
 
-@pytest.mark.parametrize("protocol", [0, 1, 2, 3, 4, 5])
-def test_values_of_every_protocol(protocol: int) -> None:
-    value = {
-        "numbers": [0, 1, -1, 255, 65536, 2**40, -(2**70), 0.5, True, None],
-        "texts": ["", "é", "x" * 300, b"", b"\xff" * 300],
-        "nested": {"a": [(), (1,), (1, 2), (1, 2, 3), (1, 2, 3, 4)], 3: {}},
-        "sets": {"a", "b"},
-    }
-    data = pickle.dumps(value, protocol)
-    found = read_pickle(io.BytesIO(data), len(data), Ledger())
-    assert found == value
-
-
-@pytest.mark.parametrize(
-    "value", [np.float32(0.5), np.float64(-2), np.int64(7), np.bool_(True), np.arange(5), np.array(3.0)]
-)
-def test_values_of_numpy(value: np.generic) -> None:
-    data = pickle.dumps(value, 4)
-    assert plain(read_pickle(io.BytesIO(data), len(data), Ledger())) == value.tolist()
-
-
 # ---------------------------------------------------------------------------------------------------- hostile
 
 
@@ -181,6 +157,7 @@ def copies(module: str, name: str, value: bytes, more: bytes = b"") -> bytes:
 
 NUMBERS = b"".join(b"J" + struct.pack("<i", i) for i in range(10_000))
 
+
 BOMBS = {
     "copies of a dictionary": copies("collections", "OrderedDict", b"}(" + NUMBERS + b"u"),
     "copies of a list as sets": copies("builtins", "set", b"](" + NUMBERS + b"e"),
@@ -223,13 +200,6 @@ def test_bombs(tmp_path: Path, name: str) -> None:
     assert (str(path) in found and len(found) < 500) if isinstance(found, str) else found.networks == {}
     assert peak < 100e6
     assert time.monotonic() - began < 60
-
-
-def test_instructions_are_limited() -> None:
-    data = b"\x80\x04(" + b"}" * 1000 + b"l."
-    assert len(read_pickle(io.BytesIO(data), len(data), Ledger(2000))) == 1000
-    with pytest.raises(DamagedPickle, match="more instructions"):
-        read_pickle(io.BytesIO(data), len(data), Ledger(900))
 
 
 def tensor_program(size: str, stride: str, numel: int = 4) -> bytes:
@@ -347,11 +317,3 @@ def test_fuzz_briefly(tmp_path: Path) -> None:
 @pytest.mark.parametrize("seed", [1, 2, 3])
 def test_fuzz(tmp_path: Path, seed: int) -> None:
     assert fuzz(100, seed, tmp_path) > 300
-
-
-def test_calls_are_only_remembered() -> None:
-    data = program(call("os", "system", "true"))
-    found = read_pickle(io.BytesIO(data), len(data), ledger := Ledger())
-    assert isinstance(found["G_ema"], Call)
-    assert found["G_ema"].args == ("true",)
-    assert ledger.called == {"os.system"}

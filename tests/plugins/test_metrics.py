@@ -1,159 +1,106 @@
-"""Metrics against independent implementations of their definitions, to 1e-6 relative."""
+"""Metrics on real features against torch-fidelity, scikit-learn and scipy; too few images, options out of range.
+
+`tests/golden/make_metrics.py` made the reference numbers.
+"""
 
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from golden_utils import GOLDEN
+from metric_cases import avatar_pixels, close, features
+from safetensors import safe_open
 
 from gankit import GankitError
 from gankit.core.config import options
+from gankit.evaluation.backbone import Backbone
 from gankit.evaluation.metric import measure
 from gankit.evaluation.moments import FeatureSet
-from gankit.plugins.metrics.frechet import FrechetDistance, frechet_distance
-from gankit.plugins.metrics.kernel import KernelDistance, squared_mmd
-from gankit.plugins.metrics.neighbours import PrecisionRecall, neighbour_distances
+from gankit.plugins.metrics.neighbours import nearest
 
 
-def features(seed: int, count: int, width: int = 12, shift: float = 0.0) -> np.ndarray:
-    """Correlated, like those of a network after a ReLU."""
-    rng = np.random.default_rng(seed)
-    mix = np.random.default_rng(99).normal(size=(width, width))
-    return np.maximum(rng.normal(shift, 1, (count, width)) @ mix + 1, 0).astype(np.float32)
+def read(name: str) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    with safe_open(GOLDEN / f"{name}.safetensors", "pt") as file:
+        return {key: file.get_tensor(key) for key in file.keys()}, file.metadata()  # noqa: SIM118
 
 
-def close(value: float, expected: float) -> None:
-    assert value == pytest.approx(expected, rel=1e-6, abs=0)
+@pytest.fixture(scope="module")
+def avatars() -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    tensors, note = read("avatar_features")
+    return {name: tensor.float().numpy() for name, tensor in tensors.items()}, note
 
 
-# ---------------------------------------------------------------------------------------------- Frechet distance
+# ---------------------------------------------------------------------------------------------- avatar features
 
 
-@pytest.mark.parametrize("covariance", ["unbiased", "biased"])
-def test_fd_is_that_of_scipys_matrix_root(covariance: str) -> None:
+@pytest.mark.parametrize(
+    ("spec", "keys"),
+    [
+        ({"name": "fd"}, ["fd"]),
+        ({"name": "kid", "subsets": 20, "subset_size": 50}, ["kid", "kid_std"]),
+        ({"name": "pr", "block": 64}, ["precision", "recall"]),
+        ({"name": "is", "splits": 5}, ["is", "is_std"]),
+    ],
+)
+def test_avatars_as_torch_fidelity_measures_them(avatars: Any, spec: dict[str, Any], keys: list[str]) -> None:
+    features, note = avatars
+    expected = json.loads(note["values"])
+    output = "logits" if spec["name"] == "is" else "pooled"
+    real, fake = (FeatureSet.of(features[f"{which}_{output}"]) for which in ("real", "fake"))
+    values = measure(spec["name"], options.build("metric", spec), real, fake)
+    for key in keys:
+        assert values[key] == pytest.approx(expected[key], rel=1e-6, abs=0)
+
+
+@pytest.mark.filterwarnings("ignore:Matrix is singular")
+def test_avatars_as_scipy_and_scikit_learn_measure_them(avatars: Any) -> None:
     linalg = pytest.importorskip("scipy.linalg")
-    x, y = features(0, 400), features(1, 300, shift=0.3)
-    s1, s2 = (np.cov(rows.astype(np.float64), rowvar=False, bias=covariance == "biased") for rows in (x, y))
-    delta = x.astype(np.float64).mean(0) - y.astype(np.float64).mean(0)
-    expected = delta @ delta + np.trace(s1 + s2 - 2 * linalg.sqrtm(s1 @ s2).real)
-    metric = options.build("metric", {"name": "fd", "covariance": covariance})
-    close(measure("fd", metric, FeatureSet.of(x), FeatureSet.of(y))["fd"], expected)
-
-
-def test_fd_of_commuting_covariances() -> None:
-    """A closed form: |dm|^2 + sum (sqrt a - sqrt b)^2 for covariances with the same eigenvectors."""
-    turn = np.linalg.qr(np.random.default_rng(0).normal(size=(4, 4)))[0]
-    a, b, mean = np.array([4.0, 1, 9, 0]), np.array([1.0, 4, 0, 16]), np.array([1.0, 2, 0, -1])
-    value = frechet_distance(mean, turn * a @ turn.T, 0 * mean, turn * b @ turn.T)
-    close(value, 6 + (np.sqrt(a) - np.sqrt(b)) @ (np.sqrt(a) - np.sqrt(b)))
-
-
-def test_fd_of_fewer_images_than_features() -> None:
-    """tr sqrt(S1 S2) is the nuclear norm of X Y^T over n - 1, X and Y being the centred rows."""
-    x, y = (features(seed, 20, width=50).astype(np.float64) for seed in (0, 1))
-    cx, cy = x - x.mean(0), y - y.mean(0)
-    delta = x.mean(0) - y.mean(0)
-    trace = ((cx**2).sum() + (cy**2).sum()) / 19
-    expected = delta @ delta + trace - 2 * np.linalg.norm(cx @ cy.T, "nuc") / 19
-    with pytest.warns(UserWarning, match="fd of 20 images by 50 features is far above"):
-        values = measure("fd", FrechetDistance(), FeatureSet.of(x), FeatureSet.of(y))
-    close(values["fd"], expected)
-
-
-def test_fd_of_a_set_with_itself_is_zero() -> None:
-    x = FeatureSet.of(features(0, 100))
-    assert 0 <= FrechetDistance().compute(x, x)["fd"] < 1e-9 * np.trace(x.moments.covariance())
-
-
-# ----------------------------------------------------------------------------------------------- kernel distance
-
-
-def naive_mmd(x: np.ndarray, y: np.ndarray) -> float:
-    """Image by image."""
-
-    def mean(a: np.ndarray, b: np.ndarray, same: bool) -> float:
-        pairs = [
-            (1 + float(p.astype(np.float64) @ q.astype(np.float64)) / len(p)) ** 3
-            for i, p in enumerate(a)
-            for j, q in enumerate(b)
-            if not (same and i == j)
-        ]
-        return float(np.mean(pairs))
-
-    return mean(x, x, True) + mean(y, y, True) - 2 * mean(x, y, False)
-
-
-def test_kid_is_the_mean_over_subsets() -> None:
-    x, y = features(0, 40), features(1, 30, shift=0.3)  # real, generated
-    close(squared_mmd(x.astype(np.float64), y.astype(np.float64)), naive_mmd(x, y))
-    rng = np.random.RandomState(2020)
-    expected = []
-    for _ in range(5):
-        drawn = y[rng.choice(30, 10, replace=False)]  # generated ones first, as torch-fidelity does
-        expected.append(naive_mmd(x[rng.choice(40, 10, replace=False)], drawn))
-    metric = KernelDistance(subsets=5, subset_size=10)
-    values = measure("kid", metric, FeatureSet.of(x), FeatureSet.of(y))
-    close(values["kid"], float(np.mean(expected)))
-    close(values["kid_std"], float(np.std(expected)))
-    close(values["kid_se"], float(np.std(expected)) * np.sqrt(10 / 20))
-    assert values["kid_subset_size"] == 10
-
-
-def test_kid_standard_error_is_how_much_kid_varies() -> None:
-    metric = KernelDistance(subsets=60, subset_size=50)
-    runs = [
-        metric.compute(
-            FeatureSet.of(features(2 * i, 200, 4)), FeatureSet.of(features(2 * i + 1, 200, 4, shift=1.0))
-        )
-        for i in range(60)
-    ]
-    spread = np.std([run["kid"] for run in runs])
-    error = np.mean([run["kid_se"] for run in runs])
-    assert 0.7 < error / spread < 1.4  # 60 runs know the spread to 10%
-
-
-def test_kid_of_few_images_takes_halves() -> None:
-    values = KernelDistance().compute(FeatureSet.of(features(0, 20)), FeatureSet.of(features(1, 31)))
-    assert values["kid_subset_size"] == 10
-    assert values["kid_se"] == values["kid_std"] > 0
-
-
-# --------------------------------------------------------------------------------- precision, recall and relatives
-
-
-@pytest.mark.parametrize("block", [7, 64, 2048])
-def test_pr_by_the_definitions(block: int) -> None:
-    """From the whole matrices of distances, which are differences of rows."""
-    x, y = features(0, 90), features(1, 70, shift=0.4)
-
-    def distances(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-        return np.linalg.norm(a[:, None].astype(np.float64) - b[None].astype(np.float64), axis=2)
-
-    def reach(a: np.ndarray, k: int) -> np.ndarray:
-        return np.sort(distances(a, a), axis=1)[:, k]  # column 0 is the image itself
-
-    d = distances(x, y)
-    values = measure("pr", PrecisionRecall(block=block), FeatureSet.of(x), FeatureSet.of(y))
-    close(values["precision"], np.mean((d <= reach(x, 3)[:, None]).any(0)))
-    close(values["recall"], np.mean((d <= reach(y, 3)[None]).any(1)))
-    close(values["density"], (d <= reach(x, 5)[:, None]).sum() / (5 * 70))
-    close(values["coverage"], np.mean((d <= reach(x, 5)[:, None]).any(1)))
-    assert 0 < values["recall"] < 1 > values["precision"] > 0  # the case tells something
-
-
-def test_neighbours_of_scikit_learn() -> None:
     neighbors = pytest.importorskip("sklearn.neighbors")
-    x = features(0, 50)
-    expected = neighbors.NearestNeighbors(n_neighbors=5).fit(x.astype(np.float64)).kneighbors()[0]
-    assert np.allclose(np.sqrt(neighbour_distances(x, 5, 16)), expected, rtol=1e-6, atol=0)
+    real, fake = (avatars[0][f"{which}_pooled"].astype(np.float64) for which in ("real", "fake"))
+    sets = FeatureSet.of(real.astype(np.float32)), FeatureSet.of(fake.astype(np.float32))
+
+    # sklearn searches a tree or the rows themselves, here never a product of matrices
+    tree = neighbors.NearestNeighbors(n_neighbors=5, algorithm="kd_tree").fit(real)
+    reach = tree.kneighbors()[0][:, 4]
+    within = neighbors.NearestNeighbors(algorithm="kd_tree").fit(fake)
+    counts = np.array([len(within.radius_neighbors(row[None], r)[0][0]) for row, r in zip(real, reach)])
+    values = measure("pr", options.build("metric", "pr"), *sets)
+    assert values["density"] == pytest.approx(counts.sum() / (5 * len(fake)), rel=1e-6)
+    assert values["coverage"] == pytest.approx((counts > 0).mean(), rel=1e-6)
+
+    distance, place = (x[:, 0] for x in tree.kneighbors(fake, 1))
+    others = tree.kneighbors(n_neighbors=1)[0][:, 0]
+    values = measure("memorised", options.build("metric", "memorised"), *sets)
+    assert values["authenticity"] == pytest.approx((distance > others[place]).mean(), rel=1e-6)
+    assert values["nearest"] == pytest.approx(np.median(distance), rel=1e-6)
+    assert values["nearest_real"] == pytest.approx(np.median(others), rel=1e-6)
+    found = nearest(fake, real, 5, 64)
+    expected = tree.kneighbors(fake, 5)
+    assert np.allclose(np.sqrt(found[0]), expected[0], rtol=1e-6)
+    assert np.array_equal(found[1], expected[1])
+
+    s1, s2 = np.cov(real, rowvar=False, bias=True), np.cov(fake, rowvar=False, bias=True)
+    delta = real.mean(0) - fake.mean(0)
+    expected_fd = delta @ delta + np.trace(s1 + s2 - 2 * linalg.sqrtm(s1 @ s2).real)
+    biased = options.build("metric", {"name": "fd-efficientnet", "covariance": "biased"})
+    assert measure("fd", biased, *sets)["fd"] == pytest.approx(expected_fd, rel=1e-6)
 
 
-def test_pr_when_a_set_is_copied() -> None:
-    x = FeatureSet.of(features(0, 60))
-    values = PrecisionRecall().compute(x, x)
-    assert values["precision"] == values["recall"] == values["coverage"] == 1
+def test_stored_avatar_features_are_those_of_efficientnet(avatars: Any) -> None:
+    pytest.importorskip("gankit_avatars")
+    network = options.build("feature", "timm-cnn")
+    features, note = avatars
+    assert network.identity() == json.loads(note["network"])
+    backbone = Backbone(network, 64, torch.device("cpu"))
+    for name, pixels in avatar_pixels(150).items():
+        found = backbone.read(pixels[:8], ["pooled", "logits"])
+        for output, step in (("pooled", 16), ("logits", 32)):
+            stored = features[f"{name}_{output}"][:8]
+            assert np.allclose(found[output][:, ::step].numpy(), stored, rtol=2e-3, atol=2e-3)
 
 
 # -------------------------------------------------------------------------------------------------------- bad input

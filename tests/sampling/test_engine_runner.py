@@ -1,4 +1,4 @@
-"""Engines: the same images, set-up for each batch size, falling back, choosing and remembering."""
+"""Engines: set-up for each batch size, falling back, data types, choosing and remembering."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import json
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
-import numpy as np
 import pytest
 import torch
+from fake_plugins import Recorder
 from PIL import Image
-from runs import Result
+from runs import Result, pixels
 from tiny_models import write_model
 
 import gankit
@@ -21,37 +21,14 @@ from gankit.core.config import options
 from gankit.core.config.registry import registry
 from gankit.core.interfaces.conditions import Condition
 from gankit.sampling import engine_runner
-from gankit.sampling.engine import Engine
 from gankit.sampling.engine_runner import EngineRunner
-
-
-class Recorder(Engine):
-    """Draws what it shall, and writes down what it was asked for."""
-
-    fixed_batch = True
-    log: ClassVar[list[Any]] = []
-    fails: ClassVar[str] = ""
-    shift: ClassVar[float] = 0.0
-
-    def prepare(self, module: Any, inputs: Any) -> Any:
-        self.log.append(("prepare", len(inputs["ws"]), sorted(inputs)))
-        if self.fails == "prepare":
-            raise RuntimeError("no such header\nat all")
-
-        def draw(inputs: Any) -> torch.Tensor:
-            if self.fails == "draw":
-                raise RuntimeError("out of luck")
-            self.log.append(("draw", len(inputs["ws"])))
-            return module(**inputs) + self.shift
-
-        return draw
 
 
 @pytest.fixture(autouse=True)
 def recorder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[type[Recorder]]:
     monkeypatch.setenv("GANKIT_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(Recorder, "log", [])
-    registry().register("engine", "recorder", "test_engines:Recorder", package="recorder", version="1.0")
+    registry().register("engine", "recorder", "fake_plugins:Recorder", package="recorder", version="1.0")
     yield Recorder
     del registry().plugins["engine", "recorder"]
 
@@ -59,55 +36,6 @@ def recorder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[type[R
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_model(tmp_path_factory.mktemp("models") / "model")
-
-
-def pixels(images: list[Image.Image]) -> np.ndarray:
-    return np.stack([np.asarray(image) for image in images]).astype(int)
-
-
-def same_images(folder: Path, engine: Any) -> None:
-    plain, fast = (gankit.load(folder, device="cpu", engine=name) for name in ("eager", engine))
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", RuntimeWarning)  # of an engine that was given up
-        for wish in ({"seeds": range(3), "batch_size": 2}, {"seeds": 7, "psi": 0.5}):
-            expected = pixels(plain(cls="round", noise_mode="const", **wish))
-            assert abs(pixels(fast(cls="round", noise_mode="const", **wish)) - expected).max() <= 1
-        ws = plain.mapping(plain.latents(range(3)), plain.conditioner.encode([plain.label(cls="square")]))
-        cond = plain.conditioner.encode([plain.label(cls="square")] * 3)
-        with torch.no_grad():
-            expected = plain.engine(ws, cond, "const")
-            drawn = fast.engine(ws, cond, "const")
-            error = (drawn - expected).abs().max().item()
-            assert error < 1e-4 * expected.abs().max().item()
-            noisy = [fast.engine(ws, cond, "random") for _ in range(2)]
-        assert (noisy[0] - noisy[1]).abs().max() > 1e-3
-        assert noisy[0].isfinite().all()
-    assert "eager" not in fast.engine.used
-
-
-def test_compiled_images_without_a_compiler(folder: Path) -> None:
-    same_images(folder, {"name": "compile", "backend": "aot_eager"})
-
-
-def test_many_batch_sizes_are_compiled(folder: Path) -> None:
-    pipe = gankit.load(folder, device="cpu", engine={"name": "compile", "backend": "eager"})
-    for count in range(1, 12):  # more than the graphs that torch allows by default
-        pipe(cls="round", seeds=range(count), batch_size=count)
-    assert pipe.engine.used == {"compile"}
-
-
-def test_openvino_images(folder: Path) -> None:
-    if reason := options.build("engine", "openvino").obstacle(torch.device("cpu")):
-        pytest.skip(reason)
-    same_images(folder, "openvino")
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("generator", ["stylegan2", "stylegan-t"])
-def test_compiled_images(generator: str, tmp_path: Path) -> None:
-    if reason := options.build("engine", "compile").obstacle(torch.device("cpu")):
-        pytest.skip(reason)
-    same_images(write_model(tmp_path / "model", generator), "compile")
 
 
 def test_short_batches_are_filled_up(folder: Path, recorder: type[Recorder]) -> None:

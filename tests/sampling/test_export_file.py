@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -19,7 +18,6 @@ import gankit
 from gankit import GankitError
 from gankit.core.config import options
 from gankit.core.runtime.random import Supply, supplied
-from gankit.plugins.exporters.openvino_file import OpenVINOExporter
 from gankit.sampling.export_file import export_file
 
 FORMATS = ("torch-export", "onnx", "openvino")
@@ -89,19 +87,6 @@ def test_noise_is_an_input(center: str, folders: dict[Any, Path], tmp_path: Path
     assert abs(images - other).max() > 1e-3
 
 
-def test_a_torch_program_needs_no_gankit(folders: dict[Any, Path], tmp_path: Path) -> None:
-    path = export_file(str(folders["stylegan-t", True]), tmp_path / "f", "torch-export")
-    code = (
-        "import sys; sys.modules['gankit'] = None; import torch\n"
-        f"m = torch.export.load({str(path)!r}).module()\n"
-        "print(*m(z=torch.zeros(5, 8), psi=torch.tensor(0.5), c=torch.zeros(5, 2)).shape)"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=False
-    )
-    assert done.stdout == "5 3 8 16\n", done.stderr
-
-
 def test_a_file_that_draws_other_images_is_not_kept(
     folders: dict[Any, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -163,16 +148,3 @@ def test_nothing_is_overwritten(
     done = gankit_cli("export", folders["stylegan2", True], tmp_path / "x", "--format", "torch-export")
     assert done.code == 2
     assert "x.pt2.json exists already" in done.message
-
-
-def test_fp16_weights_of_openvino_are_half_the_size(folders: dict[Any, Path], tmp_path: Path) -> None:
-    opener("openvino")
-    sizes = []
-    for fp16 in (False, True):
-        path = tmp_path / f"{fp16}.xml"
-        exporter = OpenVINOExporter(fp16=fp16)
-        module = torch.nn.Linear(64, 64).eval()
-        program = torch.export.export(module, (), {"input": torch.zeros(2, 64)}, strict=False)
-        exporter.write(program, path)
-        sizes.append(path.with_suffix(".bin").stat().st_size)
-    assert sizes[1] < 0.6 * sizes[0]

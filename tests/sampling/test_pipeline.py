@@ -1,10 +1,10 @@
-"""Sampling by command and API: wishes, seeds, truncation, metadata, slim models."""
+"""Pipelines: wishes, seeds, truncation, noise, shapes, what can be loaded."""
 
 from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,72 +12,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from runs import TINY, Result, write_images
-from safetensors import safe_open
-from torch import Tensor
+from runs import TINY, Result, pixels, write_images
 
 import gankit
 from gankit import GankitError
 from gankit.core.checkpoints import folders
-from gankit.core.config import recipe as recipes
 from gankit.core.config.registry import registry
-from gankit.core.interfaces.conditions import Condition, Conditioner, CondSpec
-from gankit.core.interfaces.labels import Label, Vocabulary
-from gankit.core.runtime import devices
-from gankit.sampling.bulk import parse_seeds, parse_tags
-
-
-class Letters(Conditioner):
-    """A text encoder without weights to download: how often each letter occurs."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.spec = CondSpec(26)
-
-    def set_vocabulary(self, vocabulary: Vocabulary) -> None:
-        pass
-
-    def vocabulary(self) -> Vocabulary:
-        return Vocabulary()
-
-    @property
-    def accepts(self) -> frozenset[str]:
-        return frozenset({"text"})
-
-    def encode(self, labels: Sequence[Label]) -> Condition:
-        rows = [[float((label.text or "").lower().count(chr(97 + i))) for i in range(26)] for label in labels]
-        return Condition(torch.tensor(rows))
-
-
-@pytest.fixture(scope="module", autouse=True)
-def letters() -> Iterator[None]:
-    registry().register(
-        "conditioner", "letters", "test_sample:Letters", package="gankit-letters", version="1.0"
-    )
-    yield
-    del registry().plugins["conditioner", "letters"]
-
-
-@pytest.fixture(scope="module")
-def runs(images: Path, tmp_path_factory: pytest.TempPathFactory, letters: None) -> dict[str, Path]:
-    """A conditional run and an unconditional one of a few steps, whose images depend on everything asked for."""
-    root = tmp_path_factory.mktemp("runs")
-    parts = {"class": {}, "tags": {"min_count": 10}, "letters": {}}
-    fast = {"train.images": 48, "train.lr_g": 0.02, "train.ema_rampup": 0.001}
-    for name, conditioner in (("any", {"name": "combined", "parts": parts}), ("none", "none")):
-        overrides = {**TINY, **fast, "conditioner": conditioner, "trackers": {}}
-        gankit.train("stylegan2", root / name, data=str(images), overrides=overrides, quiet=True)
-    return {"any": root / "any", "none": root / "none"}
-
-
-@pytest.fixture(scope="module")
-def pipe(runs: dict[str, Path]) -> gankit.Pipeline:
-    return gankit.load(runs["any"])
-
-
-def pixels(images: Sequence[Image.Image]) -> np.ndarray:
-    return np.stack([np.asarray(image) for image in images]).astype(int)
-
 
 # ------------------------------------------------------------------------------------------------------- wishes
 
@@ -205,80 +145,6 @@ def test_channels_and_shapes(channels: int, size: str, mode: str, tmp_path: Path
     assert Image.open(tmp_path / "run" / "samples" / "real.png").mode == mode
 
 
-# ------------------------------------------------------------------------------------------------ gankit sample
-
-
-def test_pictures_carry_recipe_and_seed(
-    runs: dict[str, Path], tmp_path: Path, gankit_cli: Callable[..., Result], pipe: gankit.Pipeline
-) -> None:
-    wish = (
-        "--class",
-        "round",
-        "--tags",
-        "red:0.5,dark",
-        "--prompt",
-        "Über",
-        "--seeds",
-        "3,5-6",
-        "--psi",
-        "0.8",
-    )
-    result = gankit_cli("sample", runs["any"], *wish, "--out", tmp_path / "out")
-    assert (result.code, result.err) == (0, "")
-    assert "3 images" in result.out
-    names = sorted(p.name for p in (tmp_path / "out").iterdir())
-    assert names == ["seed0003.png", "seed0005.png", "seed0006.png", "sheet.png"]
-    image = Image.open(tmp_path / "out" / "seed0005.png")
-    facts = json.loads(image.text["gankit"])  # type: ignore[attr-defined]
-    assert facts["seed"] == 5
-    assert facts["psi"] == 0.8
-    assert facts["tags"] == {"red": 0.5, "dark": 1.0}
-    assert (facts["cls"], facts["prompt"], facts["images"]) == ("round", "Über", 48)
-    page = tmp_path / "page.yaml"
-    page.write_text(image.text["recipe"])  # type: ignore[attr-defined]
-    assert recipes.read(str(page)) == pipe.recipe
-    (again,) = pipe("Über", cls="round", tags=facts["tags"], seeds=5, psi=0.8)
-    assert abs(pixels([again]) - pixels([image])).max() <= 1
-
-
-def test_wishes_are_combined_and_make_rows(
-    runs: dict[str, Path], tmp_path: Path, gankit_cli: Callable[..., Result]
-) -> None:
-    wishes = ("--class", "round", "--class", "square", "--tags", "red")  # two classes, both with the tag
-    assert gankit_cli("sample", runs["any"], *wishes, "--seeds", "0-2", "--out", tmp_path).code == 0
-    assert Image.open(tmp_path / "sheet.png").size == (3 * 18 + 2, 2 * 18 + 2)
-    facts = [json.loads(Image.open(tmp_path / f"{i:03d}-seed0001.png").text["gankit"]) for i in range(2)]  # type: ignore[attr-defined]
-    assert [(f["cls"], f["tags"]) for f in facts] == [("round", {"red": 1.0}), ("square", {"red": 1.0})]
-
-
-def test_the_command_keeps_freed_memory_and_the_api_leaves_it(
-    runs: dict[str, Path],
-    tmp_path: Path,
-    gankit_cli: Callable[..., Result],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    calls: list[int] = []
-    monkeypatch.setattr(devices, "keep_freed_memory", lambda: calls.append(1))
-    gankit.load(str(runs["any"]), device="cpu")(seeds=0)
-    assert calls == []
-    command = ("sample", runs["any"], "--seeds", "0", "--device", "cpu", "--out", tmp_path / "out")
-    assert gankit_cli(*command).code == 0
-    assert calls == [1]
-
-
-def test_seeds_and_tags_as_text() -> None:
-    assert parse_seeds("0-3,7, 5") == [0, 1, 2, 3, 7, 5]
-    assert parse_tags("smile, glasses:0.5,:3,re:zero") == {
-        "smile": 1.0,
-        "glasses": 0.5,
-        ":3": 1.0,
-        "re:zero": 1.0,
-    }
-    for text in ("", "a", "3-1", "1-", "0-4294967296"):
-        with pytest.raises(GankitError):
-            parse_seeds(text)
-
-
 # ---------------------------------------------------------------------------------------------------- load, export
 
 
@@ -287,44 +153,6 @@ def test_load_takes_runs_checkpoints_and_exports(runs: dict[str, Path], tmp_path
     reference = pixels(gankit.load(runs["any"])(cls="round"))
     assert (pixels(gankit.load(newest)(cls="round")) == reference).all()
     assert (pixels(gankit.load(str(newest))(cls="round")) == reference).all()
-
-
-@pytest.mark.parametrize(("dtype", "levels", "size"), [("fp32", 0, 1), ("fp16", 2, 0.6), ("bf16", 12, 0.6)])
-def test_export(
-    dtype: str,
-    levels: int,
-    size: float,
-    runs: dict[str, Path],
-    tmp_path: Path,
-    gankit_cli: Callable[..., Result],
-) -> None:
-    newest, out = folders.checkpoints(runs["any"])[-1], tmp_path / "deep" / "model"
-    assert gankit_cli("export", runs["any"], out, "--dtype", dtype).code == 0
-    assert sorted(p.name for p in out.iterdir()) == [
-        "README.md",
-        "conditioner.json",
-        "generator.safetensors",
-        "recipe.yaml",
-    ]
-    card = (out / "README.md").read_text(encoding="utf-8")
-    assert "pipe('a prompt', tags=['a', 'b'], cls='a class', seeds=range(8), psi=0.7)" in card
-    assert "on 48 images" in card
-    kinds = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-    with safe_open(out / "generator.safetensors", "pt") as file:
-        stored: list[Tensor] = [file.get_tensor(name) for name in file.keys()]  # noqa: SIM118
-        facts = json.loads(file.metadata()["gankit"])
-    assert {t.dtype for t in stored if t.is_floating_point()} == {kinds[dtype]}
-    assert (facts["images"], facts["image_shape"], facts["package"]) == (48, [3, 16, 16], "gankit")
-    whole = (newest / "generator.safetensors").stat().st_size
-    assert (out / "generator.safetensors").stat().st_size <= size * whole + 4096
-
-    exported, original = (gankit.load(path) for path in (out, runs["any"]))
-    assert next(exported.generator.parameters()).dtype == torch.float32
-    difference = abs(pixels(exported("abc", seeds=range(4))) - pixels(original("abc", seeds=range(4))))
-    assert difference.max() <= levels
-    again = gankit_cli("export", runs["any"], out)
-    assert again.code == 2
-    assert "exists already" in again.message
 
 
 def test_a_plugins_model_is_loaded_by_its_name(

@@ -8,6 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from gankit.evaluation.metric_context import Bench
+from gankit.plugins.metrics.path_length import PathLengthW
+
 
 def write_inception(path: Path) -> None:
     """Weights drawn by numpy in the format and under the names of the published file."""
@@ -55,3 +58,26 @@ def avatar_pixels(count: int = 150) -> dict[str, Tensor]:
     noise = torch.from_numpy(np.random.RandomState(3).normal(0, 6, blurred.shape).astype(np.float32))
     found["fake"] = (blurred + noise).clamp(0, 255).round().to(torch.uint8)
     return found
+
+
+def features(seed: int, count: int, width: int = 12, shift: float = 0.0) -> np.ndarray:
+    """Correlated, like those of a network after a ReLU."""
+    rng = np.random.default_rng(seed)
+    mix = np.random.default_rng(99).normal(size=(width, width))
+    return np.maximum(rng.normal(shift, 1, (count, width)) @ mix + 1, 0).astype(np.float32)
+
+
+def close(value: float, expected: float) -> None:
+    assert abs(value - expected) <= 1e-6 * abs(expected), (value, expected)
+
+
+def distance(bench: Bench, a: Tensor, b: Tensor) -> float:
+    """LPIPS with weights 1 of two images [3, H, W], place by place."""
+    network = bench.backbone_of(PathLengthW()).network
+    total = 0.0
+    for x, y in zip(network(a[None]), network(b[None])):
+        places = []
+        for p, q in zip(x[0].flatten(1).T.numpy().astype(float), y[0].flatten(1).T.numpy().astype(float)):
+            places.append(((p / np.linalg.norm(p) - q / np.linalg.norm(q)) ** 2).sum())
+        total += float(np.mean(places))
+    return total

@@ -13,6 +13,8 @@ import torch
 from golden_utils import GOLDEN
 from safetensors import safe_open
 
+from gankit.core.models import model_folder
+
 PICKLES = GOLDEN / "pickles"
 MARKER = Path("/tmp/pwned_marker")  # what the hostile reference files create if they are executed
 SNAPSHOTS = ("sg2_uncond", "sg2_cond", "sg3_t", "sg3_r", "sgt", "sgxl_stem", "sgxl_superres")
@@ -86,3 +88,21 @@ INSTRUCTIONS = [bytes([code]) for code in b"().012FGIJKLMNQRSTUVX]abcdeghijlopqr
     b"\x8e" + b"\xff" * 8,
     b"\x8b" + b"\xff" * 3 + b"\x7f",
 ]
+
+
+def check_images(model: model_folder.Model, name: str) -> None:
+    """ws and images of all reference cases, by the pass rule of the reference vectors."""
+    meta, tensors = reference(name)
+    for case in meta["cases"]:
+        inputs = {key: tensors[where] for key, where in case["inputs"].items()}
+        with torch.no_grad():
+            ws = model.generator.mapping(inputs["z"], inputs.get("c"), **case["kwargs"]["mapping"])
+            images = model.generator.synthesis(ws, noise_mode="const")
+        for key, actual in (("ws", ws), ("img", images)):
+            expected = case["outputs"][key]
+            error = (actual - tensors[expected["key"]]).abs().max().item()
+            assert error <= 1e-4 * expected["absmax"] + 20 * expected["noise"] + 1e-6, (
+                case["name"],
+                key,
+                error,
+            )

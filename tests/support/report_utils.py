@@ -13,6 +13,7 @@ import numpy as np
 
 from gankit.core.config import recipe as recipes
 from gankit.core.data.contact_sheet import save_png, sheet
+from gankit.report import write_report
 
 VOID = {"meta", "img", "input", "br", "hr"}
 
@@ -88,3 +89,17 @@ def write_run(
     if text:
         (folder / "log.jsonl").write_text(text)
     return folder
+
+
+def page_of(run: Path, out: Path) -> Page:
+    return Page(write_report(run, out).read_text(encoding="utf-8"))
+
+
+def evaluation(nimg: int, fd: float, **extra: Any) -> dict[str, Any]:
+    return {
+        "metrics": {"fd": {"values": {"fd": fd}, "better": {"fd": "lower"}}},
+        "generated": {"trained_images": nimg, "images": 2000, "psi": 1.0},
+        "real": {"images": 2000},
+        "feature": {"name": "net", "input": 64},
+        **extra,
+    }

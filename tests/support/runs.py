@@ -7,14 +7,17 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 from safetensors.torch import load_file
+
+import gankit
 
 TINY = {
     "data.size": 16,
@@ -108,3 +111,17 @@ def assert_same(a: Path, b: Path, tolerance: float = 0.0, *, within: str = "") -
     errors = {name: (mine[name].double() - theirs[name].double()).abs().max().item() for name in mine}
     worst = max(errors, key=errors.__getitem__)
     assert errors[worst] <= tolerance, f"{worst}: {errors[worst]}"
+
+
+def pixels(images: Sequence[Image.Image]) -> np.ndarray:
+    return np.stack([np.asarray(image) for image in images]).astype(int)
+
+
+def train(out: Path, images: Path, recipe: str = "stylegan2", **overrides: Any) -> Path:
+    """Train a tiny network; `train__images=16` overrides the recipe's train.images."""
+    changes = {**TINY, "train.images": 8, **{k.replace("__", "."): v for k, v in overrides.items()}}
+    return gankit.train(recipe, out, data=str(images), overrides=changes, quiet=True)
+
+
+def log_of(run: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]

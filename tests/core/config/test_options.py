@@ -3,99 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from option_plugins import Inner, Many, Outer, factory, registered
 
 from gankit.core.config import options
-from gankit.core.config.describe import describe
-from gankit.core.config.options import Nested, build, check, options_of
-from gankit.core.config.registry import Plugin, registry
+from gankit.core.config.options import build, check, options_of
 from gankit.errors import GankitError
-
-
-class Inner:
-    """A small part.
-
-    Args:
-        gain: factor, > 0.
-    """
-
-    def __init__(self, *, gain: float = 1.0) -> None:
-        self.gain = gain
-
-
-class Outer:
-    """First line.
-
-    More about it.
-
-    Args:
-        width: number of channels, 1 to 64.
-        mode: how to do it,
-            on two lines: with a colon.
-        taps (list of int): with a type in parentheses.
-        part: the inner plugin.
-        spare: another, or none.
-
-    Raises:
-        GankitError: never.
-    """
-
-    def __init__(
-        self,
-        image_shape: tuple[int, int, int],
-        *,
-        width: int = 8,
-        mode: Literal["fast", "slow"] = "fast",
-        taps: tuple[int, ...] = (1, 2),
-        rate: float | None = None,
-        table: dict[str, float] | None = None,
-        on: bool = False,
-        part: Annotated[Inner, Nested("loss")] = {"name": "inner", "gain": 2},  # type: ignore[assignment]  # noqa: B006
-        spare: Annotated[Inner | None, Nested("loss")] = None,
-    ) -> None:
-        self.image_shape, self.width, self.mode, self.taps = image_shape, width, mode, taps
-        self.rate, self.table, self.on, self.part = rate, table, on, part
-        self.spare = spare
-
-
-class Many:
-    """Several parts.
-
-    Args:
-        parts: by name.
-    """
-
-    def __init__(self, *, parts: Annotated[dict[str, Inner], Nested("loss", many=True)]) -> None:
-        self.parts = parts
-
-
-def factory(*, size: int = 3) -> dict[str, int]:
-    """A function is a plugin as well.
-
-    Args:
-        size: of the result.
-    """
-    return {"size": size}
 
 
 @pytest.fixture(autouse=True)
 def plugins() -> Iterator[None]:
-    table = registry().plugins
-    mine = {
-        ("generator", "outer"): "Outer",
-        ("loss", "inner"): "Inner",
-        ("conditioner", "many"): "Many",
-        ("loss", "factory"): "factory",
-    }
-    for (kind, name), attribute in mine.items():
-        table[kind, name] = Plugin(kind, name, f"{__name__}:{attribute}", "fake", "1.0")
-    yield
-    for key in mine:
-        del table[key]
+    with registered():
+        yield
 
 
 def test_help_defaults_and_types() -> None:
@@ -141,17 +64,6 @@ def test_types_that_exist_for_type_checkers_only() -> None:
         GankitError, match=r"Half cannot be read: name 'NoSuchType' is not defined; .*TYPE_CHECKING"
     ):
         options_of(Half)
-
-
-def test_describe() -> None:
-    page = describe("outer")
-    assert "outer: generator of fake 1.0" in page
-    assert "More about it." in page
-    assert "  width  (int, default 8)\n      number of channels, 1 to 64." in page
-    assert "  part  (loss plugin, default {'name': 'inner', 'gain': 2})" in page
-    assert "parts  (loss plugins, required)" in describe("conditioner/many")
-    with pytest.raises(GankitError, match="unknown plugin 'outr'; did you mean 'outer'"):
-        describe("outr")
 
 
 def test_defaults_are_filled_in_and_nested_ones_too() -> None:

@@ -107,28 +107,6 @@ def test_broken_package_is_an_error_if_strict(
         discover()
 
 
-def test_command_line_tells_what_is_broken(tmp_path: Path) -> None:
-    write_package(tmp_path, "broken-one", "import no_such_module_xyz")
-    write_package(tmp_path, "sound-one", registering("'loss', 'sound', 'sound_one:Loss'"), version="0.3")
-    done = run_gankit("plugins", path=tmp_path)
-    assert done.returncode == 0
-    assert len(done.stderr.splitlines()) == 1
-    assert done.stderr.startswith("gankit: warning: plugin package 'broken-one' is skipped")
-    rows = [line.split() for line in done.stdout.splitlines()]
-    assert ["sound", "loss", "sound-one", "0.3"] in rows
-    assert ["stylegan2", "generator", "gankit"] in [row[:3] for row in rows]
-    assert "Traceback (most recent call last)" in done.stdout
-    assert "No module named 'no_such_module_xyz'" in done.stdout
-    done = run_gankit("plugins", "--strict-plugins", path=tmp_path)
-    assert done.returncode == 2
-    assert done.stdout == ""
-    assert len(done.stderr.splitlines()) == 1
-    assert "broken-one" in done.stderr
-    assert run_gankit("--strict-plugins", "plugins", path=tmp_path).returncode == 2
-    done = run_gankit("plugins", "--strict-plugins", path=tmp_path, GANKIT_PLUGINS="sound-one")
-    assert (done.returncode, done.stderr) == (0, "")
-
-
 def test_selection(site: Path, discover: Discover, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("one", "two", "three"):
         write_package(site, f"my-{name}", registering(f"'loss', '{name}', 'm:X'"))
@@ -201,11 +179,3 @@ def test_unknown_names_get_suggestions() -> None:
     assert "did you mean 'stylegan2'" in done.stderr
     done = run_gankit("plugins", "--kind", "generatr", GANKIT_PLUGINS="")
     assert (done.returncode, "did you mean 'generator'" in done.stderr) == (2, True)
-
-
-def test_show_prints_options() -> None:
-    done = run_gankit("plugins", "show", "regularizer/r1", GANKIT_PLUGINS="")
-    assert done.returncode == 0, done.stderr
-    assert "r1: regularizer of gankit" in done.stdout
-    assert "gamma  (float, default 1.0)" in done.stdout
-    assert "weight, > 0" in done.stdout

@@ -2,23 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
-from pathlib import Path
-
-import numpy as np
 import pytest
 import torch
+from hub_cache import HUB_ID, TENSORS, fill_cache
 from safetensors.torch import save_file
 
 from gankit.core.config.registry import Registry
 from gankit.core.interfaces.data import WeightSource
 from gankit.core.models import pretrained
-from gankit.core.runtime import tensor_files
 from gankit.errors import GankitError
-from gankit.plugins.features.hub import HuggingFaceWeights
-
-HUB_ID = "timm/some_model.in1k"
-TENSORS = {"b": torch.arange(3.0), "a": torch.ones(2, 2, dtype=torch.float16), "count": torch.tensor(7)}
 
 
 @pytest.fixture
@@ -30,30 +22,6 @@ def hub(monkeypatch, tmp_path):
     return tmp_path / "hub"
 
 
-def fill_cache(cache: Path, hub_id: str, files: dict[str, dict | str]) -> Path:
-    """The layout of the hub's cache for one revision."""
-    root = cache / f"models--{hub_id.replace('/', '--')}"
-    snapshot = root / "snapshots" / "abc123"
-    snapshot.mkdir(parents=True)
-    (root / "refs").mkdir()
-    (root / "refs" / "main").write_text("abc123")
-    for name, content in files.items():
-        if isinstance(content, str):
-            (snapshot / name).write_text(content)
-        else:
-            save_file(content, snapshot / name)
-    return snapshot
-
-
-def test_hash_is_over_float32_bytes_in_name_order():
-    expected = hashlib.sha256(np.ones(4, np.float32).tobytes() + np.arange(3, dtype=np.float32).tobytes())
-    assert tensor_files.sha256_of(TENSORS) == expected.hexdigest()
-    plain = torch.arange(24.0).view(1, 2, 3, 4)
-    permuted = plain.to(memory_format=torch.channels_last)
-    assert tensor_files.sha256_of({"w": permuted}) == tensor_files.sha256_of({"w": plain})
-    assert tensor_files.sha256_of({"a": torch.zeros(1)}) != tensor_files.sha256_of({"a": torch.ones(1)})
-
-
 def test_hub_cache(hub):
     fill_cache(hub, HUB_ID, {"model.safetensors": TENSORS, "config.json": "{}"})
     assert pretrained.find_state_dict(HUB_ID).keys() == TENSORS.keys()
@@ -63,15 +31,6 @@ def test_hub_cache(hub):
 def test_open_clips_file_name(hub):
     fill_cache(hub, HUB_ID, {"open_clip_model.safetensors": TENSORS})
     assert pretrained.find_state_dict(HUB_ID).keys() == TENSORS.keys()
-
-
-def test_pickles_are_never_taken(hub):
-    fill_cache(hub, HUB_ID, {"pytorch_model.bin": "a pickle"})
-    source = HuggingFaceWeights()
-    with pytest.warns(UserWarning, match="not downloaded"):
-        assert source.state_dict(HUB_ID) is None
-    with pytest.warns(UserWarning, match="not downloaded"):
-        assert source.folder(HUB_ID) is None
 
 
 def test_users_folder_comes_first(hub, monkeypatch, tmp_path):

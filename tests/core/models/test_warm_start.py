@@ -12,20 +12,53 @@ from pickle_utils import PICKLES
 from runs import Result, tiny_set
 from safetensors.torch import load_file
 from torch import Tensor
+from warm_starts import start
 
-from gankit.core.config import recipe as recipes
+from gankit.core.config import options
+from gankit.core.cuda import downsample2d, setup_filter, upsample2d
 from gankit.core.interfaces.conditions import Condition, CondSpec
 from gankit.core.interfaces.labels import Label, Vocabulary
-from gankit.core.interfaces.networks import Discriminator, Generator
-from gankit.core.models import build, model_folder, warm_start
-from gankit.core.models.model_folder import Model
+from gankit.core.interfaces.networks import Generator
+from gankit.core.models import build, stored_state
 from gankit.core.models.warm_start import condition_axes, match, transfer
 from gankit.core.nn.stylegan_layers import Conv2dLayer
 from gankit.interop.import_foreign import convert
-from gankit.plugins.conditioning.classes import ClassConditioner
-from gankit.plugins.conditioning.combined import CombinedConditioner
-from gankit.plugins.conditioning.tags import TagConditioner
 from gankit.plugins.generators.stylegan_t import StyleGANT
+
+
+@pytest.mark.parametrize("name", ["stylegan2", "stylegan-t"])
+def test_a_larger_generator_begins_with_what_the_smaller_drew(name: str) -> None:
+    spec = {"name": name, "z_dim": 8, "channel_base": 128}
+    small, large = (options.build("generator", spec, (3, side, side), CondSpec()).eval() for side in (16, 32))
+    transfer(large, stored_state.stored_state(small))
+    z = torch.randn(2, 8)
+    with torch.no_grad():
+        old = upsample2d(small(z, noise_mode="const"), setup_filter([1, 3, 3, 1]))
+        full = large(z, noise_mode="const")
+        for share in (0.0, 0.3):
+            assert large.fade_in(share)
+            assert torch.allclose(large(z, noise_mode="const"), old.lerp(full, share), atol=1e-5)
+        assert large.fade_in(1)
+        assert torch.equal(large(z, noise_mode="const"), full)
+    other = {**spec, "architecture": "orig" if name == "stylegan2" else "single"}
+    assert not options.build("generator", other, (3, 16, 16), CondSpec()).fade_in(0.5)
+
+
+def test_a_larger_discriminator_begins_with_what_the_smaller_saw() -> None:
+    spec = {"name": "stylegan2", "channel_base": 128, "architecture": "skip"}
+    small, large = (
+        options.build("discriminator", spec, (3, side, side), CondSpec()).eval() for side in (16, 32)
+    )
+    transfer(large, stored_state.stored_state(small))
+    images = torch.randn(4, 3, 32, 32)
+    assert large.fade_in(0)
+    old = small(downsample2d(images, setup_filter([1, 3, 3, 1])))[0]
+    assert torch.allclose(large(images)[0], old, atol=1e-5)
+    assert large.fade_in(1)
+    assert not torch.allclose(large(images)[0], old, atol=1e-2)
+    resnet = options.build("discriminator", {**spec, "architecture": "resnet"}, (3, 16, 16), CondSpec())
+    assert not resnet.fade_in(0)
+
 
 ANIMALS = ["ant", "bee", "cat", "dog", "eel"]
 
@@ -37,20 +70,6 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     convert(PICKLES / "sg2_cond.pkl", root / "sg2_cond", classes=ANIMALS)
     convert(PICKLES / "sgt.pkl", root / "sgt")
     return {path.name: path for path in root.iterdir()}
-
-
-def start(
-    folder: Path, vocabulary: Vocabulary | None = None, **changes: Any
-) -> tuple[Model, Generator, Discriminator, Any, str]:
-    """Networks of the model's recipe with changes, started from the model."""
-    page, origin = recipes.read_page(str(folder / "recipe.yaml"))
-    for key, value in changes.items():
-        recipes.override(page, key.replace("__", "."), value)
-    recipe = recipes.parse(page, origin)
-    conditioner = build.build_conditioner(recipe, vocabulary or Vocabulary())
-    G, D = build.build_generator(recipe, conditioner), build.build_discriminator(recipe, conditioner)
-    lines = warm_start.start_from("the model", folder, recipe, conditioner, G, D)
-    return model_folder.load_model(folder), G, D, conditioner, "\n".join(lines)
 
 
 def draw(G: Generator, cond: Condition | Tensor | None, count: int = 3) -> Tensor:
@@ -203,15 +222,6 @@ def test_matching() -> None:
     assert match(old, old).identical
     assert not match(old, old[:2]).identical
     assert not match(old[:2], old[1::-1]).identical
-
-
-def test_names_of_columns() -> None:
-    vocabulary = Vocabulary(classes={"a": 2, "b": 1}, tags={"t": 9, "rare": 1})
-    tags = TagConditioner(min_count=2)
-    combined = CombinedConditioner(parts={"class": ClassConditioner(), "tags": tags})
-    combined.set_vocabulary(vocabulary)
-    expected = [("cls", "a"), ("cls", "b"), ("tags", "t"), ("given", "class"), ("given", "tags")]
-    assert combined.columns() == expected
 
 
 def test_training_starts_from_a_snapshot(

@@ -10,7 +10,6 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gankit.core.config.recipe import parse_set
 from gankit.core.runtime import yaml_files
 
 VALUES = st.recursive(
@@ -34,7 +33,11 @@ def test_aliases_and_merge_keys_work() -> None:
 
 
 LAUGHS = "a0: &a0 [x, x]\n" + "".join(f"a{i + 1}: &a{i + 1} [*a{i}, *a{i}]\n" for i in range(60))
+
+
 LONG_TEXT = f"a: &a {'x' * 100_000}\nb: [{', '.join(['*a'] * 10_000)}]\n"
+
+
 MERGES = "a0: &a0 {x: 1}\n" + "".join(
     f"a{i + 1}: &a{i + 1} {{<<: [{', '.join([f'*a{i}'] * 10)}]}}\n" for i in range(12)
 )
@@ -75,7 +78,3 @@ def test_pages_that_are_refused(page: str, said: str) -> None:
     assert "\n" not in str(caught.value)
     assert peak < 100e6
     assert time.process_time() - start < 30
-
-
-def test_a_value_that_is_no_yaml_is_text() -> None:
-    assert parse_set(["a=2026-13-45", "b=[1", "c=[1, 2]"]) == {"a": "2026-13-45", "b": "[1", "c": [1, 2]}

@@ -1,4 +1,4 @@
-"""Projected GAN's discriminator against the reference vectors, its depths, and how images enter frozen networks."""
+"""Projected GAN's discriminator: reference vectors, sizes, options, gradients."""
 
 from __future__ import annotations
 
@@ -7,40 +7,14 @@ import copy
 import pytest
 import torch
 from golden_utils import load_golden
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from projected_networks import Pyramid, renamed
 from torch import nn
 
 from gankit.core.interfaces.conditions import Condition, CondSpec
-from gankit.core.interfaces.networks import FeatureNetwork, Tap
-from gankit.core.nn.rgb import entry_size, to_rgb
-from gankit.core.nn.spectral_norm import SNConv2d
-from gankit.core.runtime.random import batch_random
 from gankit.errors import GankitError
 from gankit.plugins.discriminators.heads import Head, head_plan
 from gankit.plugins.discriminators.projected import ProjectedDiscriminator, ProjectedFeatures
 from gankit.plugins.features.inception import Inception
-
-
-class Pyramid(FeatureNetwork):
-    """Strided convolutions: a feature network small enough for tests."""
-
-    name = "pyramid"
-    num_pooled = num_logits = 0
-
-    def __init__(self, channels=(8, 8, 16, 32), strides=(4, 8, 16, 32)):
-        super().__init__()
-        self.taps = [Tap(c, s) for c, s in zip(channels, strides)]
-        self.input_multiple = strides[-1]
-        self.convs = nn.ModuleList(nn.Conv2d(3, c, s, stride=s) for c, s in zip(channels, strides))
-        self.requires_grad_(False)
-
-    def forward(self, images):
-        return [conv(images) for conv in self.convs]
-
-    def pooled(self, images):
-        raise NotImplementedError
-
 
 # ------------------------------------------------------------------------------------------ reference vectors
 
@@ -81,7 +55,7 @@ def test_projections_and_heads_equal_reference(name):
             }
         heads.append(Head(maps[i].shape[1], widths, 4, separable=options["separable"], **condition))
     prefix = "discriminator.mini_discs."
-    heads.load_state_dict(_named(state, prefix))
+    heads.load_state_dict(renamed(state, prefix))
     c = case.inputs.get("c")
 
     def logits():
@@ -99,87 +73,7 @@ def test_projections_and_heads_equal_reference(name):
             train.check(key, after[key.removeprefix(f"after.{prefix}")])
 
 
-def _named(state, prefix):
-    """The declared mapping of names: their embedding table is our linear layer without bias, transposed."""
-    named = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
-    return {k: v.t() if k.endswith("embed.weight") else v for k, v in named.items()}
-
-
-@pytest.mark.parametrize("name", ["default", "sep", "patch", "oddsize", "cond"])
-def test_single_head_equals_reference(name):
-    golden = load_golden("net_pg_single_disc")
-    case = next(case for case in golden.cases if case.name == name)
-    blocks, _ = head_plan(case.kwargs["start_sz"], 256)
-    widths = [case.kwargs.get("ndf", width) for width in blocks]
-    names = {
-        "c_dim": "c_dim",
-        "cmap_dim": "cmap_dim",
-        "embedding_dim": "embed_dim",
-        "separable": "separable",
-        "patch": "patch",
-    }
-    options = {names[k]: v for k, v in case.kwargs.items() if k in names}
-    head = Head(case.kwargs["nc"], widths, 4, **options)
-    head.load_state_dict(_named(golden.state(f"state_{case.name}/"), ""))
-    x = case.inputs["x"].clone().requires_grad_(True)
-    c = case.inputs.get("c")
-    y = head.eval().score(head.features(x), c)
-    case.check("logits_eval", y)
-    case.check("dx", torch.autograd.grad(y.square().sum(), x)[0])
-    case.check("logits_train", head.train().score(head.features(x), c))
-    for key in case.outputs:
-        if key.startswith("after."):
-            case.check(key, head.state_dict()[key.removeprefix("after.")])
-
-
-def test_spectral_norm_does_not_depend_on_the_memory_format():
-    conv = SNConv2d(6, 5, 4)
-    other = SNConv2d(6, 5, 4)
-    other.load_state_dict(conv.state_dict())
-    other.to(memory_format=torch.channels_last)
-    reference = torch.nn.utils.spectral_norm(nn.Conv2d(6, 5, 4))
-    reference.load_state_dict(conv.state_dict())
-    x = torch.randn(2, 6, 8, 8)
-    for _ in range(3):
-        expected = reference(x)
-        assert torch.allclose(conv(x), expected, atol=1e-5)
-        assert torch.allclose(other(x), expected, atol=1e-5)
-    assert torch.allclose(other.weight_v, reference.weight_v, atol=1e-6)
-    for _ in range(300):
-        conv(x)
-    largest = torch.linalg.matrix_norm(conv.weight_orig.flatten(1), 2).item()
-    assert conv.sigma().item() == pytest.approx(largest, rel=1e-3)
-
-
 # --------------------------------------------------------------------------------------------- the discriminator
-
-
-@pytest.mark.parametrize(("side", "logits"), [(224, 64), (256, 100), (512, 676)])
-def test_paper_depths_at_paper_sizes(side, logits):
-    """Numbers of logits of section 4, from the sizes alone."""
-    total = 0
-    for nominal in (128, 64, 32, 16):
-        actual = side // (256 // nominal)
-        widths, kernel = head_plan(nominal, actual)
-        assert kernel == 4
-        total += ((actual >> len(widths)) - 3) ** 2
-    assert total == logits
-
-
-def test_paper_parameters():
-    heads = [Head(c, *head_plan(n, 7 * n // 8)) for n, c in ((128, 64), (64, 64), (32, 128), (16, 256))]
-    counts = [sum(p.numel() for p in head.parameters()) for head in heads]
-    assert counts == [2_829_120, 2_763_392, 2_631_936, 2_106_880]
-
-
-@settings(deadline=None, max_examples=60)
-@given(nominal=st.sampled_from([8, 16, 32, 64, 128]), actual=st.integers(1, 300))
-def test_head_plan_always_fits(nominal, actual):
-    widths, kernel = head_plan(nominal, actual)
-    left = actual >> len(widths)
-    assert 1 <= kernel <= min(4, left)
-    assert kernel == 4 or len(widths) <= 1 or left < 4
-    assert len(widths) <= len(head_plan(nominal, 256)[0])
 
 
 @pytest.mark.parametrize(
@@ -308,37 +202,6 @@ def test_unfit_feature_network_is_explained():
 
 
 # --------------------------------------------------------------------------------------------- entering as RGB
-
-
-def test_to_rgb():
-    rgb = torch.rand(4, 3, 5, 5) * 2 - 1
-    assert to_rgb(rgb) is rgb
-    assert torch.equal(to_rgb(rgb[:, :1]), rgb[:, :1].expand(-1, 3, -1, -1))
-    opaque = torch.cat([rgb, torch.ones(4, 1, 5, 5)], dim=1)
-    assert torch.allclose(to_rgb(opaque), rgb, atol=1e-6)
-    clear = torch.cat([rgb, -torch.ones(4, 1, 5, 5)], dim=1)
-    with batch_random(0, total=4):
-        backgrounds = to_rgb(clear)
-    assert (backgrounds.amax((2, 3)) - backgrounds.amin((2, 3))).max() == 0
-    assert len({tuple(c) for c in backgrounds[:, :, 0, 0].tolist()}) == 4
-    with batch_random(0, total=4, start=1, count=2):
-        assert torch.equal(to_rgb(clear[1:3]), backgrounds[1:3])
-
-
-@settings(deadline=None, max_examples=100)
-@given(
-    height=st.integers(8, 512),
-    width=st.integers(8, 512),
-    side=st.integers(16, 256),
-    multiple=st.sampled_from([14, 16, 32]),
-)
-def test_entry_size(height, width, side, multiple):
-    entry = entry_size(height, width, side, multiple)
-    scale = side / min(height, width)
-    for length, result in zip((height, width), entry):
-        assert result % multiple == 0
-        assert result >= multiple
-        assert abs(result - length * scale) <= max(multiple / 2, multiple - length * scale) + 1e-6
 
 
 def test_inception_has_a_pyramid_of_maps():

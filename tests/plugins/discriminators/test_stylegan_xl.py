@@ -1,16 +1,15 @@
-"""StyleGAN-XL's discriminator against the reference vectors; several feature networks together; CLIP's image tower."""
+"""StyleGAN-XL's discriminator against the reference vectors; several feature networks together."""
 
 from __future__ import annotations
 
-import copy
 from pathlib import Path
 
 import pytest
 import torch
-from conditioning_utils import EMBED_DIM, SIDE, make_open_clip
+from conditioning_utils import make_open_clip
 from golden_utils import load_golden
+from projected_networks import Pyramid, renamed
 from safetensors.torch import save_file
-from test_projected import Pyramid, _named
 from torch import nn
 
 from gankit.core.config import options
@@ -20,10 +19,11 @@ from gankit.errors import GankitError
 from gankit.plugins.discriminators.heads import Head, head_plan
 from gankit.plugins.discriminators.projected import ProjectedFeatures
 from gankit.plugins.discriminators.stylegan_xl import NETWORKS
-from gankit.plugins.features.clip_image import CLIPImage
 from gankit.plugins.losses.hinge import Hinge
 
 CNN = {"name": "timm-cnn", "model": "test_efficientnet.r160_in1k", "pretrained": False}
+
+
 VIT = {"name": "timm-vit", "model": "test_vit.r160_in1k", "pretrained": False}
 
 
@@ -55,7 +55,7 @@ def test_projections_and_heads_equal_reference():
         widths = [single["ndf"]] * len(head_plan(nominal, nominal)[0])
         code = {"c_dim": single["c_dim"], "cmap_dim": single["cmap_dim"], "embed_dim": 24, "equalised": True}
         heads.append(Head(maps[i].shape[1], widths, 4, **code))
-    named = _named(state, f"discriminators.{backbone}.mini_discs.")
+    named = renamed(state, f"discriminators.{backbone}.mini_discs.")
     # the reference's tables have rows for classes that it does not use
     named = {k: v[:, : single["c_dim"]] if k.endswith("embed.weight") else v for k, v in named.items()}
     heads.load_state_dict(named)
@@ -160,57 +160,6 @@ def test_class_table(tmp_path):
         build(c_dim=4, embed_dim=16, class_table=str(tmp_path / "table.safetensors"))
     with pytest.raises(GankitError, match="no such file"):
         build(c_dim=3, class_table=str(tmp_path / "none.safetensors"))
-
-
-# ----------------------------------------------------------------------------------------- CLIP's image tower
-
-
-def test_clip_tower_equals_open_clip(clip):
-    """At the tower's own size: the normalised image goes through open_clip's own code, and the maps are its blocks'."""
-    import open_clip
-    from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
-
-    model, weights = clip
-    feature = CLIPImage(model=model, pretrained=str(weights))
-    reference = open_clip.create_model(model, pretrained=str(weights)).eval().visual
-    images = torch.rand(2, 3, SIDE, SIDE) * 2 - 1
-    mean, std = (torch.tensor(x).view(3, 1, 1) for x in (OPENAI_DATASET_MEAN, OPENAI_DATASET_STD))
-    seen = []
-    for block in reference.transformer.resblocks:
-        block.register_forward_hook(lambda _, __, y: seen.append(y))
-    with torch.no_grad():
-        expected = reference((images / 2 + 0.5 - mean) / std)
-        torch.testing.assert_close(feature.pooled(images), expected, rtol=1e-4, atol=1e-4)
-        maps = feature(images)
-    assert feature.num_pooled == EMBED_DIM
-    for x, tokens in zip(maps, seen, strict=True):
-        assert x.shape == (2, 16, 4, 4)
-        torch.testing.assert_close(x.flatten(2).mT, tokens[:, 1:], rtol=1e-4, atol=1e-4)
-
-
-def test_clip_tower_at_other_sizes(clip):
-    """Sizes may alternate; the size of the weights is not changed by having seen others."""
-    model, weights = clip
-    feature = CLIPImage(model=model, pretrained=str(weights))
-    images = torch.randn(2, 3, SIDE, SIDE)
-    before, identity = feature(images), feature.identity()
-    for height, width in ((32, 16), (16, 32), (24, 24)):
-        assert feature(torch.randn(1, 3, height, width))[0].shape == (1, 16, height // 4, width // 4)
-    torch.testing.assert_close(feature(images), before)
-    assert feature.identity() == identity
-    assert copy.deepcopy(feature).pooled(images).shape == (2, EMBED_DIM)
-
-
-def test_clip_tower_with_random_weights(clip):
-    one, same, other = (CLIPImage(model=clip[0], pretrained="random", seed=seed) for seed in (0, 0, 1))
-    assert one.identity() == same.identity() != other.identity()
-
-
-def test_clip_models_without_a_transformer_are_refused(clip):
-    with pytest.raises(GankitError, match="RN50"):
-        CLIPImage(model="RN50", pretrained="random")
-    with pytest.raises(GankitError, match="unknown open_clip model"):
-        CLIPImage(model="ViT-B-17", pretrained="random")
 
 
 def test_a_discriminator_on_three_kinds_of_networks(clip):

@@ -1,4 +1,4 @@
-"""Frozen networks from timm: taps, input range, folded norms, identity."""
+"""Frozen convolutional networks from timm: taps, input range, folded norms, identity."""
 
 from __future__ import annotations
 
@@ -9,9 +9,6 @@ import torch
 from gankit.core.runtime.tensor_files import sha256_of
 from gankit.errors import GankitError
 from gankit.plugins.features.timm_cnn import TimmCNN
-from gankit.plugins.features.timm_vit import TimmViT
-
-TINY_VIT = {"patch_size": 16, "img_size": 64, "embed_dim": 24, "depth": 8, "num_heads": 2}
 
 
 @pytest.fixture(scope="module")
@@ -91,41 +88,3 @@ def test_chosen_taps():
     assert [x.shape[1] for x in network(torch.randn(1, 3, 64, 64))] == [32, 192]
     with pytest.raises(GankitError, match="0 to 4"):
         TimmCNN(model="test_resnet", pretrained=False, taps=[7])
-
-
-def test_vit_maps_are_the_outputs_of_a_quarter_each():
-    network = TimmViT(pretrained=False, model_args=TINY_VIT)
-    assert network.indices == [1, 3, 5, 7]
-    outputs = {}
-    for i, block in enumerate(network.network.blocks):
-        block.register_forward_hook(lambda _, args, out, i=i: outputs.__setitem__(i, out))
-    images = torch.rand(2, 3, 64, 96) * 2 - 1
-    maps = network(images)
-    tokens = network.token_maps(images)
-    assert len(tokens) == network.num_token_maps == 5
-    for x, t, i in zip(maps, tokens, network.indices):
-        assert x.shape == (2, 24, 4, 6)
-        sequence = outputs[i].mT
-        assert torch.equal(x.flatten(2), sequence[:, :, 1:])
-        assert torch.allclose(t, sequence[:, :, 1:] + sequence[:, :, :1])
-    embedded = network.network._pos_embed(network.network.patch_embed(network.normalise(images))).mT
-    assert torch.allclose(tokens[4], embedded[:, :, 1:] + embedded[:, :, :1], atol=1e-6)
-    assert network.pooled(images).shape == (2, network.num_pooled)
-    with pytest.raises(NotImplementedError, match="classifier"):
-        network.logits(images)
-
-
-def test_vit_without_class_token():
-    args = {**TINY_VIT, "class_token": False, "global_pool": "avg"}
-    network = TimmViT(pretrained=False, model_args=args)
-    images = torch.randn(1, 3, 64, 64)
-    assert torch.equal(network.token_maps(images)[0], network(images)[0].flatten(2))
-
-
-def test_mistakes_are_explained():
-    with pytest.raises(GankitError, match=r"did you mean 'tf_efficientnet_lite0\.in1k'"):
-        TimmCNN(model="tf_efficientnet_light0.in1k")
-    with pytest.raises(GankitError, match="model_args"):
-        TimmCNN(model="test_resnet", pretrained=False, model_args={"nonsense": 1})
-    with pytest.raises(GankitError, match="timm-cnn"):
-        TimmViT(model="test_resnet", pretrained=False)

@@ -1,4 +1,4 @@
-"""R3GAN's networks and its loss with R1 and R2: official weights, outputs, gradients; published parameter counts."""
+"""R3GAN's generator: official weights, outputs, gradients; published parameter counts; options."""
 
 from __future__ import annotations
 
@@ -6,52 +6,14 @@ import math
 
 import pytest
 import torch
-from golden_utils import Case, load_golden
+from golden_utils import load_golden
+from r3gan_networks import TINY, check_gradients, official
 
-from gankit.core.interfaces.conditions import Condition, CondSpec
-from gankit.core.interfaces.training import StepContext
+from gankit.core.interfaces.conditions import CondSpec
 from gankit.core.models.warm_start import transfer
 from gankit.errors import GankitError
 from gankit.plugins.discriminators.r3gan import R3GANDiscriminator
 from gankit.plugins.generators.r3gan import R3GAN
-from gankit.plugins.losses.relativistic import Relativistic
-from gankit.plugins.regularizers.r1 import R1
-from gankit.plugins.regularizers.r2 import R2
-
-TINY = {"widths": [16, 16, 8], "group_width": 8}
-
-
-def official(kwargs, state):
-    """A network built from the arguments of the official one, with its weights."""
-    generator = "NoiseDimension" in kwargs
-    order = slice(None) if generator else slice(None, None, -1)
-    widths, groups = kwargs["WidthPerStage"], kwargs["CardinalityPerStage"]
-    (group_width,) = {kwargs["ExpansionFactor"] * w // g for w, g in zip(widths, groups)}
-    options = {
-        "widths": widths[order],
-        "blocks": kwargs["BlocksPerStage"][order],
-        "expansion": kwargs["ExpansionFactor"],
-        "group_width": group_width,
-        "embed_dim": kwargs.get("ConditionEmbeddingDimension"),
-    }
-    if generator:
-        options["z_dim"] = kwargs["NoiseDimension"]
-    state = {name: tensor for name, tensor in state.items() if name.startswith("Model.")}
-    side = kwargs["img_resolution"]
-    network = (R3GAN if generator else R3GANDiscriminator)(
-        (3, side, side), CondSpec(kwargs["c_dim"]), **options
-    )
-    assert {k: v.shape for k, v in network.state_dict().items()} == {k: v.shape for k, v in state.items()}
-    network.load_state_dict(state)
-    return network
-
-
-def check_gradients(case: Case, network: torch.nn.Module, prefix: str) -> None:
-    parameters = dict(network.named_parameters())
-    checked = [name for name in case.outputs if name.startswith(prefix)]
-    assert {name.removeprefix(prefix) for name in checked} == set(parameters)
-    for name in checked:
-        case.check(name, parameters[name.removeprefix(prefix)].grad)
 
 
 @pytest.mark.parametrize("name", ["net_r3gan_g_cond", "net_r3gan_g_uncond"])
@@ -65,97 +27,6 @@ def test_generator_equals_reference(name):
     img.backward(case.inputs["dimg"])
     case.check("dz", z.grad)
     check_gradients(case, G, "dparam.")
-
-
-@pytest.mark.parametrize("name", ["net_r3gan_d_cond", "net_r3gan_d_uncond"])
-def test_discriminator_equals_reference(name):
-    golden = load_golden(name)
-    D = official(golden.meta["init"]["kwargs"], golden.state())
-    (case,) = golden.cases
-    img = case.inputs["img"].requires_grad_()
-    (logits,) = D(img, case.inputs.get("c"))
-    case.check("logits", logits[:, 0])
-    logits.backward(case.inputs["dlogits"][:, None])
-    case.check("dimg", img.grad)
-    checked = [key for key in case.outputs if key.startswith("dparam.")]
-    for key in checked:
-        case.check(key, D.get_parameter(key.removeprefix("dparam.")).grad)
-
-
-@pytest.mark.parametrize("name", ["loss_r3gan_cond", "loss_r3gan_uncond"])
-def test_step_equals_reference(name):
-    """Relativistic loss with both penalties: values of each image and the gradients of all parameters."""
-    golden = load_golden(name)
-    G = official(golden.meta["init"]["G"], golden.state("G/"))
-    D = official(golden.meta["init"]["D"], golden.state("D/"))
-    for case in golden.cases:
-        z, real, c = case.inputs["z"], case.inputs["real"], case.inputs.get("c")
-        loss = Relativistic()
-        if case.name == "D":
-            gamma = case.kwargs["Gamma"]
-            fake = G(z, c).detach()
-            step = step_context(G, D, real, c, features={"fake": fake})
-            logits_real, logits_fake = D(real, c), D(fake, c)
-            adversarial = loss.d_loss(logits_real, logits_fake)
-            r1, r2 = R1(gamma=gamma).penalty(step), R2(gamma=gamma).penalty(step)
-            case.check("r1", r1 * 2 / gamma)
-            case.check("r2", r2 * 2 / gamma)
-            (adversarial + r1 + r2).mean().backward()
-            check_gradients(case, D, "grad.")
-        else:
-            logits_real, logits_fake = D(real, c), D(G(z, c), c)
-            adversarial = loss.g_loss(logits_fake, logits_real)
-            adversarial.mean().backward()
-            check_gradients(case, G, "grad.")
-        case.check("adversarial_loss", adversarial)
-
-
-def step_context(G, D, real, c, features):
-    cond = Condition(c)
-    return StepContext(
-        "D", G, D, real, cond, cond, lambda x: x, lambda n: torch.randn(n, G.z_dim), 0, features
-    )
-
-
-class Quadratic(torch.nn.Module):
-    """The closed-form critic of the reference."""
-
-    def __init__(self, case: Case) -> None:
-        super().__init__()
-        self.a, self.q = (torch.nn.Parameter(case.inputs[name].clone()) for name in "aq")
-        self.b = case.inputs["b"]
-
-    def forward(self, x, cond=None):
-        return [(self.b + (self.a * x + 0.5 * self.q * x * x).sum((1, 2, 3)))[:, None]]
-
-
-@pytest.mark.parametrize("case", load_golden("loss_r3gan_scores").cases, ids=lambda case: case.name)
-def test_penalties_of_a_known_critic(case):
-    D, gamma = Quadratic(case), case.kwargs["Gamma"]
-    real, fake = case.inputs["real"], case.inputs["fake"]
-    step = step_context(None, D, real, None, {"fake": fake})
-    r1, r2 = R1(gamma=gamma).penalty(step), R2(gamma=gamma).penalty(step)
-    case.check("r1", r1 * 2 / gamma)
-    case.check("r2", r2 * 2 / gamma)
-    total = (Relativistic().d_loss(D(real), D(fake)) + r1 + r2).mean()
-    case.check("total", total.reshape(case.outputs["total"].shape))
-    total.backward()
-    case.check("grad_a", D.a.grad)
-    case.check("grad_q", D.q.grad)
-
-
-def test_lazy_r2_draws_fakes_of_its_own():
-    G, D = (
-        R3GAN((3, 16, 16), CondSpec(), z_dim=8, **TINY),
-        R3GANDiscriminator((3, 16, 16), CondSpec(), **TINY),
-    )
-    torch.manual_seed(1)
-    lazy = R2(gamma=2).penalty(step_context(G, D, torch.zeros(3, 3, 16, 16), None, {}))
-    torch.manual_seed(1)
-    fake = G(torch.randn(3, 8)).detach()
-    given = R2(gamma=2).penalty(step_context(G, D, torch.zeros(3, 3, 16, 16), None, {"fake": fake}))
-    torch.testing.assert_close(lazy, given)
-    assert lazy.min() > 0
 
 
 @pytest.mark.parametrize(

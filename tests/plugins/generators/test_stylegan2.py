@@ -6,14 +6,13 @@ import copy
 
 import pytest
 import torch
-from golden_utils import load_golden
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from stylegan2_networks import SMALL, TINY, conditional_pair, official
 
 from gankit.core.config.options import options_of
 from gankit.core.interfaces.conditions import Condition, CondSpec
 from gankit.core.nn.pyramid import levels
-from gankit.core.nn.stylegan_layers import minibatch_std
 from gankit.core.runtime.random import batch_random
 from gankit.errors import GankitError
 from gankit.plugins.discriminators.stylegan2 import StyleGAN2Discriminator
@@ -26,24 +25,6 @@ GENERATORS = [
     "net_sg2_g_skip",
     "net_sg2_g_skip_cond",
 ]
-DISCRIMINATORS = ["net_sg2_d_orig", "net_sg2_d_resnet", "net_sg2_d_resnet_cond", "net_sg2_d_skip"]
-SMALL = {"channel_base": 128, "channel_max": 8}
-TINY = {"z_dim": 8, "w_dim": 8, "mapping_layers": 2, **SMALL}
-
-
-def official(name: str, target: type, renamed: dict[str, str]):
-    """A network built from the arguments of the official one, with its weights, and the reference data."""
-    golden = load_golden(name)
-    kwargs = dict(golden.meta["init"]["kwargs"])
-    size, c_dim = kwargs.pop("img_resolution"), kwargs.pop("c_dim")
-    shape = (kwargs.pop("img_channels"), size, size)
-    for group in ("mapping_kwargs", "synthesis_kwargs", "epilogue_kwargs"):
-        kwargs.update({renamed.get(key, key): value for key, value in kwargs.pop(group, {}).items()})
-    network = target(shape, CondSpec(c_dim=c_dim), **kwargs)
-    state = golden.state()
-    assert {k: v.shape for k, v in network.state_dict().items()} == {k: v.shape for k, v in state.items()}
-    network.load_state_dict(state, strict=True)
-    return network, golden
 
 
 # -------------------------------------------------------------------------------------------- official networks
@@ -74,17 +55,6 @@ def test_generator_golden(name):
             case.check("ws", ws)
             case.check("img", generator.synthesis(ws, noise_mode=case.kwargs["synthesis"]["noise_mode"]))
     assert len(golden.cases) == 7
-
-
-@pytest.mark.parametrize("name", DISCRIMINATORS)
-def test_discriminator_golden(name):
-    renamed = {"num_layers": "mapping_layers", "mbstd_num_channels": "mbstd_channels"}
-    discriminator, golden = official(name, StyleGAN2Discriminator, renamed)
-    for case in golden.cases:
-        img = case.inputs["img"].requires_grad_()
-        (logits,) = discriminator(img, case.inputs.get("c"))
-        case.check("logits", logits)
-        case.check("dimg", torch.autograd.grad(logits, img, case.inputs["dlogits"])[0])
 
 
 @pytest.mark.parametrize(
@@ -139,17 +109,6 @@ def test_latents_of_stylegan2_ext_keep_their_length(c_dim):
     assert not torch.allclose(ext.mapping(2 * z, c), ext.mapping(z, c))
 
 
-def test_minibatch_std_with_several_features():
-    """Each group of channels has its own map; groups of samples are as large as the batch allows."""
-    x = torch.randn(6, 8, 4, 4)
-    y = minibatch_std(x, 32, 4)
-    assert y.shape == (6, 12, 4, 4)
-    for feature in range(4):
-        part = x[:, 2 * feature : 2 * feature + 2]
-        expected = (part.var(0, correction=0) + 1e-8).sqrt().mean()
-        torch.testing.assert_close(y[:, 8 + feature], expected.expand(6, 4, 4))
-
-
 # --------------------------------------------------------------------------------------------------- sizes
 
 
@@ -178,38 +137,6 @@ def test_any_size_any_channels(start, doublings, turned, image_channels, archite
     assert generator.num_ws == 2 * (levels(shape)[1] + 1)
 
 
-@given(st.integers(1, 700), st.integers(1, 700))
-def test_levels(h, w):
-    try:
-        (start_h, start_w), k = levels((3, h, w))
-    except GankitError as error:
-        assert min(h, w) < 4 or min(h, w) >= 16
-        if "for example" in str(error):  # what it proposes must work
-            words = str(error).split("for example ")[1].split(" or ")
-            for width, height in (map(int, word.split("x")) for word in words):
-                levels((3, height, width))
-                assert abs(width - w) < 64
-                assert abs(height - h) < 64
-        return
-    assert (start_h << k, start_w << k) == (h, w)
-    assert 4 <= min(start_h, start_w) < 16
-    assert min(start_h, start_w) < 8 or start_h % 2 or start_w % 2  # not one doubling more
-
-
-@pytest.mark.parametrize(
-    ("size", "expected"),
-    [
-        ((64, 64), ((4, 4), 4)),
-        ((48, 80), ((6, 10), 3)),
-        ((96, 64), ((6, 4), 4)),
-        ((4, 4), ((4, 4), 0)),
-        ((72, 72), ((9, 9), 3)),
-    ],
-)
-def test_start_grids(size, expected):
-    assert levels((3, *size)) == expected
-
-
 @pytest.mark.parametrize(
     ("size", "message"), [((3, 64), "at least 4 pixels"), ((50, 65), "multiples of 4.*64x48 or 68x52")]
 )
@@ -230,15 +157,7 @@ def test_too_few_channels():
 
 @pytest.fixture(scope="module")
 def conditional():
-    torch.manual_seed(0)
-    generator = StyleGAN2((3, 16, 16), CondSpec(c_dim=5), **TINY)
-    discriminator = StyleGAN2Discriminator((3, 16, 16), CondSpec(c_dim=5), mapping_layers=2, **SMALL)
-    generator.mapping.w_avg.normal_()
-    for network in (generator, discriminator):
-        for name, parameter in network.named_parameters():
-            if name.endswith(("noise_strength", ".bias")):
-                torch.nn.init.normal_(parameter)
-    return generator, discriminator
+    return conditional_pair()
 
 
 def test_conditions_in_every_form(conditional):
@@ -257,19 +176,6 @@ def test_conditions_in_every_form(conditional):
         generator(torch.randn(4, 9), c)
     with pytest.raises(ValueError, match=r"images must be \[B, 3, 16, 16\]"):
         discriminator(torch.randn(4, 3, 16, 8), c)
-
-
-def test_score_of_other_conditions_reuses_features(conditional):
-    _, discriminator = conditional
-    images, c = torch.randn(4, 3, 16, 16), torch.randn(4, 5)
-    features = discriminator.features(images)
-    order = torch.tensor([2, 0, 3, 1])
-    (scores,) = discriminator.score(features, c[order])
-    torch.testing.assert_close(scores, discriminator(images, c[order])[0])
-    torch.testing.assert_close(
-        discriminator.score(features[order], c[order])[0], discriminator.score(features, c)[0][order]
-    )
-    assert not torch.allclose(scores, discriminator.score(features, c)[0])
 
 
 def test_truncation(conditional):

@@ -3,105 +3,20 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from pickle_utils import PICKLES
-from safetensors.torch import load_file
-from test_transfer import start
+from projected_snapshots import filled, planned, record, shapes
 
-from gankit.core.config import options
-from gankit.core.config import recipe as recipes
-from gankit.core.interfaces.conditions import CondSpec
-from gankit.core.interfaces.labels import Vocabulary
-from gankit.core.models import stored_state
 from gankit.errors import GankitError
-from gankit.interop import import_foreign
 from gankit.interop.import_foreign import convert, import_network
-from gankit.interop.torch_files import ForeignNetwork, Module, Storage, TensorRecord, open_foreign
+from gankit.interop.torch_files import ForeignNetwork, Module, open_foreign
 from gankit.plugins.importers.projected import DEIT, LITE0
 
-# a transformer as wide as DINO ViT-S/16, which is all that heads need, with little else
-NARROW = {
-    "name": "timm-vit",
-    "pretrained": False,
-    "model_args": {"depth": 4, "mlp_ratio": 0.1, "num_heads": 2},
-}
-
-
-def record(*shape: int) -> TensorRecord:
-    """A tensor of any size that takes no memory."""
-    return TensorRecord(Storage("float32", bytes(4)), 0, shape, (0,) * len(shape))
-
-
-def filled(seed: int, shape: tuple[int, ...]) -> TensorRecord:
-    return TensorRecord.of(torch.rand(shape, generator=torch.Generator().manual_seed(seed)))
-
-
-# --------------------------------------------------------------------------------------------------- StyleGAN-T
-
-
-def widened(network: ForeignNetwork) -> ForeignNetwork:
-    """The reference's tiny discriminator at the official width: 384 for 8."""
-    sizes = {8: 384, 72: 9 * 384}
-    for i, (name, tensor) in enumerate(network.tensors.items()):
-        shape = tuple(sizes.get(n, n) for n in tensor.shape)
-        network.tensors[name] = filled(i, shape) if name.startswith("heads.") else record(*shape)
-    network.modules["dino"].state["img_resolution"] = 224  # type: ignore[index]
-    return network
-
-
-def test_heads_of_stylegan_t_come_along(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """All tensors of the heads and none of DINO; a training that starts from the folder takes them up."""
-    file = open_foreign(PICKLES / "sgt.pkl")
-    source = widened(file.networks["D"])
-    monkeypatch.setattr(import_foreign, "open_foreign", lambda path: file)
-    assert convert(PICKLES / "sgt.pkl", tmp_path / "model") == []
-    saved = load_file(tmp_path / "model" / "training" / "discriminator.safetensors")
-    heads = {name: tensor for name, tensor in source.tensors.items() if name.startswith("heads.")}
-    assert saved.keys() == heads.keys()
-    assert all(torch.equal(saved[name], heads[name].to_tensor()) for name in heads)
-    recipe = recipes.read(str(tmp_path / "model"))
-    assert recipe.augmentation == {"name": "diffaugment", "policy": "color,translation,cutout"}
-    found = recipe.discriminator
-    assert found["feature"]["name"] == "timm-vit"
-    assert {"side": 224, "crop_probability": 0.5, "group": 8, "cmap_dim": 64}.items() <= found.items()
-    *_, D, _, report = start(
-        tmp_path / "model", Vocabulary(captioned=1, total=1), discriminator__feature=NARROW
-    )
-    assert "discriminator from the model: 90 tensors copied, 0 resized, 0 fresh, 0 left out" in report
-    state = D.state_dict()
-    assert all(torch.equal(state[name], saved[name]) for name in saved)
-
-
-def test_heads_without_a_condition() -> None:
-    network = widened(open_foreign(PICKLES / "sgt.pkl").networks["D"])
-    network.modules[""].state["c_dim"] = 0  # type: ignore[index]
-    for head in range(5):
-        for name in ("weight", "bias"):
-            del network.tensors[f"heads.{head}.cmapper.{name}"]
-        for name, shape in (("bias", (1,)), ("weight_orig", (1, 384, 1)), ("weight_u", (1,))):
-            network.tensors[f"heads.{head}.cls.{name}"] = record(*shape)
-    made = import_network(network)
-    assert "cmap_dim" not in made.spec
-    assert shapes(made.tensors) == planned(made.spec, made.image_shape, 0)
-
-
 # ------------------------------------------------------------------------------- Projected GAN and StyleGAN-XL
-
-
-def shapes(tensors: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
-    return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-
-
-def planned(spec: dict[str, Any], shape: tuple[int, int, int], c_dim: int) -> dict[str, tuple[int, ...]]:
-    """Tensors of the plugin that are saved."""
-    with torch.device("meta"):
-        module = options.build("discriminator", spec, shape, CondSpec(c_dim))
-    return shapes(stored_state.stored_state(module))
 
 
 FROZEN = {
@@ -109,6 +24,8 @@ FROZEN = {
     + [f"layer{i // 5}.{i % 5}.{j}.conv_pw.weight" for i in range(8) for j in (0, 1)],
     DEIT: ["model.patch_embed.proj.weight"] + [f"model.blocks.{i}.norm1.weight" for i in range(12)],
 }
+
+
 FIRST = {LITE0: (32, 3, 3, 3), DEIT: (768, 3, 16, 16)}
 
 
@@ -218,15 +135,3 @@ def test_what_is_not_as_published_is_refused() -> None:
     ):
         with pytest.raises(GankitError, match=reason):
             import_network(network)
-
-
-def test_discriminator_that_does_not_fit_keeps_no_generator_out(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    file = open_foreign(PICKLES / "sg2_cond.pkl")
-    del file.networks["D"].tensors["b8.conv0.weight"]
-    monkeypatch.setattr(import_foreign, "open_foreign", lambda path: file)
-    (note,) = convert(PICKLES / "sg2_cond.pkl", tmp_path / "model")
-    assert note.startswith("D is left out: ")
-    assert "the tensor 'b8.conv0.weight' is missing" in note
-    assert not (tmp_path / "model" / "training").exists()

@@ -1,58 +1,21 @@
-"""Folder, zip and WebDataset sources and the metadata they share."""
+"""Folders and zips of images: files that count, classes, captions, metadata files, mistakes in them, fingerprints."""
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import pickle
 import shutil
-import tarfile
-import zipfile
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
+from source_files import grey, labels, png, write, write_zip
 
 from gankit.core.data.images import BadImage
 from gankit.core.interfaces.labels import Label
 from gankit.errors import GankitError
-from gankit.plugins.sources import archive, shards
 from gankit.plugins.sources.archive import ZipSource
 from gankit.plugins.sources.folder import FolderSource
-from gankit.plugins.sources.shards import ShardSource
-
-
-def png(value: int = 0, size: tuple[int, int] = (4, 4)) -> bytes:
-    buffer = io.BytesIO()
-    Image.new("RGB", size, (value, value, value)).save(buffer, "PNG")
-    return buffer.getvalue()
-
-
-def write(root: Path, files: dict[str, bytes | str]) -> Path:
-    for name, content in files.items():
-        path = root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content.encode() if isinstance(content, str) else content)
-    return root
-
-
-def write_zip(path: Path, files: dict[str, bytes | str]) -> Path:
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, content in files.items():
-            archive.writestr(name, content)
-    return path
-
-
-def write_tar(path: Path, files: dict[str, bytes | str]) -> Path:
-    with tarfile.open(path, "w") as tar:
-        for name, content in files.items():
-            data = content.encode() if isinstance(content, str) else content
-            info = tarfile.TarInfo(name)
-            info.size = len(data)
-            tar.addfile(info, io.BytesIO(data))
-    return path
 
 
 @pytest.fixture(params=["folder", "zip", "nested zip"])
@@ -68,17 +31,6 @@ def source(request, tmp_path):
         )
 
     return make
-
-
-def labels(source) -> dict[str, Label]:
-    return {source.name(i): source.label(i) for i in range(len(source))}
-
-
-def grey(source, index: int) -> int:
-    return int(np.asarray(source.image(index))[0, 0, 0])
-
-
-# ------------------------------------------------------------------------------------------ folder and zip
 
 
 def test_files_that_count(source):
@@ -259,231 +211,3 @@ def test_fingerprint_follows_content(source, change):
         shutil.rmtree(before.root)
     changed = {n: c for n, c in {**files, **change}.items() if c is not None}
     assert source(changed).fingerprint() != first
-
-
-# ------------------------------------------------------------------------------------------------- folder
-
-
-def test_folder_mistakes(tmp_path):
-    with pytest.raises(GankitError, match="does not exist"):
-        FolderSource(str(tmp_path / "none"))
-    with pytest.raises(GankitError, match=r"holds no images.*\.png"):
-        FolderSource(str(write(tmp_path, {"a.txt": "x"})))
-    with pytest.raises(GankitError, match="is a file"):
-        FolderSource(str(tmp_path / "a.txt"))
-
-
-def test_linked_folders_are_visited_once(tmp_path):
-    write(tmp_path / "elsewhere", {"1.png": png()})
-    write(tmp_path / "set", {"a/2.png": png()})
-    (tmp_path / "set" / "b").symlink_to(tmp_path / "elsewhere", target_is_directory=True)
-    (tmp_path / "set" / "a" / "loop").symlink_to(tmp_path / "set", target_is_directory=True)
-    assert set(labels(FolderSource(str(tmp_path / "set")))) == {"a/2.png", "b/1.png"}
-
-
-def test_removed_file_is_a_bad_image(tmp_path):
-    found = FolderSource(str(write(tmp_path, {"1.png": png()})))
-    (tmp_path / "1.png").unlink()
-    with pytest.raises(BadImage, match="disappeared"):
-        found.image(0)
-    assert found.fingerprint()
-
-
-# ---------------------------------------------------------------------------------------------------- zip
-
-
-@pytest.mark.parametrize("name", ["/etc/x.png", "../x.png", "a/../../x.png", "..\\x.png", "C:\\x.png"])
-def test_zip_with_unsafe_names(tmp_path, name):
-    path = write_zip(tmp_path / "a.zip", {"ok.png": png(), name: png()})
-    with pytest.raises(GankitError, match="unsafe name"):
-        ZipSource(str(path))
-
-
-def test_zip_mistakes(tmp_path):
-    with pytest.raises(GankitError, match="does not exist"):
-        ZipSource(str(tmp_path / "none.zip"))
-    with pytest.raises(GankitError, match="holds no images"):
-        ZipSource(str(write_zip(tmp_path / "a.zip", {"a.txt": "x"})))
-    (tmp_path / "b.zip").write_bytes(b"not a zip")
-    with pytest.raises(GankitError, match="cannot be read as a zip"):
-        ZipSource(str(tmp_path / "b.zip"))
-
-
-def test_encrypted_zip(tmp_path):
-    data = bytearray(write_zip(tmp_path / "a.zip", {"1.png": png()}).read_bytes())
-    data[data.index(b"PK\x01\x02") + 8] |= 1  # the flag of encryption in the directory
-    (tmp_path / "a.zip").write_bytes(data)
-    with pytest.raises(GankitError, match="encrypted"):
-        ZipSource(str(tmp_path / "a.zip"))
-
-
-def test_damaged_and_huge_zip_members(tmp_path, monkeypatch):
-    path = tmp_path / "a.zip"
-    with zipfile.ZipFile(path, "w") as file:
-        file.writestr("1.png", png(1))
-        file.writestr("2.png", png(2, (50, 50)) + bytes(5000))
-    data = bytearray(path.read_bytes())
-    data[data.index(b"IDAT") + 6] ^= 255
-    path.write_bytes(data)
-    monkeypatch.setattr(archive, "MAX_MEMBER_BYTES", 4096)
-    found = ZipSource(str(path))
-    with pytest.raises(BadImage, match="CRC"):
-        found.image(0)
-    with pytest.raises(BadImage, match="unpacks to"):
-        found.image(1)
-
-
-def test_zip_in_a_forked_process(tmp_path):
-    """Parent and child read in turn; a shared file position would mix them up."""
-    found = ZipSource(str(write_zip(tmp_path / "a.zip", {f"{i:02}.png": png(i) for i in range(40)})))
-    assert grey(found, 0) == 0
-    child = os.fork()
-    values = [grey(found, i) for i in range(40)] * 5
-    if not child:
-        os._exit(0 if values == list(range(40)) * 5 else 1)
-    assert values == list(range(40)) * 5
-    assert os.waitpid(child, 0)[1] == 0
-
-
-# ------------------------------------------------------------------------------------------------- shards
-
-
-@pytest.fixture
-def cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    return tmp_path / "cache" / "gankit" / "shards"
-
-
-def make_shards(root: Path, count: int = 3, each: int = 4) -> Path:
-    root.mkdir(exist_ok=True)
-    for s in range(count):
-        files: dict[str, bytes | str] = {}
-        for i in range(s * each, (s + 1) * each):
-            files |= {f"{i:04}.png": png(i), f"{i:04}.txt": f"number {i}", f"{i:04}.cls": str(i % 2)}
-        write_tar(root / f"shard-{s:03}.tar", files)
-    return root
-
-
-def test_shard_paths(tmp_path, cache):
-    root = make_shards(tmp_path / "set")
-    (root / "stats.json").write_text("{}")
-    forms = {
-        str(root): 12,
-        str(root / "shard-001.tar"): 4,
-        str(root / "shard-{000..002}.tar"): 12,
-        str(root / "shard-{000,002}.tar"): 8,
-    }
-    for path, images in forms.items():
-        assert ShardSource.matches(Path(path))
-        assert len(ShardSource(path)) == images
-    whole = ShardSource(str(root))
-    assert [grey(whole, i) for i in (11, 0, 4, 3, 7)] == [11, 0, 4, 3, 7]
-    assert whole.name(5) == "shard-001.tar/0005.png"
-    assert whole.label(5) == Label("1", texts=("number 5",))
-    assert whole.vocabulary().classes == {"0": 6, "1": 6}
-    assert grey(pickle.loads(pickle.dumps(whole)), 6) == 6
-
-
-def test_shard_labels(tmp_path, cache):
-    path = write_tar(
-        tmp_path / "a.tar",
-        {
-            "d/1.jpg": png(1),
-            "d/1.json": '{"caption": "from json", "tags": ["a"], "url": "x"}',
-            "d/1.txt": "from txt",
-            "d/1.cls": "3\n",
-            "2.cls": "cat",
-            "2.WEBP": png(2),
-            "2.mask.png": png(),
-            "3.png": png(3),
-            "3.json": '{"label": 5, "text": ["a", "b"], "class": null}',
-            "4.txt": "no image",
-            "._3.png": b"junk",
-        },
-    )
-    assert labels(ShardSource(str(path))) == {
-        "a.tar/d/1.jpg": Label("3", {"a": 1}, ("from json",)),
-        "a.tar/2.WEBP": Label("cat"),
-        "a.tar/3.png": Label("5", texts=("a", "b")),
-    }
-
-
-def test_shard_written_by_webdataset(tmp_path, cache):
-    import webdataset
-
-    with webdataset.TarWriter(str(tmp_path / "a.tar")) as writer:
-        for i in range(3):
-            writer.write({"__key__": f"{i:05}", "png": png(i), "json": {"text": f"t{i}"}, "cls": i})
-    found = ShardSource(str(tmp_path / "a.tar"))
-    assert [(grey(found, i), found.label(i)) for i in range(3)] == [
-        (i, Label(str(i), texts=(f"t{i}",))) for i in range(3)
-    ]
-
-
-def test_shard_index_is_cached_and_renewed(tmp_path, cache, monkeypatch):
-    root = make_shards(tmp_path / "set", count=1)
-    first = ShardSource(str(root))
-    fingerprint = first.fingerprint()
-    (index,) = cache.glob("*.npz")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(shards, "_scan", lambda _: pytest.fail("the index was not used"))
-        again = ShardSource(str(root))
-    assert again.names == first.names
-    assert again.fingerprint() == fingerprint
-
-    index.write_bytes(index.read_bytes()[:50])
-    assert ShardSource(str(root)).fingerprint() == fingerprint
-
-    shard = write_tar(root / "shard-000.tar", {"x.png": png(77)})
-    assert ShardSource(str(shard)).names == ["shard-000.tar/x.png"]
-    assert ShardSource(str(shard)).fingerprint() != fingerprint
-
-
-def test_unwritable_cache(tmp_path):
-    root = make_shards(tmp_path / "set")
-    (tmp_path / "file").write_text("")
-    assert len(ShardSource(str(root), cache=str(tmp_path / "file"))) == 12
-
-
-def test_shard_mistakes(tmp_path, cache):
-    root = make_shards(tmp_path / "set")
-    with pytest.raises(GankitError, match=r"shard-003\.tar does not exist \(2 of 5"):
-        ShardSource(str(root / "shard-{000..004}.tar"))
-    with pytest.raises(GankitError, match="unbalanced"):
-        ShardSource(str(root / "shard-{000..004.tar"))
-    with pytest.raises(GankitError, match=r"none\.tar does not exist"):
-        ShardSource(str(root / "none.tar"))
-    with pytest.raises(GankitError, match=r"no \.tar files"):
-        ShardSource(str(write(tmp_path / "other", {"a.txt": "x"})))
-    with pytest.raises(GankitError, match="no images"):
-        ShardSource(str(write_tar(tmp_path / "a.tar", {"1.txt": "x"})))
-    for content in (b"", b"text" * 500, (root / "shard-000.tar").read_bytes()[:700]):
-        (tmp_path / "b.tar").write_bytes(content)
-        with pytest.raises(GankitError, match=r"b\.tar cannot be read as an uncompressed tar"):
-            ShardSource(str(tmp_path / "b.tar"))
-    bad = ShardSource(str(write_tar(tmp_path / "c.tar", {"1.png": png(), "1.json": "{"})))
-    with pytest.raises(GankitError, match=r"\.json file of 'c\.tar/1\.png': not valid JSON"):
-        bad.label(0)
-
-
-def test_shard_that_shrinks(tmp_path, cache):
-    root = make_shards(tmp_path / "set", count=1)
-    found = ShardSource(str(root))
-    os.truncate(root / "shard-000.tar", 600)
-    with pytest.raises(BadImage, match="shorter"):
-        found.image(3)
-
-
-# ----------------------------------------------------------------------------------------------- matching
-
-
-def test_every_path_has_one_source(tmp_path):
-    images = write(tmp_path / "images", {"1.png": png(), "backup.tar": b"", "a/b.tar": b""})
-    tars = write(tmp_path / "tars", {"1.tar": b"", "1_stats.json": b""})
-    zipped = write_zip(tmp_path / "a.zip", {})
-    cases = {images: FolderSource, tars: ShardSource, zipped: ZipSource, tars / "1.tar": ShardSource}
-    for path, expected in cases.items():
-        assert [s for s in (FolderSource, ZipSource, ShardSource) if s.matches(path)] == [expected]
-    for path in (tmp_path / "none", tmp_path / "none.zip", tmp_path / "none.tar", images / "1.png"):
-        assert not any(s.matches(path) for s in (FolderSource, ZipSource, ShardSource))
