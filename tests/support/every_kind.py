@@ -36,11 +36,9 @@ from PIL import Image
 from torch import nn
 
 from gankit import GankitError
-from gankit.core import interfaces as contracts
-from gankit.core.interfaces import Condition, CondSpec, FeatureNetwork, Label, Tap, Vocabulary, embedding_of
-from gankit.core.options import Nested
-from gankit.core.random import rand
-from gankit.core.weights import find_state_dict
+from gankit import interfaces as contracts
+from gankit.interfaces import Condition, CondSpec, FeatureNetwork, Label, Nested, Tap, Vocabulary
+from gankit.interfaces import embedding_of, find_state_dict, rand
 
 
 class KindGenerator(contracts.Generator):

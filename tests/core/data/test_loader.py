@@ -276,7 +276,7 @@ def test_ctrl_c_leaves_the_workers_alone(four_images):
 @pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="process groups of POSIX")
 def test_spawned_workers(four_images):
-    code = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); import test_data as t\n"
+    code = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); import test_loader as t\n"
     main = Path(four_images) / "main.py"
     main.write_text(code + f"if __name__ == '__main__': t._signal_the_group({four_images!r}, 'spawn')")
     subprocess.run([sys.executable, str(main)], check=True, timeout=300, start_new_session=True)
@@ -285,7 +285,7 @@ def test_spawned_workers(four_images):
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="spawned workers need a main module of their own")
 def test_an_interpreter_ends_though_batches_are_left_open(four_images):
     """Workers ignore SIGTERM, with which multiprocessing would end them before it waits for them."""
-    code = "import sys; from gankit.core.data import Batches; from gankit.plugins.sources.folder import FolderSource\n"
+    code = "import sys; from gankit.core.data.loader import Batches; from gankit.plugins.sources.folder import FolderSource\n"
     code += "batches = Batches(FolderSource(sys.argv[1]), (4, 4), batch=2, workers=1); next(batches)\n"
     subprocess.run([sys.executable, "-c", code, four_images], check=True, timeout=60)
 

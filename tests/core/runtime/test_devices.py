@@ -17,7 +17,7 @@ from gankit.core.runtime import devices
 
 PAGE_FAULTS = """
 import resource, sys, torch
-from gankit.core import devices
+from gankit.core.runtime import devices
 if sys.argv[1] == "keep":
     devices.keep_freed_memory()
 def work():
