@@ -1,4 +1,4 @@
-"""Training events as TensorBoard files."""
+"""The tracker 'tensorboard': scalars and sample grids as TensorBoard event files."""
 
 from __future__ import annotations
 
