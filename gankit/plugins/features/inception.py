@@ -154,7 +154,7 @@ class Inception(FeatureNetwork):
         return [F.interpolate(m, size, mode="bilinear", align_corners=False) for m, size in zip(maps, sizes)]
 
     def _enter(self, images: Tensor) -> Tensor:
-        """[B, 3, H, W] in [-1, 1] -> [B, 3, 299, 299], levels 0 to 255 as (level - 128) / 128."""
+        """Resize images [B, 3, H, W] in [-1, 1] -> [B, 3, 299, 299], levels 0 to 255 as (level - 128) / 128."""
         if self.own_resize == TENSORFLOW:
             levels = resize_like_tensorflow(images * 127.5 + 127.5, SIDE)
         else:

@@ -236,7 +236,7 @@ class SynthesisLayer(nn.Module):
     resample_filter: Tensor
     noise_const: Tensor
 
-    any_layout = True  # of the weight, see models.for_sampling
+    any_layout = True  # any memory layout of the weight will do, see models.for_sampling
 
     def __init__(
         self,

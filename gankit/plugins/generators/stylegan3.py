@@ -362,7 +362,7 @@ class SynthesisLayer(nn.Module):
     up_filter: Tensor | None
     down_filter: Tensor | None
 
-    any_layout = True  # of the weight, see models.for_sampling
+    any_layout = True  # any memory layout of the weight will do, see models.for_sampling
 
     def __init__(
         self, w_dim: int, spec: LayerSpec, *, conv_clamp: float | None, magnitude_ema_beta: float

@@ -22,7 +22,7 @@ from gankit.core.sizes import channels, levels, nominal
 from gankit.errors import GankitError, unknown
 
 NOISE_MODES = ("random", "const", "none")
-BANDWIDTH = 2  # of the Fourier features, in cycles for the shorter side of the image
+BANDWIDTH = 2  # of the Fourier features, in cycles per shorter image side
 X_AVG_BETA = 0.995
 
 
@@ -343,7 +343,7 @@ class SynthesisLayer(nn.Module):
     noise_const: Tensor
     input_gain: float | None = None
 
-    any_layout = True  # of the weight, see models.for_sampling
+    any_layout = True  # any memory layout of the weight will do, see models.for_sampling
 
     def __init__(
         self,

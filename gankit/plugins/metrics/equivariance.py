@@ -23,7 +23,7 @@ from gankit.core.cuda import filter2d, upsample2d
 from gankit.core.interfaces import Generator, ModelMetric
 from gankit.errors import GankitError
 
-LARGEST_SHIFT = 1 / 8  # of the image's side, either way
+LARGEST_SHIFT = 1 / 8  # fraction of the image's side, in either direction
 LANCZOS = 3  # lobes of the windowed sinc
 TAPS = 2 * LANCZOS  # half width of the filters for rotation, in pixels
 GRID = 64  # half width of the grid that these are computed on, in pixels
@@ -60,7 +60,7 @@ class Equivariance(ModelMetric):
         size = generator.image_shape[1:]
 
         def errors(part: Part) -> Tensor:
-            """[B, 2]: sum of squared errors under the mask, and sum of the mask."""
+            """Sums [B, 2]: of squared errors under the mask, and of the mask."""
             rng = np.random.Generator(
                 np.random.PCG64([bench.seed, part.first])
             )  # one transform for the whole batch

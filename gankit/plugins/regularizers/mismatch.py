@@ -75,5 +75,5 @@ def _rows(cond: Condition) -> list[Tensor]:
 
 
 def _contradicts(foreign: Tensor, own: Tensor) -> Tensor:
-    """[B], True where the foreign condition has a non-zero entry that differs from the own one."""
+    """True [B] where the foreign condition has a non-zero entry that differs from the own one."""
     return (foreign.ne(0) & (foreign != own)).any(1)

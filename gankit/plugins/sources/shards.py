@@ -24,7 +24,7 @@ from gankit.core.paths import cache_dir
 from gankit.errors import GankitError
 from gankit.plugins.sources.metadata import FileSource, captions, class_name, label_from, load_json, merge
 
-_COLUMNS = ("", ".json", ".txt", ".cls")  # of the index: the image, then what is beside it
+_COLUMNS = ("", ".json", ".txt", ".cls")  # of the index: the image, then the files beside it
 _INDEX_VERSION = 1
 
 
