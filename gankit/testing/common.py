@@ -91,7 +91,7 @@ def assert_finite(value: Tensor, what: str) -> None:
 
 
 def assert_keyed(run: Callable[[slice], Tensor], what: str) -> None:
-    """Assert that random numbers come from gankit.core.random and depend only on the image's place in the batch.
+    """Random numbers come from gankit.core.random: they depend on the image's place in the batch and nothing else.
 
     `run(rows)` computes rows of a batch of `BATCH`.
     """

@@ -156,7 +156,7 @@ def check_generator_half(subject: Subject) -> None:
 
 
 def check_generator_random(subject: Subject) -> None:
-    """Noise comes from gankit.core.random and depends only on the image's place in the batch."""
+    """Noise comes from gankit's own random numbers and depends only on the image's place in the batch."""
     _, G = _network(subject)
     G.eval()
     z = _latents(G)
@@ -320,7 +320,7 @@ def check_discriminator_condition(subject: Subject) -> None:
 
 
 def check_discriminator_random(subject: Subject) -> None:
-    """Random numbers come from gankit.core.random; without batch statistics, logits depend on the image alone."""
+    """Random numbers are gankit's own; without batch statistics, logits depend on the image alone."""
     shape, D = _network(subject)
     D.eval()
     images = _images(shape)

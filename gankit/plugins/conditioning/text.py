@@ -102,7 +102,7 @@ class EncodedText(Conditioner):
 
     def train(self, mode: bool = True) -> EncodedText:
         super().train(mode)
-        if self.trainable:  # its dropout would not draw from gankit.core.random
+        if self.trainable:  # its dropout would draw numbers that no image's place decides
             self.encoder.eval()
         return self
 
