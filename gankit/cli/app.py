@@ -52,9 +52,10 @@ class _Commands(TyperGroup):
         return [*super().list_commands(ctx), *self._of_plugins()]
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        if cmd_name in self._of_plugins():
-            return _PluginCommand(cmd_name)
-        return super().get_command(ctx, cmd_name)
+        own = super().get_command(ctx, cmd_name)
+        if own is not None or cmd_name not in self._of_plugins():
+            return own
+        return _PluginCommand(cmd_name)
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         name, command, rest = super().resolve_command(ctx, args)

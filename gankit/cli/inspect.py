@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from gankit.core.config.registry import registry
+from gankit.core.config.sections import NETWORKS
 from gankit.core.runtime import yaml_files
 from gankit.errors import GankitError, unknown
 from gankit.interop.pickles import attacks, printable
@@ -115,7 +116,7 @@ def _recipe(folder: Path) -> list[str]:
     lines = [f"recipe: {page.get('name')}" + (f", {page['description']}" if page.get("description") else "")]
     if isinstance(size, list):
         lines.append(f"images: {'x'.join(map(str, size))} (height x width), {data.get('channels')} channels")
-    for section in ("conditioner", "generator", "discriminator"):
+    for section in NETWORKS:
         lines.append(f"{section}: {_spec(page.get(section))}")
     return lines
 

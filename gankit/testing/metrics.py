@@ -1,4 +1,4 @@
-"""Checks of metrics."""
+"""Conformance checks of metrics, on random features and images and a toy generator."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def _metric(subject: Subject) -> Measure:
 
 
 def _features(metric: Metric, seed: int, shift: float = 0.0) -> FeatureSet:
-    """Rows of a normal distribution, for a metric that reads them."""
+    """Random features from N(shift, 1), with rows if the metric needs them."""
     count = max(metric.min_images, 64)
     rows = np.random.default_rng(seed).normal(shift, 1, (count, WIDTH)).astype(np.float32)
     features = FeatureSet.of(rows)
@@ -42,9 +42,10 @@ def _features(metric: Metric, seed: int, shift: float = 0.0) -> FeatureSet:
 
 
 class Waves(Generator):
-    """A toy whose images are waves with random directions, amplitudes and phases, with an input that can be
-    moved and turned as StyleGAN3's: `synthesis.input.transform` [3, 3] acts on coordinates in shares of the
-    image, x to the right, y down and the origin in the middle.
+    """A toy generator of sine waves with random directions, amplitudes and phases, and a transformable input.
+
+    As in StyleGAN3, `synthesis.input.transform` [3, 3] acts on coordinates in fractions of the image, x to the right, y
+    down and the origin in the middle.
 
     Args:
         image_shape: (C, H, W).
@@ -87,7 +88,7 @@ class _WaveSynthesis(nn.Module):
 
 
 def toy_bench(num: int = 12, **extra: Any) -> Bench:
-    """A bench with the toy generator, without conditions, and the smallest network there is."""
+    """A bench with the toy generator, no condition, and the smallest feature network."""
     with seeded(7):
         generator = Waves((3, 32, 32))
     recipe = Recipe(name="toy", data=DataOptions(size=(32, 32)))
@@ -100,7 +101,7 @@ def toy_bench(num: int = 12, **extra: Any) -> Bench:
 
 
 def _values(subject: Subject, metric: Measure, seed: int = 1, shift: float = 0.0) -> dict[str, float]:
-    """The numbers of a metric for made-up features, images or models."""
+    """Values of a metric on random features or images, or on the toy generator."""
     if isinstance(metric, Metric):
         return measure(subject.name, metric, _features(metric, 0), _features(metric, seed, shift))
     if isinstance(metric, ImageMetric):
@@ -119,7 +120,7 @@ def _values(subject: Subject, metric: Measure, seed: int = 1, shift: float = 0.0
 
 
 def check_metric_values(subject: Subject) -> None:
-    """Finite numbers under the declared names, the same each time; what it is given stays as it is."""
+    """Values are floats under the declared names, the same when repeated; inputs are not written to."""
     metric = _metric(subject)
     assert set(metric.values.values()) <= {"lower", "higher", ""}, f"{subject}: values = {metric.values}"
     values = _values(subject, metric)
@@ -138,7 +139,7 @@ def check_metric_values(subject: Subject) -> None:
 
 
 def check_metric_direction(subject: Subject) -> None:
-    """Images like the real ones are better than others, in the direction that `values` declares."""
+    """Features like the real ones are better than shifted ones, in the direction that `values` declares."""
     metric = _metric(subject)
     if not isinstance(metric, Metric) or not metric.needs_real:
         return

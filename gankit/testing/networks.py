@@ -1,4 +1,4 @@
-"""Checks of generators, discriminators and frozen feature networks."""
+"""Conformance checks of generators, discriminators and frozen feature networks."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ from gankit.testing.common import (
     seeded,
 )
 
-HALF_ERROR = 0.01  # of bfloat16, squared, of the variance
+HALF_ERROR = 0.01  # largest mean square error of bfloat16, relative to the variance
 PLAIN, CLASSES, TOKENS = CondSpec(), CondSpec(C_DIM), CondSpec(C_DIM, 6)
 
 
 def _networks(
     subject: Subject, cond: CondSpec, *, disturbed: bool = True
 ) -> Iterator[tuple[tuple[int, int, int], Any]]:
-    """The network at every shape that it accepts."""
+    """Yield (shape, network) for every shape that the plugin accepts; skips the test if it takes no condition."""
     refusals = []
     for shape in subject.shapes:
         try:
@@ -69,7 +69,7 @@ def _images(shape: tuple[int, int, int], count: int = BATCH) -> Tensor:
 
 
 def _gradients(subject: Subject, network: nn.Module, output: Tensor) -> None:
-    """Every trained parameter gets a finite gradient, not all of them zero."""
+    """Assert that every trained parameter gets a finite gradient, and that not all are zero."""
     with seeded(5):
         (output * torch.randn_like(output)).sum().backward()
     largest = 0.0
@@ -85,7 +85,7 @@ def _gradients(subject: Subject, network: nn.Module, output: Tensor) -> None:
 
 
 def check_generator_shapes(subject: Subject) -> None:
-    """Sizes that it declares are those of what it returns, square and rectangular, for any number of channels."""
+    """Outputs have the declared sizes, for square and rectangular images and any number of channels."""
     for shape, G in _networks(subject, PLAIN):
         assert isinstance(G, Generator), f"{subject}: {type(G).__name__} is no Generator"
         assert tuple(G.image_shape) == shape, f"{subject}: image_shape is {G.image_shape}, not {shape}"
@@ -107,6 +107,7 @@ def check_generator_shapes(subject: Subject) -> None:
 
 
 def check_generator_gradients(subject: Subject) -> None:
+    """Gradients reach every trained parameter, with and without a condition."""
     for cond in (PLAIN, CLASSES):
         _, G = _network(subject, cond)
         _gradients(subject, G, G.train()(_latents(G), condition(cond)))
@@ -129,9 +130,10 @@ def check_generator_deterministic(subject: Subject) -> None:
 
 
 def check_generator_half(subject: Subject) -> None:
-    """In bfloat16, by ws or by autocast as its class says, images are float32, and the same but for rounding.
+    """In bfloat16, by ws or by autocast as its class says, images are float32 and equal up to rounding.
 
-    With the weights that a network begins with: disturbed ones amplify rounding, more so the deeper it is."""
+    Weights are the initial ones: perturbed ones amplify rounding, more so the deeper the network is.
+    """
     _, G = next(_networks(subject, CLASSES, disturbed=False))
     G.eval()
     z, cond = _latents(G), condition(CLASSES)
@@ -155,6 +157,7 @@ def check_generator_half(subject: Subject) -> None:
 
 
 def check_generator_random(subject: Subject) -> None:
+    """Noise comes from gankit's own random numbers and depends only on the image's place in the batch."""
     _, G = _network(subject)
     G.eval()
     z = _latents(G)
@@ -163,7 +166,7 @@ def check_generator_random(subject: Subject) -> None:
 
 
 def check_generator_state(subject: Subject) -> None:
-    """A copy, and one that went through a checkpoint, draw the same image."""
+    """A deepcopy and a network restored from a checkpoint draw the same image."""
     shape, G = _network(subject)
     z = _latents(G)
     with torch.no_grad():
@@ -180,7 +183,7 @@ def check_generator_state(subject: Subject) -> None:
 
 
 def check_generator_fading(subject: Subject) -> None:
-    """What `fade_in` changes, it puts back; one that says it cannot changes nothing."""
+    """fade_in(1) restores the network after fade_in(0.5), which changes nothing if it returns False."""
     _, G = _network(subject)
     z = _latents(G)
     with torch.no_grad():
@@ -258,6 +261,7 @@ def check_generator_graph(subject: Subject) -> None:
 
 
 def _takes(subject: Subject, cond: CondSpec) -> bool:
+    """True if the plugin accepts this kind of condition."""
     try:
         _network(subject, cond)
     except unittest.SkipTest:
@@ -269,7 +273,7 @@ def _takes(subject: Subject, cond: CondSpec) -> bool:
 
 
 def check_discriminator_logits(subject: Subject) -> None:
-    """A list of [B, N]; features and score in turn are the same as forward."""
+    """Logits are a list of [B, N], the same by `forward` and by `score` of `features`."""
     for shape, D in _networks(subject, PLAIN):
         assert isinstance(D, Discriminator), f"{subject}: {type(D).__name__} is no Discriminator"
         D.eval()
@@ -287,7 +291,7 @@ def check_discriminator_logits(subject: Subject) -> None:
 
 
 def check_discriminator_gradients(subject: Subject) -> None:
-    """To its trained parameters and to the images."""
+    """Gradients reach every trained parameter and every image."""
     for cond in (PLAIN, CLASSES):
         shape, D = _network(subject, cond)
         images = _images(shape).requires_grad_(True)
@@ -317,6 +321,7 @@ def check_discriminator_condition(subject: Subject) -> None:
 
 
 def check_discriminator_random(subject: Subject) -> None:
+    """Random numbers are gankit's own; without batch statistics, logits depend on the image alone."""
     shape, D = _network(subject)
     D.eval()
     images = _images(shape)
@@ -336,7 +341,7 @@ def check_discriminator_random(subject: Subject) -> None:
 
 
 def check_discriminator_fading(subject: Subject) -> None:
-    """As for generators."""
+    """fade_in(1) restores the network after fade_in(0.5), which changes nothing if it returns False."""
     shape, D = _network(subject)
     images = _images(shape)
 
@@ -349,7 +354,7 @@ def check_discriminator_fading(subject: Subject) -> None:
 
 
 def check_discriminator_state(subject: Subject) -> None:
-    """The state goes through a checkpoint, without the frozen networks inside, which stay as they are."""
+    """The state survives a checkpoint, without frozen networks inside, which stay as they are."""
     shape, D = _network(subject)
     D.train()
     for name, network in stored_state.frozen_networks(D).items():
@@ -374,10 +379,12 @@ def check_discriminator_state(subject: Subject) -> None:
 
 
 def _entry(network: FeatureNetwork, at_least: int) -> int:
+    """Smallest side that the network accepts and that is at least `at_least`."""
     return -(-at_least // network.input_multiple) * network.input_multiple
 
 
 def check_feature_frozen(subject: Subject) -> None:
+    """The network stays in eval mode, and no parameter is trained."""
     network = subject.build()
     assert isinstance(network, FeatureNetwork), f"{subject}: {type(network).__name__} is no FeatureNetwork"
     network.train()
@@ -386,7 +393,7 @@ def check_feature_frozen(subject: Subject) -> None:
 
 
 def check_feature_taps(subject: Subject) -> None:
-    """Maps are as declared, for square and rectangular images; gradients reach the images."""
+    """Maps have the declared sizes, for square and rectangular images; gradients reach the images."""
     network = subject.build()
     side = _entry(network, 64)
     for height, width in ((side, side), (2 * side, side)):
@@ -403,6 +410,7 @@ def check_feature_taps(subject: Subject) -> None:
 
 
 def check_feature_outputs(subject: Subject) -> None:
+    """Pooled features and logits have the declared widths and do not depend on the rest of the batch."""
     network = subject.build()
     images = _images((3, _entry(network, 64), _entry(network, 64)), 2)
     with torch.no_grad():
@@ -416,7 +424,7 @@ def check_feature_outputs(subject: Subject) -> None:
 
 
 def check_feature_identity(subject: Subject) -> None:
-    """Name and hash are those of the weights."""
+    """Identities are equal exactly when the weights are."""
     one, two = subject.build(seed=0), subject.build(seed=1)
     assert {"name", "sha256"} <= one.identity().keys(), f"{subject}: identity() lacks name or sha256"
     assert one.name == one.identity()["name"], f"{subject}: identity() has another name than the network"

@@ -7,18 +7,17 @@ from typing import Any
 
 from gankit.core.config import recipe as recipes
 from gankit.core.config import stages
-from gankit.core.config.recipe import PLUGIN_MAPS, PLUGIN_SECTIONS, Recipe
+from gankit.core.config.recipe import Recipe
 from gankit.core.config.registry import registry
+from gankit.core.config.sections import COMPARED, PLUGIN_MAPS, PLUGINS
 from gankit.core.interfaces.conditions import Conditioner
 from gankit.core.interfaces.networks import Composition
 from gankit.errors import GankitError
 
-COMPARED = ("generator", "discriminator", "conditioner", "loss", "guidance")
-
 
 def compose(recipe: Recipe, conditioner: Conditioner) -> Composition:
     """What a recipe's parts are asked with."""
-    parts = {section: getattr(recipe, section) for section in (*PLUGIN_SECTIONS, *PLUGIN_MAPS)}
+    parts = {section: getattr(recipe, section) for section in (*PLUGINS, *PLUGIN_MAPS)}
     return Composition(recipe.image_shape, conditioner.spec, conditioner.accepts, parts)
 
 

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
 
-from gankit.core.config import options, schedules, stages
+from gankit.core.config import options, schedules, sections, stages
 from gankit.core.config.registry import registry
 from gankit.core.config.retention import Keep, checked_keep
 from gankit.core.runtime import yaml_files
@@ -156,7 +156,7 @@ class Recipe(_Section):
     train: TrainOptions = TrainOptions()
     evaluation: EvaluationOptions = EvaluationOptions()
 
-    @field_validator("regularizers", "guidance", "trackers", mode="before")
+    @field_validator(*sections.PLUGIN_MAPS, mode="before")
     @classmethod
     def _no_none(cls, value: Any) -> Any:
         entries = {} if value is None else value
@@ -190,7 +190,7 @@ class Recipe(_Section):
 
     def scheduled_options(self) -> dict[str, Any]:
         """The sections whose numbers may have schedules, as plain mappings."""
-        page = {name: getattr(self, name) or {} for name in schedules.SECTIONS}
+        page = {name: getattr(self, name) or {} for name in sections.SCHEDULED if name != "train"}
         return {**page, "train": self.train.model_dump()}
 
     def differences(self, other: Recipe) -> list[str]:
@@ -206,10 +206,6 @@ class Recipe(_Section):
             if not free and mine.get(key) != theirs.get(key):
                 lines.append(f"{key}: {mine.get(key)!r} -> {theirs.get(key)!r}")
         return lines
-
-
-PLUGIN_SECTIONS = ("conditioner", "generator", "discriminator", "loss", "augmentation")
-PLUGIN_MAPS = {"regularizers": "regularizer", "guidance": "guidance", "trackers": "tracker"}
 
 
 def parse(data: Any, origin: str) -> Recipe:
@@ -232,11 +228,11 @@ def parse(data: Any, origin: str) -> Recipe:
         recipe = Recipe.model_validate(data)
     except ValidationError as error:
         raise GankitError(f"{origin}: {_explain(error)}") from None
-    for section in PLUGIN_SECTIONS:
-        spec = getattr(recipe, section)
-        if spec is not None or section != "augmentation":
-            setattr(recipe, section, options.check(section, spec, section))
-    for section, kind in PLUGIN_MAPS.items():
+    for name, plugin in sections.PLUGINS.items():
+        spec = getattr(recipe, name)
+        if spec is not None or not plugin.optional:
+            setattr(recipe, name, options.check(plugin.kind, spec, name))
+    for section, kind in sections.PLUGIN_MAPS.items():
         checked = {}
         for name, given in getattr(recipe, section).items():
             spec = options.check(kind, {**given, "name": name}, f"{section}.{name}")

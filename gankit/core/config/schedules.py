@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from gankit.core.config.sections import PLUGIN_MAPS, SCHEDULED
 from gankit.core.runtime.units import Count
 from gankit.errors import GankitError, unknown
 
@@ -23,8 +24,6 @@ TRAIN = (
 )
 
 AT_MOST_ONE = ("style_mixing", "top_k")
-
-SECTIONS = ("train", "regularizers", "guidance", "augmentation")
 
 
 class Schedule(BaseModel):
@@ -114,9 +113,9 @@ def _leaves(given: Any, options: Mapping[str, Any], origin: str) -> list[tuple[t
     leaves: list[tuple[tuple[str, ...], Any]] = []
     for section, entries in given.items():
         where = f"{origin}: schedules.{section}"
-        if section not in SECTIONS:
-            raise GankitError(f"{origin}: {unknown('section of schedules', str(section), SECTIONS)}")
-        named = section in ("regularizers", "guidance")
+        if section not in SCHEDULED:
+            raise GankitError(f"{origin}: {unknown('section of schedules', str(section), SCHEDULED)}")
+        named = section in PLUGIN_MAPS
         for key, page in _mapping(entries, where).items():
             if not named:
                 leaves.append(((section, key), page))

@@ -5,19 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from gankit.core.config.sections import NETWORKS, STAGED
 from gankit.core.runtime.units import parse_count
 from gankit.errors import GankitError, unknown
 
-SECTIONS = (
-    *("data", "conditioner", "generator", "discriminator", "loss", "regularizers"),
-    *("guidance", "augmentation", "schedules", "train"),
-)
-
-OWN = ("until", "patience", "restart")
-
+OWN = ("until", "patience", "restart")  # keys of a stage itself
 ENDS = ("until", "patience")
-
-RESTARTS = ("generator", "discriminator", "conditioner")
 
 # of the run as a whole
 FIXED = {"data": ("path", "options", "channels"), "train": ("images", "seed")}
@@ -31,8 +24,8 @@ def check(stages: list[dict[str, Any]], evaluated: bool, origin: str) -> list[di
     for index, stage in enumerate(stages):
         where = f"{origin}: stages.{index}"
         for key in stage:
-            if key not in (*OWN, *SECTIONS):
-                raise GankitError(f"{where}: {unknown('key', str(key), [*OWN, *SECTIONS])}")
+            if key not in (*OWN, *STAGED):
+                raise GankitError(f"{where}: {unknown('key', str(key), [*OWN, *STAGED])}")
         for section, keys in FIXED.items():
             for key in keys:
                 if isinstance(stage.get(section), Mapping) and key in stage[section]:
@@ -41,10 +34,10 @@ def check(stages: list[dict[str, Any]], evaluated: bool, origin: str) -> list[di
                     )
         restart = stage.get("restart", [])
         if not isinstance(restart, list) or not all(isinstance(name, str) for name in restart):
-            raise GankitError(f"{where}.restart = {restart!r} must be a list of {', '.join(RESTARTS)}")
+            raise GankitError(f"{where}.restart = {restart!r} must be a list of {', '.join(NETWORKS)}")
         for name in restart:
-            if name not in RESTARTS:
-                raise GankitError(f"{where}.restart: {unknown('part', name, RESTARTS)}")
+            if name not in NETWORKS:
+                raise GankitError(f"{where}.restart: {unknown('part', name, NETWORKS)}")
         if restart and index == 0:
             raise GankitError(f"{where}: the first stage starts everything; leave restart away")
         last = index == len(stages) - 1

@@ -26,7 +26,7 @@ def carry(
         new: as built for its own stage; changed in place.
         before: the recipe of the old stage.
         after: that of the new one.
-        restart: networks that begin anew instead, of RESTARTS.
+        restart: sections whose networks begin anew instead, see `gankit.core.config.sections.NETWORKS`.
     """
     from gankit.core.models import warm_start
 

@@ -17,8 +17,8 @@ from gankit.errors import GankitError
 
 
 class AttentionPool(nn.Module):
-    """tokens [B, T, D], mask [B, T] -> [B, queries * values], standardised with statistics of the captions it was
-    fitted on."""
+    """Attention pooling: tokens [B, T, D] and mask [B, T] -> [B, queries * values], standardised to the mean and
+    standard deviation of the captions that it was fitted on."""
 
     mean: Tensor
     std: Tensor
@@ -37,7 +37,8 @@ class AttentionPool(nn.Module):
 
 
 def load_pool(weights: str, token_dim: int) -> AttentionPool:
-    """A fitted pool from a safetensors file or a hub id. Raises GankitError if it is of another encoder."""
+    """Load a fitted pool from a safetensors file or a hub id. Raises GankitError if it is no pool or for tokens of
+    another width."""
     path = Path(weights).expanduser()
     tensors = read_safetensors(path) if path.is_file() else find_state_dict(weights)
     try:

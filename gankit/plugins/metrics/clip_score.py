@@ -25,8 +25,9 @@ RESIZE = "bicubic, antialiased, clamped, float32, stretched to a square"
 
 
 class CLIPScore(ImageMetric):
-    """Mean cosine of the CLIP embeddings of an image and of the caption that it was drawn under. The default network is
-    the one of StyleGAN-T's `cs10k`; take another than the model was trained with.
+    """Mean cosine similarity of the CLIP embeddings of an image and of the caption that it was drawn under.
+
+    The default network is that of StyleGAN-T's `cs10k`; take another one than the model was trained with.
 
     Args:
         model: architecture in open_clip.

@@ -1,4 +1,4 @@
-"""How different the images of one prompt are."""
+"""The metric 'diversity': perceptual distance of images of one prompt (BicycleGAN, Zhu et al., NeurIPS 2017)."""
 
 from __future__ import annotations
 
@@ -16,12 +16,14 @@ from gankit.plugins.metrics.perceptual import perceptual_vectors
 
 
 class Diversity(ModelMetric):
-    """Perceptual distance of two images under the same prompt (or class, or tags), the mean over pairs and prompts:
-    LPIPS but for its learned weights, as multimodal image translation is measured by (BicycleGAN, Zhu et al., NeurIPS
-    2017, section 5). 0 means that the noise changes nothing. A model without conditions has a single prompt.
+    """Perceptual distance of two images under the same prompt (or class, or tags), the mean over pairs and prompts.
+
+    The distance is LPIPS without its learned weights, as in the evaluation of multimodal image translation (BicycleGAN,
+    Zhu et al., NeurIPS 2017, section 5). 0 means that the noise changes nothing. A model without conditions has a
+    single prompt.
 
     Args:
-        images: for each prompt; --num images make --num / images prompts.
+        images: images for each prompt; --num images make --num / images prompts.
         feature: feature network; that of --feature when omitted.
     """
 
@@ -39,7 +41,7 @@ class Diversity(ModelMetric):
         generator, images = bench.pipe.generator, self.images
 
         def spread(part: Part) -> Tensor:
-            """Mean distance of the pairs of each prompt, [prompts, 1]."""
+            """Mean distance [prompts, 1] over the pairs of images of each prompt."""
             found = []
             for prompt, label in zip(part.numbers, bench.labels(part.numbers)):
                 cond = bench.condition([label] * images)

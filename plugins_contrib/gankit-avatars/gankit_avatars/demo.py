@@ -1,4 +1,4 @@
-"""`gankit demo`: samples the model of this package, trains one for a few minutes, writes a page about both."""
+"""The command `gankit demo`: samples the shipped model, trains one for minutes, writes a page about both."""
 
 from __future__ import annotations
 

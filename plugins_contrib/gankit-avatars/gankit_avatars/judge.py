@@ -1,5 +1,7 @@
-"""The feature network `avatar-judge`: reads attributes off avatars, for gankit's metric `accuracy` and for
-distances that no discriminator was trained on."""
+"""The feature network 'avatar-judge': a classifier of avatars' attributes, for the metric 'accuracy'.
+
+Its features serve for distances that no discriminator was trained on.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +42,7 @@ class AvatarJudge(FeatureNetwork):
     Args:
         file: its weights, attribute_classifier.safetensors.
         pretrained: false keeps random weights and needs no file.
-        seed: of these.
+        seed: seed of the random weights.
     """
 
     conformance = {"pretrained": False}
