@@ -285,7 +285,8 @@ def test_spawned_workers(four_images):
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="spawned workers need a main module of their own")
 def test_an_interpreter_ends_though_batches_are_left_open(four_images):
     """Workers ignore SIGTERM, with which multiprocessing would end them before it waits for them."""
-    code = "import sys; from gankit.core.data.loader import Batches; from gankit.plugins.sources.folder import FolderSource\n"
+    code = "import sys\nfrom gankit.core.data.loader import Batches\n"
+    code += "from gankit.plugins.sources.folder import FolderSource\n"
     code += "batches = Batches(FolderSource(sys.argv[1]), (4, 4), batch=2, workers=1); next(batches)\n"
     subprocess.run([sys.executable, "-c", code, four_images], check=True, timeout=60)
 
