@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from conditioning_utils import make_bert
-from runs import Result, assert_same, tensors_of, tiny_set
+from runs import Result, assert_same, tensors_of, tiny_set, torchrun
 
-# No statistics over the batch; an eps that makes Adam's steps a smooth function of the gradients (see test_train.py).
+# No statistics over the batch; an eps that makes Adam's steps a smooth function of the gradients (see tests/core/training/test_step.py).
 OPTIONS = tiny_set(
     conditioner={"name": "combined", "parts": {"class": {}, "tags": {"dropout": 0.2}}},
     discriminator__mbstd_channels=0,
@@ -23,17 +20,6 @@ OPTIONS = tiny_set(
     train__lr_g=0.1,
     train__lr_d=0.1,
 )
-
-
-def torchrun(*arguments: object) -> subprocess.CompletedProcess[str]:
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    return subprocess.run(
-        [*launcher, "-m", "gankit", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        timeout=500,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
 
 
 def test_two_processes_equal_one_and_continue_each_other(

@@ -19,6 +19,7 @@ from gankit.core.checkpoints import folders
 from gankit.core.config import recipe as recipes
 from gankit.core.interfaces.labels import Vocabulary
 from gankit.core.models import build
+from gankit.core.models.warm_start import transfer
 from gankit.errors import GankitError
 
 COMBINED = {"name": "combined", "parts": {"class": {}, "tags": {"dropout": 0.2, "noise": 0.05}}}
@@ -140,7 +141,7 @@ def test_init_tells_what_it_copied(images: Path, tmp_path: Path, gankit_cli: Cal
 
     tensors = tensors_of(old)
     module = nn.ParameterDict({"weight": torch.full((8, 6), 7.0), "other": torch.ones(3)})
-    done = build.transfer(module, {"weight": tensors["generator.safetensors:mapping.embed.weight"]})
+    done = transfer(module, {"weight": tensors["generator.safetensors:mapping.embed.weight"]})
     assert (done.copied, len(done.resized), len(done.fresh)) == ([], 1, 1)
     assert torch.equal(module["weight"][:, :2], tensors["generator.safetensors:mapping.embed.weight"])
     assert bool((module["weight"][:, 2:] == 7).all())

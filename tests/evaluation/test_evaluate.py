@@ -15,7 +15,7 @@ import pytest
 import torch
 from conditioning_utils import make_bert, make_open_clip
 from PIL import Image
-from runs import TINY, Result, start_gankit, write_images
+from runs import TINY, Result, start_gankit, torchrun, write_images
 
 import gankit
 from gankit.core.config import options
@@ -272,8 +272,6 @@ def test_images_without_captions_have_no_clip_score(run: Path, images: Path, tmp
 def test_two_processes_measure_what_one_does(
     run: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from test_distributed import torchrun
-
     names = "fd,kid,memorised,diversity,ppl-w-end"
     wish = (
         "evaluate",

@@ -85,6 +85,18 @@ def start_gankit(*arguments: object, **kwargs: object) -> subprocess.Popen[str]:
     )
 
 
+def torchrun(*arguments: object) -> subprocess.CompletedProcess[str]:
+    """`gankit ARGS` in two processes."""
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    return subprocess.run(
+        [*launcher, "-m", "gankit", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=500,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+
+
 def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str], seconds: float = 180) -> None:
     end = time.monotonic() + seconds
     while not condition():

@@ -113,7 +113,7 @@ def test_classes_are_matched_by_name(folders: dict[str, Path], order: list[str])
     vocabulary = Vocabulary(classes=dict.fromkeys(order, 1))
     old, G, D, conditioner, report = start(folders["sg2_cond"], vocabulary)
     old_D = build.build_discriminator(old.recipe, old.conditioner)
-    state = build.checkpoint.load_tensors(folders["sg2_cond"] / "training/discriminator.safetensors")[0]
+    state = load_file(folders["sg2_cond"] / "training" / "discriminator.safetensors")
     old_D.load_state_dict(state)
     images = torch.randn(3, 3, 16, 16)
     for name in order:
