@@ -58,10 +58,10 @@ def ties(fingerprint: str, stepper: Stepper) -> dict[str, Any]:
     for name, module in {"generator": parts.G, "discriminator": parts.D, **parts.guidance}.items():
         for path, network in stored_state.frozen_networks(module).items():
             frozen[f"{name}.{path}"] = network.identity()
-    if parts.judge is not None:
+    if parts.d_conditioner is not None:
         frozen["conditioner"] = {
             "name": "encoder",
-            "sha256": sha256_of(stored_state.stored_state(parts.judge)),
+            "sha256": sha256_of(stored_state.stored_state(parts.d_conditioner)),
         }
     return {"data": fingerprint, "frozen": frozen, "encoders": parts.conditioner.identity()}
 

@@ -45,7 +45,7 @@ class Parts:
     regularizers: dict[str, Regularizer]
     guidance: dict[str, Guidance]
     augmentation: Augmentation | None
-    judge: Conditioner | None = None  # with pretrained weights, for D, while G's is trained
+    d_conditioner: Conditioner | None = None  # D's own, with pretrained weights, while G's is trained
 
     def stateful(self) -> dict[str, nn.Module]:
         """Modules besides the networks whose parameters and buffers a checkpoint keeps."""
@@ -81,8 +81,8 @@ class Stepper:
             self.averaged["conditioner"] = parts.conditioner
         self.posthoc = PowerAverages(train.posthoc_ema, self.averaged)
         self.g_params = [p for p in parts.G.parameters() if p.requires_grad]
-        judges: list[nn.Module] = [parts.D, *parts.regularizers.values()]
-        self.d_params = [p for module in judges for p in module.parameters() if p.requires_grad]
+        d_side: list[nn.Module] = [parts.D, *parts.regularizers.values()]
+        self.d_params = [p for module in d_side for p in module.parameters() if p.requires_grad]
         for side, found in (
             ("generator", self.g_params + self.conditioner_params),
             ("discriminator", self.d_params),
@@ -148,9 +148,9 @@ class Stepper:
         if not self.conditioner_params:
             with self.meter.timed("condition"), torch.no_grad():
                 cond = parts.conditioner.encode(labels)
-        if parts.judge is not None:
+        if parts.d_conditioner is not None:
             with self.meter.timed("condition"), torch.no_grad():
-                self._judged = parts.judge.encode(labels)
+                self._d_cond = parts.d_conditioner.encode(labels)
         self._votes = torch.zeros(
             3, dtype=torch.float64
         )  # sum and number of signs of D(real), wishes to stop
@@ -267,16 +267,16 @@ class Stepper:
         the conditioner is trained; and what G sees, if that is another one."""
         with torch.set_grad_enabled(cond is None and side == "G"):
             full = self.parts.conditioner.encode(labels[rows]) if cond is None else cond[rows]
-            if self.parts.judge is None:
+            if self.parts.d_conditioner is None:
                 return full.detach(), self.parts.conditioner.augment(full), None
-            judged, count = self._judged[rows], rows.stop - rows.start
+            d_cond, count = self._d_cond[rows], rows.stop - rows.start
             augmented = []
-            for value in (judged, full):  # both with the same dropout and noise
+            for value in (d_cond, full):  # both with the same dropout and noise
                 start = self.world.rank * len(labels) + rows.start
                 key = (self.train.seed, self.nimg, side, "condition")
                 with batch_random(*key, total=self.train.batch, start=start, count=count):
                     augmented.append(self.parts.conditioner.augment(value))
-            return judged, augmented[0], augmented[1]
+            return d_cond, augmented[0], augmented[1]
 
     def _sample_z(self, count: int) -> Tensor:
         return randn(count, self.parts.G.z_dim, device=self.device)
@@ -331,13 +331,13 @@ class Stepper:
         D = context.D
         with self._autocast():
             fake = context.features["fake"] = self._fake(context, update_emas=False)
-            judged = context.cond.detach()
+            d_cond = context.cond.detach()
             context.features["fake features"] = D.features(self._augment(fake, fake=True))
-            fake_logits = D.score(context.features["fake features"], judged)
+            fake_logits = D.score(context.features["fake features"], d_cond)
             real_logits = None
             if self.parts.loss.g_needs_real:
                 with torch.no_grad():
-                    real_logits = _floats(D(self._augment(context.real), judged))
+                    real_logits = _floats(D(self._augment(context.real), d_cond))
             losses = self.parts.loss.g_loss(_floats(fake_logits), real_logits)
             if (
                 self.train.top_k < 1
@@ -346,7 +346,7 @@ class Stepper:
             loss = losses.mean()
             for name, guidance in self.parts.guidance.items():
                 if guidance.weight:
-                    value = guidance.loss(fake.float(), judged, labels).mean()
+                    value = guidance.loss(fake.float(), d_cond, labels).mean()
                     self.meter.add(f"guidance/{name}", value.item())
                     loss = loss + guidance.weight * value
         return loss + self._eager_penalties("G", context)

@@ -18,7 +18,7 @@ from gankit.core.checkpoints import folders
 from gankit.core.config import compatibility, options
 from gankit.core.config import recipe as recipes
 from gankit.core.config.recipe import Recipe
-from gankit.core.config.retention import Keep
+from gankit.core.config.retention import Retention
 from gankit.core.data.contact_sheet import save_png
 from gankit.core.data.images import from_uint8
 from gankit.core.data.loader import Batches, open_source
@@ -261,7 +261,7 @@ class Trainer:
         """Train to the end of the stage; returns the last checkpoint and whether somebody wants to stop."""
         train, stepper = self.recipe.train, self.stepper
         until = self.whole.stages[self.stage].get("until") if self.whole.stages else None
-        keep = Keep.parse(train.keep)
+        keep = Retention.parse(train.keep)
         assert self.batches is not None
         last = None
         if stepper.nimg == 0:
