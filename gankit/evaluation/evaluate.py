@@ -51,8 +51,8 @@ class Session:
         }
         self.features = Features()
         self.jobs = {n: self.features.want(m, context.backbone_of(m)) for n, m in self.compared.items()}
-        for metric in self.image_metrics.values():
-            metric.to(context.pipe.device)
+        for single in self.image_metrics.values():
+            single.to(context.pipe.device)
         self._real: dict[Job, FeatureSet] | None = None
 
     def real(self) -> dict[Job, FeatureSet]:
@@ -98,9 +98,9 @@ class Session:
             if pictures is not None:
                 made = metric.pictures(theirs, ours, Album(context))
                 results[name]["pictures"] = [_keep(image, pictures, part) for part, image in made.items()]
-        for name, metric in self.image_metrics.items():
-            values, details = metric.summarise(scores[name])
-            results[name] = {"values": reported(name, metric, values), "details": details, **metric.facts()}
+        for name, single in self.image_metrics.items():
+            values, details = single.summarise(scores[name])
+            results[name] = {"values": reported(name, single, values), "details": details, **single.facts()}
         fake.clear()  # closes the files that are about to vanish
         return results
 
