@@ -23,7 +23,7 @@ import gankit
 from gankit.core.config import options
 from gankit.core.data.loader import open_source
 from gankit.evaluation.evaluate import evaluate
-from gankit.evaluation.metric_context import Bench, entry_side
+from gankit.evaluation.metric_context import MetricContext, entry_side
 
 
 def timed(work: Callable[[], object]) -> tuple[float, float]:
@@ -53,15 +53,15 @@ def main() -> None:
             network.pooled(pixels)
 
     pipe = gankit.load(wish.model, device="cpu")
-    bench = Bench(
+    context = MetricContext(
         pipe, open_source(str(pipe.recipe.data.path), pipe.recipe.data.options), num=wish.batch_size
     )
-    part = next(bench.parts(wish.batch_size))
-    bench.draw(part)  # encodes its captions
+    part = next(context.parts(wish.batch_size))
+    context.draw(part)  # encodes its captions
 
     def drawing() -> None:
         for _ in range(-(-wish.images // wish.batch_size)):
-            bench.draw(part)
+            context.draw(part)
 
     def distance() -> None:
         evaluate(

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from gankit.core.interfaces.labels import Label
 from gankit.errors import GankitError
-from gankit.evaluation.metric_context import Album, Bench
+from gankit.evaluation.metric_context import Album, MetricContext
 from gankit.evaluation.moments import FeatureSet
 
 
@@ -29,7 +29,7 @@ class Measure(ABC):
     values: Mapping[str, str]
     min_images: int = 1
 
-    def check(self, bench: Bench) -> None:
+    def check(self, context: MetricContext) -> None:
         """Raise GankitError, before anything is drawn, for a model that cannot be measured in this way."""
 
 
@@ -92,7 +92,7 @@ class ModelMetric(Measure):
     """`__init__(self, *, options)`; a property of the generator that its images alone do not show.
 
     Attributes:
-        uses_feature: whether it asks for a feature network, `bench.backbone_of(self)`.
+        uses_feature: whether it asks for a feature network, `context.backbone_of(self)`.
         feature: spec of one of its own, an option marked `Nested("feature", build=False)`; None means the one that all
             metrics share.
         side: of the square images that enter it; None means its default.
@@ -103,7 +103,7 @@ class ModelMetric(Measure):
     side: int | None = None
 
     @abstractmethod
-    def probe(self, bench: Bench) -> dict[str, float]:
+    def probe(self, context: MetricContext) -> dict[str, float]:
         """The numbers named in `values`."""
 
 

@@ -32,7 +32,7 @@ DEFAULT_SIDE = 224
 
 
 @dataclass(frozen=True)
-class Part:
+class BatchSlice:
     """One process's images of a batch: numbers [first + start, first + start + count) of those that are drawn.
 
     `counts` says how many of the batch each process has; one that would have none makes one image that does not count.
@@ -86,7 +86,7 @@ class HasFeature(Protocol):
 
 
 @dataclass
-class Bench:
+class MetricContext:
     """A model and how its images are drawn.
 
     Args:
@@ -127,7 +127,7 @@ class Bench:
         if metric.feature is not None:
             return self.backbone(metric.feature, metric.side)
         if self.feature is None:
-            raise ValueError("the bench has no feature network")
+            raise ValueError("the context has no feature network")
         return self.backbone(self.feature, self.side)
 
     def backbone(self, spec: Mapping[str, Any], side: int | None = None) -> Backbone:
@@ -149,7 +149,7 @@ class Bench:
 
     # ------------------------------------------------------------------------------------------------ drawing
 
-    def parts(self, total: int, batch: int | None = None) -> Iterator[Part]:
+    def parts(self, total: int, batch: int | None = None) -> Iterator[BatchSlice]:
         """This process's parts of all batches."""
         batch, size = batch or self.batch, self.world.size
         each = -(-batch // size)
@@ -160,7 +160,7 @@ class Bench:
             counts = tuple(stop - start for start, stop in bounds)
             if start == stop:
                 start, stop = 0, 1
-            yield Part(self.seed, first, rows, start, stop - start, counts)
+            yield BatchSlice(self.seed, first, rows, start, stop - start, counts)
 
     def labels(self, numbers: Sequence[int]) -> list[Label]:
         """Of images by number: what the model is asked for. Empty ones for a model without conditions."""
@@ -180,7 +180,7 @@ class Bench:
         return self.pipe.latents([self.seed + i for i in numbers])
 
     @torch.no_grad()
-    def draw(self, part: Part) -> tuple[Tensor, list[Label]]:
+    def draw(self, part: BatchSlice) -> tuple[Tensor, list[Label]]:
         """uint8 images [count, C, H, W] on the model's device, and their labels; with fresh per-pixel noise."""
         labels = self.labels(part.numbers)
         with part.random("evaluate"):
@@ -188,12 +188,12 @@ class Bench:
             images = self.pipe.generator(self.latents(part.numbers), cond, truncation_psi=self.psi)
         return to_levels(images), labels
 
-    def drawn(self) -> Generator[tuple[Part, Tensor, list[Label]], None, None]:
+    def drawn(self) -> Generator[tuple[BatchSlice, Tensor, list[Label]], None, None]:
         """All `num` images."""
         for part in self.parts(self.num):
             yield part, *self.draw(part)
 
-    def real(self) -> Generator[tuple[Part, Tensor], None, None]:
+    def real(self) -> Generator[tuple[BatchSlice, Tensor], None, None]:
         """A random choice of `num_real` images without repetition, as training sees them but never mirrored."""
         batches = self._batches(self.batch, rank=self.world.rank, world=self.world.size)
         try:
@@ -224,7 +224,7 @@ class Bench:
 
     @torch.no_grad()
     def rows(
-        self, total: int, work: Callable[[Part], Tensor], what: str, batch: int | None = None
+        self, total: int, work: Callable[[BatchSlice], Tensor], what: str, batch: int | None = None
     ) -> np.ndarray:
         """[total, K] float64 from `work`, which makes [count, K] of each part; the same in every process.
 
@@ -243,18 +243,18 @@ class Bench:
 class Album:
     """The images behind rows of features, for pictures."""
 
-    bench: Bench
+    context: MetricContext
 
     def fake(self, row: int) -> np.ndarray:
         """uint8 [H, W, C] of a generated image by number, as it was when it was measured."""
-        bench = self.bench
-        first = row // bench.batch * bench.batch
-        part = Part(bench.seed, first, min(bench.batch, bench.num - first), row - first, 1, (1,))
-        return bench.draw(part)[0][0].permute(1, 2, 0).cpu().numpy()
+        context = self.context
+        first = row // context.batch * context.batch
+        part = BatchSlice(context.seed, first, min(context.batch, context.num - first), row - first, 1, (1,))
+        return context.draw(part)[0][0].permute(1, 2, 0).cpu().numpy()
 
     def real(self, row: int) -> np.ndarray:
         """uint8 [H, W, C] of a real image."""
-        batches = self.bench._batches(1, workers=0, start_image=row)
+        batches = self.context._batches(1, workers=0, start_image=row)
         try:
             return next(batches).images[0].permute(1, 2, 0).numpy()
         finally:
@@ -270,7 +270,7 @@ def to_levels(images: Tensor) -> Tensor:
     return (images.float() * 127.5 + 128).clamp_(0, 255).to(torch.uint8)
 
 
-def finite(rows: np.ndarray, part: Part, message: str) -> None:
+def finite(rows: np.ndarray, part: BatchSlice, message: str) -> None:
     """Raise GankitError with the number of the first image that has a row that is not finite."""
     bad = ~np.isfinite(rows).all(1)
     if bad.any():

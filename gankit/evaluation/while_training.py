@@ -19,7 +19,7 @@ import torch
 from gankit.core.checkpoints import folders
 from gankit.core.config import options
 from gankit.core.config.recipe import Recipe, measured
-from gankit.core.config.retention import Keep
+from gankit.core.config.retention import Retention
 from gankit.core.interfaces.conditions import Conditioner
 from gankit.core.interfaces.data import Source
 from gankit.core.interfaces.networks import FeatureNetwork, Generator
@@ -28,7 +28,7 @@ from gankit.core.training.step import Stepper
 from gankit.errors import GankitError
 from gankit.evaluation import evaluate
 from gankit.evaluation.metric import Measure
-from gankit.evaluation.metric_context import DEFAULT_SIDE, Bench, Progress
+from gankit.evaluation.metric_context import DEFAULT_SIDE, MetricContext, Progress
 from gankit.sampling.pipeline import Pipeline
 
 FOLDER = (
@@ -95,10 +95,10 @@ class Monitor:
     ) -> None:
         self.out, self.recipe, self.source, self.stepper, self.say = out, recipe, source, stepper, say
         self.wish = recipe.evaluation
-        self.keep, self.better = Keep.parse(recipe.train.keep), measured(recipe.evaluation)
-        live: Any = _Live(recipe, stepper)  # all of a pipeline that a bench asks for
+        self.keep, self.better = Retention.parse(recipe.train.keep), measured(recipe.evaluation)
+        live: Any = _Live(recipe, stepper)  # all of a pipeline that a context asks for
         self.watch = _Watch()
-        self.bench = Bench(
+        self.context = MetricContext(
             live,
             source,
             num=self.wish.num,
@@ -117,11 +117,11 @@ class Monitor:
             if int(page.stem) > stepper.nimg:
                 page.unlink()
         with self._undisturbed():
-            self.bench.side = self._side(self.bench.network(self.wish.feature))
-            evaluate.check_before_drawing(self.bench, self.metrics)
-            self.session = evaluate.Session(self.bench, self.metrics)
+            self.context.side = self._side(self.context.network(self.wish.feature))
+            evaluate.check_before_drawing(self.context, self.metrics)
+            self.session = evaluate.Session(self.context, self.metrics)
             start = time.monotonic()
-            self.say(f"evaluations: looking at {self.bench.num_real:,} real images, once for this data set")
+            self.say(f"evaluations: looking at {self.context.num_real:,} real images, once for this data set")
             self.session.real()
             how = "found in the cache" if self.session.cached else "done"
             self.say(f"  {how} in {time.monotonic() - start:.0f} s")
@@ -153,7 +153,7 @@ class Monitor:
             results[name] |= {"better": dict(self.metrics[name].values), "options": self.wish.metrics[name]}
         seconds = time.monotonic() - start
         where, cached = self.recipe.data.path, self.session.cached
-        facts = evaluate.page_of(self.bench, results, str(self.out), where, cached, None, start)
+        facts = evaluate.page_of(self.context, results, str(self.out), where, cached, None, start)
         tensor_files.write_text(self._page(nimg), json.dumps(facts, indent=1, ensure_ascii=False))
         numbers = {key: value for result in results.values() for key, value in result["values"].items()}
         for key, value in numbers.items():

@@ -182,9 +182,9 @@ def check_base_class(subject: Subject) -> None:
 
 
 def check_unfit(subject: Subject) -> None:
-    """`unfit` returns None, or what the plugin cannot work with and a reason."""
-    unfit = getattr(subject.target, "unfit", None)
-    if unfit is None:
+    """`incompatibility` returns None, or what the plugin cannot work with and a reason."""
+    ask = getattr(subject.target, "incompatibility", None)
+    if ask is None:
         return
     classes = labels.Vocabulary(classes={"a": 1, "b": 1})
     for conditioner in ("none", "class"):
@@ -192,9 +192,11 @@ def check_unfit(subject: Subject) -> None:
             data = {"size": [height, width], "channels": channels}
             recipe = recipes.parse({"data": data, "conditioner": conditioner}, "a recipe of defaults")
             made = compatibility.compose(recipe, build.build_conditioner(recipe, classes))
-            found = unfit(options.check(subject.kind, subject.spec), made)
+            found = ask(options.check(subject.kind, subject.spec), made)
             sound = found is None or (isinstance(found, tuple) and len(found) == 2 and all(found))
-            assert sound, f"{subject}: unfit returns {found!r}, not None or what it cannot work with and why"
+            assert sound, (
+                f"{subject}: incompatibility returns {found!r}, not None or what it cannot work with and why"
+            )
 
 
 CHECKS = [check_unfit, check_options, check_unknown_option, check_base_class]

@@ -15,7 +15,7 @@ from gankit.core.interfaces.labels import Label
 from gankit.core.interfaces.networks import Generator
 from gankit.core.models.model_folder import Model
 from gankit.evaluation.metric import ImageMetric, Measure, Metric, ModelMetric, measure, reported
-from gankit.evaluation.metric_context import Bench
+from gankit.evaluation.metric_context import MetricContext
 from gankit.evaluation.moments import FeatureSet
 from gankit.sampling.pipeline import Pipeline
 from gankit.testing.common import Subject, seeded
@@ -87,8 +87,8 @@ class _WaveSynthesis(nn.Module):
         return torch.einsum("bcf,bfhw->bchw", mixed[:, :-1], waves) / 5
 
 
-def toy_bench(num: int = 12, **extra: Any) -> Bench:
-    """A bench with the toy generator, no condition, and the smallest feature network."""
+def toy_bench(num: int = 12, **extra: Any) -> MetricContext:
+    """A context with the toy generator, no condition, and the smallest feature network."""
     with seeded(7):
         generator = Waves((3, 32, 32))
     recipe = Recipe(name="toy", data=DataOptions(size=(32, 32)))
@@ -97,7 +97,7 @@ def toy_bench(num: int = 12, **extra: Any) -> Bench:
     feature = options.check(
         "feature", {"name": "timm-cnn", "model": "test_efficientnet.r160_in1k", "pretrained": False}
     )
-    return Bench(pipe, num=num, batch=4, feature=feature, side=32, **extra)
+    return MetricContext(pipe, num=num, batch=4, feature=feature, side=32, **extra)
 
 
 def _values(subject: Subject, metric: Measure, seed: int = 1, shift: float = 0.0) -> dict[str, float]:
@@ -114,9 +114,9 @@ def _values(subject: Subject, metric: Measure, seed: int = 1, shift: float = 0.0
             )
         return reported(subject.name, metric, metric.summarise(scores.double().numpy())[0])
     assert isinstance(metric, ModelMetric)
-    bench = toy_bench(max(12, metric.min_images))
-    metric.check(bench)
-    return reported(subject.name, metric, metric.probe(bench))
+    context = toy_bench(max(12, metric.min_images))
+    metric.check(context)
+    return reported(subject.name, metric, metric.probe(context))
 
 
 def check_metric_values(subject: Subject) -> None:

@@ -25,8 +25,9 @@ def check(recipe: Recipe, conditioner: Conditioner) -> None:
     """Refuse parts that cannot work together, by what their plugins say. The GankitError names both and the reason."""
     composition = compose(recipe, conditioner)
     for kind, spec in _specs(composition.parts):
-        unfit = getattr(registry().load(kind, spec["name"]), "unfit", None)  # a plugin may be a mere function
-        found = None if unfit is None else unfit(spec, composition)
+        plugin = registry().load(kind, spec["name"])  # a class, or a mere function that has no such method
+        ask = getattr(plugin, "incompatibility", None)
+        found = None if ask is None else ask(spec, composition)
         if found is not None:
             other, reason = found
             raise GankitError(f"{kind} {spec['name']!r} and {other} cannot work together: {reason}")

@@ -12,7 +12,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from gankit.core.config import options, schedules, sections, stages
 from gankit.core.config.registry import registry
-from gankit.core.config.retention import Keep, checked_keep
+from gankit.core.config.retention import Retention, checked_retention
 from gankit.core.runtime import yaml_files
 from gankit.core.runtime.units import Count
 from gankit.core.runtime.units import parse_count as parse_count
@@ -109,7 +109,7 @@ class TrainOptions(_Section):
     tick: Count = Field(1000, ge=1, description="images between log lines")
     samples_every: Count = Field(10_000, ge=1, description="images between sample grids")
     checkpoint_every: Count = Field(10_000, ge=1, description="images between checkpoints")
-    keep: Annotated[int | str, BeforeValidator(checked_keep)] = Field(
+    keep: Annotated[int | str, BeforeValidator(checked_retention)] = Field(
         2, description="checkpoints that are kept: a number, or last:2,best:3"
     )
     workers: int | None = Field(
@@ -252,7 +252,7 @@ def parse(data: Any, origin: str) -> Recipe:
 
 def _check_evaluation(recipe: Recipe) -> None:
     """Fill in the options of the plugins that measure while a run trains; they are loaded only if it is to."""
-    wish, best = recipe.evaluation, Keep.parse(recipe.train.keep).best
+    wish, best = recipe.evaluation, Retention.parse(recipe.train.keep).best
     if wish.every is None:
         if best:
             raise GankitError(

@@ -8,7 +8,7 @@ from typing import Any
 
 
 @dataclass(frozen=True)
-class Keep:
+class Retention:
     """The newest `last` checkpoints, and of those that were measured the best.
 
     Args:
@@ -20,7 +20,7 @@ class Keep:
     best: tuple[tuple[int, str], ...] = ()
 
     @classmethod
-    def parse(cls, value: int | str) -> Keep:
+    def parse(cls, value: int | str) -> Retention:
         """2, '2', 'last:2,best:3' or 'best:3:precision' (then one last one). Raises ValueError for anything else."""
         last, best = 1, []
         for part in str(value).split(","):
@@ -38,9 +38,9 @@ class Keep:
         return cls(last, tuple(best))
 
 
-def checked_keep(value: Any) -> Any:
+def checked_retention(value: Any) -> Any:
     """For pydantic: a number as int, other text as it was, if it can be parsed."""
     if isinstance(value, bool) or not isinstance(value, (int, str)):
         raise ValueError(f"{value!r} is not a number of checkpoints or text such as last:2,best:3")
-    kept = Keep.parse(value)
+    kept = Retention.parse(value)
     return value if kept.best else kept.last

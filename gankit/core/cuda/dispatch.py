@@ -176,3 +176,8 @@ def self_test(operator: str, name: str, device: torch.device) -> Result:
 def kernels() -> ModuleType:
     """The package of Triton kernels; ImportError where Triton is missing."""
     return importlib.import_module("gankit.core.cuda.triton")
+
+
+def backends_in_use(device: torch.device) -> dict[str, str]:
+    """Placeholder until op backends are plugins."""
+    return {requested: torch.__version__}

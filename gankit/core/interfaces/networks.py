@@ -42,18 +42,18 @@ class Composition:
         return f"conditioner {self.parts['conditioner']['name']!r}"
 
 
-class Part:
-    """A network or a training part, which may be unfit for others."""
+class Component:
+    """A network or another part of a recipe, which may be unable to work with others."""
 
     @classmethod
-    def unfit(cls, options: Mapping[str, Any], composition: Composition) -> tuple[str, str] | None:
-        """What this plugin, with these options, cannot work with, and why: ("conditioner 'none'", "there is ...").
+    def incompatibility(cls, options: Mapping[str, Any], composition: Composition) -> tuple[str, str] | None:
+        """The part that this plugin, with these options, cannot work with, and why: ("conditioner 'none'", "...").
 
-        Asked before any network is built, for mistakes that would show late or not at all; None if there is none."""
+        Asked before any network is built, for mistakes that would show late or not at all; None if all fits."""
         return None
 
 
-class Generator(nn.Module, Part):
+class Generator(nn.Module, Component):
     """`__init__(self, image_shape: (C, H, W), cond: CondSpec, *, options)`.
 
     `mapping` and `synthesis` are methods or submodules with these signatures::
@@ -108,7 +108,7 @@ class Generator(nn.Module, Part):
         return self.synthesis(ws, cond, noise_mode=noise_mode, **emas)
 
 
-class Discriminator(nn.Module, Part, ABC):
+class Discriminator(nn.Module, Component, ABC):
     """`__init__(self, image_shape: (C, H, W), cond: CondSpec, *, options)`.
 
     Pretrained frozen networks inside are `FeatureNetwork`s; gankit leaves their tensors out of checkpoints.

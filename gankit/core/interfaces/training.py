@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 from gankit.core.interfaces.conditions import Condition, Conditioner
 from gankit.core.interfaces.labels import Label
-from gankit.core.interfaces.networks import Discriminator, Generator, ImageShape, Part
+from gankit.core.interfaces.networks import Component, Discriminator, Generator, ImageShape
 
 
-class AdversarialLoss(Part, ABC):
+class AdversarialLoss(Component, ABC):
     """Logits are lists as `Discriminator.forward` returns them; results are per image, [B]."""
 
     g_needs_real: ClassVar[bool] = False  # relativistic losses compare with real logits in G's step too
@@ -51,7 +51,7 @@ class StepContext:
     g_cond: Condition | None = None
 
 
-class Regularizer(nn.Module, Part, ABC):
+class Regularizer(nn.Module, Component, ABC):
     """A penalty on one network, computed every `interval` steps and multiplied by it (lazy regularisation, StyleGAN2
     section 3.2). With interval 1 it joins the main loss; otherwise it is a step of its own and the optimiser of its
     side gets lr * k/(k+1) and beta ** (k/(k+1)). Parameters of its own are trained in D's phases."""
@@ -70,7 +70,7 @@ class Regularizer(nn.Module, Part, ABC):
         """Weighted penalty of each image, [B]; state that it keeps belongs in buffers."""
 
 
-class Guidance(nn.Module, Part, ABC):
+class Guidance(nn.Module, Component, ABC):
     """A loss on generated images; its frozen networks are not stored."""
 
     weight: float
@@ -80,7 +80,7 @@ class Guidance(nn.Module, Part, ABC):
         """Unweighted loss of each image, [B]; images [B, C, H, W] in [-1, 1], before augmentation."""
 
 
-class Augmentation(nn.Module, Part, ABC):
+class Augmentation(nn.Module, Component, ABC):
     """`__init__(self, image_shape: (C, H, W), *, options)`; twice differentiable with respect to the images."""
 
     channels: ClassVar[tuple[int, ...]] = (

@@ -35,9 +35,9 @@ def build_parts(recipe: Recipe, conditioner: Conditioner, device: torch.device) 
     """Networks and training parts of a recipe on a device. Raises GankitError, first of all, if they do not fit."""
     compatibility.check(recipe, conditioner)
     augmentation = build_augmentation(recipe)
-    judge = None
+    d_conditioner = None
     if recipe.train.judge_condition == "pretrained" and stored_state.stored_state(conditioner):
-        judge = copy.deepcopy(conditioner).requires_grad_(False).to(device)
+        d_conditioner = copy.deepcopy(conditioner).requires_grad_(False).to(device)
     G = build.build_generator(recipe, conditioner)
     D = build.channels_last(build.build_discriminator(recipe, conditioner), device).train()
     return Parts(
@@ -54,7 +54,7 @@ def build_parts(recipe: Recipe, conditioner: Conditioner, device: torch.device) 
             for name, spec in recipe.guidance.items()
         },
         augmentation=None if augmentation is None else augmentation.to(device),
-        judge=judge,
+        d_conditioner=d_conditioner,
     )
 
 

@@ -141,20 +141,20 @@ def footprint(parts: Parts, images: int, label: Label, *, averages: int = 1, d_s
     Raises RuntimeError or TypeError if G, D or the loss needs to see numbers; for other parts, `not_counted` says so.
     """
     G, D = parts.G, parts.D
-    judges: list[nn.Module] = [D, *parts.regularizers.values()]
-    trained = {"G": _trained(G, parts.conditioner), "D": _trained(*judges)}
+    d_side: list[nn.Module] = [D, *parts.regularizers.values()]
+    trained = {"G": _trained(G, parts.conditioner), "D": _trained(*d_side)}
     result = Footprint(
         images=images,
         weights=_size(G) * (1 + averages)
-        + sum(_size(m) for m in [*judges, parts.conditioner, *parts.guidance.values()]),
+        + sum(_size(m) for m in [*d_side, parts.conditioner, *parts.guidance.values()]),
         gradients=max(_bytes(side) for side in trained.values()),
         optimizer=2 * sum(_bytes(side) for side in trained.values()),
         phases=[],
     )
     if any(p.requires_grad for p in parts.conditioner.parameters()):
         result.weights += _size(parts.conditioner) * averages
-    if parts.judge is not None:
-        result.weights += _size(parts.judge)
+    if parts.d_conditioner is not None:
+        result.weights += _size(parts.d_conditioner)
 
     lazy = {name: r for name, r in parts.regularizers.items() if r.interval > 1}
     eager = {name: r for name, r in parts.regularizers.items() if r.interval == 1}

@@ -21,10 +21,11 @@ from gankit.core.data.text_cache import TextCache
 from gankit.core.interfaces.conditions import Condition, Conditioner, CondSpec
 from gankit.core.interfaces.labels import Label, Vocabulary
 from gankit.core.models.pretrained import find_folder, read_safetensors, shapes_only
+from gankit.core.nn.attention_pool import AttentionPool
 from gankit.core.runtime.random import rand, randn
 from gankit.core.runtime.tensor_files import sha256_of
 from gankit.errors import GankitError
-from gankit.plugins.conditioning.attention_pool import AttentionPool, load_pool
+from gankit.plugins.conditioning.attention_pool import load_pool
 
 
 class EncodedText(Conditioner):

@@ -89,7 +89,7 @@ class ProjectedDiscriminator(Discriminator):
         self.c_dim = cond.c_dim
 
     @classmethod
-    def unfit(cls, options: Mapping[str, Any], composition: Composition) -> tuple[str, str] | None:
+    def incompatibility(cls, options: Mapping[str, Any], composition: Composition) -> tuple[str, str] | None:
         return unfit_feature(options["feature"])
 
     @property
@@ -109,7 +109,7 @@ class ProjectedDiscriminator(Discriminator):
 
 
 def unfit_feature(spec: Mapping[str, Any]) -> tuple[str, str] | None:
-    """`Part.unfit` of a projected discriminator for a feature network, which is built without weights."""
+    """`Component.incompatibility` for the feature network of a projected discriminator, built without weights."""
     try:
         with META:
             reason = no_pyramid(options.build("feature", spec))

@@ -80,7 +80,7 @@ class R3GANDiscriminator(Discriminator):
             self.Model.EmbeddingLayer = linear(cond.c_dim, embed_dim, gain=1 / math.sqrt(embed_dim))
 
     @classmethod
-    def unfit(cls, options: Mapping[str, Any], composition: Composition) -> tuple[str, str] | None:
+    def incompatibility(cls, options: Mapping[str, Any], composition: Composition) -> tuple[str, str] | None:
         return unfit_plan("discriminator", options, composition)
 
     def features(self, images: Tensor) -> Tensor:

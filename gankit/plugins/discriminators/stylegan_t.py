@@ -81,7 +81,7 @@ class StyleGANTDiscriminator(Discriminator):
         )
 
     @classmethod
-    def unfit(cls, options: Mapping[str, Any], composition: Composition) -> tuple[str, str] | None:
+    def incompatibility(cls, options: Mapping[str, Any], composition: Composition) -> tuple[str, str] | None:
         name = options["feature"]["name"]
         if hasattr(registry().load("feature", name), "token_maps"):
             return None

@@ -114,7 +114,7 @@ class StyleGANXLDiscriminator(Discriminator):
                     head.embed.weight.copy_(table.T)
 
     @classmethod
-    def unfit(cls, options: Mapping[str, Any], composition: Composition) -> tuple[str, str] | None:
+    def incompatibility(cls, options: Mapping[str, Any], composition: Composition) -> tuple[str, str] | None:
         specs = ({"name": label, **spec} for label, spec in options["features"].items())
         return next(filter(None, map(unfit_feature, specs)), None)
 

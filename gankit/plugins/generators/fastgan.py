@@ -53,7 +53,7 @@ class FastGAN(Generator):
         self.synthesis = Synthesis(image_shape, z_dim, cond.c_dim, ngf, lite=self.lite)  # type: ignore[misc]
 
     @classmethod
-    def unfit(cls, options: Mapping[str, Any], composition: Composition) -> tuple[str, str] | None:
+    def incompatibility(cls, options: Mapping[str, Any], composition: Composition) -> tuple[str, str] | None:
         _, height, width = composition.image_shape
         if (reason := unfit_size(composition.image_shape)) is None:
             return None

@@ -89,7 +89,7 @@ class R3GAN(Generator):
             self.Model.EmbeddingLayer = linear(cond.c_dim, embed_dim)
 
     @classmethod
-    def unfit(cls, options: Mapping[str, Any], composition: Composition) -> tuple[str, str] | None:
+    def incompatibility(cls, options: Mapping[str, Any], composition: Composition) -> tuple[str, str] | None:
         return unfit_plan("generator", options, composition)
 
     def mapping(  # type: ignore[override]
@@ -145,7 +145,7 @@ def stage_plan(
 
 
 def unfit_plan(section: str, options: Mapping[str, Any], composition: Composition) -> tuple[str, str] | None:
-    """`Part.unfit` of R3GAN's networks: images whose size the widths and blocks do not reach."""
+    """`Component.incompatibility` of R3GAN's networks: images whose size the widths and blocks do not reach."""
     _, height, width = composition.image_shape
     try:
         stage_plan(section, composition.image_shape, options["widths"], options["blocks"])

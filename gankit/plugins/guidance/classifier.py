@@ -67,7 +67,7 @@ class ClassifierGuidance(Guidance):
         self.temperature, self.side = temperature, side
 
     @classmethod
-    def unfit(cls, options: Mapping[str, Any], composition: Composition) -> tuple[str, str] | None:
+    def incompatibility(cls, options: Mapping[str, Any], composition: Composition) -> tuple[str, str] | None:
         if "cls" not in composition.accepts:
             return composition.conditioner, (
                 "images are to show their classes, which this conditioner does not read; "

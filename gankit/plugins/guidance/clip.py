@@ -54,7 +54,7 @@ class CLIPGuidance(Guidance):
         self.register_buffer("_shift", shift, persistent=False)
 
     @classmethod
-    def unfit(cls, options: Mapping[str, Any], composition: Composition) -> tuple[str, str] | None:
+    def incompatibility(cls, options: Mapping[str, Any], composition: Composition) -> tuple[str, str] | None:
         if "text" in composition.accepts:
             return None
         return composition.conditioner, (

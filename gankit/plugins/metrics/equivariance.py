@@ -22,7 +22,7 @@ from gankit.core.cuda import filter2d, upsample2d
 from gankit.core.interfaces.networks import Generator
 from gankit.errors import GankitError
 from gankit.evaluation.metric import ModelMetric
-from gankit.evaluation.metric_context import Bench, Part
+from gankit.evaluation.metric_context import BatchSlice, MetricContext
 
 LARGEST_SHIFT = 1 / 8  # fraction of the image's side, in either direction
 LANCZOS = 3  # lobes of the windowed sinc
@@ -39,8 +39,8 @@ class Equivariance(ModelMetric):
             raise GankitError(f"batch = {batch} of an equivariance metric must be at least 1")
         self.batch = batch
 
-    def check(self, bench: Bench) -> None:
-        if _input_transform(bench.pipe.generator) is None:
+    def check(self, context: MetricContext) -> None:
+        if _input_transform(context.pipe.generator) is None:
             raise GankitError(
                 "equivariance can be measured only of generators whose input can be transformed "
                 "(synthesis.input.transform), such as StyleGAN3's; leave eq-t, eq-t-frac and eq-r out"
@@ -56,18 +56,18 @@ class Equivariance(ModelMetric):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Expected images (`plain`, transformed), actual images and mask of the pixels to compare, all [B, C, H, W]."""
 
-    def probe(self, bench: Bench) -> dict[str, float]:
-        generator = bench.pipe.generator
+    def probe(self, context: MetricContext) -> dict[str, float]:
+        generator = context.pipe.generator
         size = generator.image_shape[1:]
 
-        def errors(part: Part) -> Tensor:
+        def errors(part: BatchSlice) -> Tensor:
             """Sums [B, 2]: of squared errors under the mask, and of the mask."""
             rng = np.random.Generator(
-                np.random.PCG64([bench.seed, part.first])
+                np.random.PCG64([context.seed, part.first])
             )  # one transform for the whole batch
             matrix, parameters = self.draw(rng, size)
-            cond = bench.condition(bench.labels(part.numbers))
-            ws = generator.mapping(bench.latents(part.numbers), cond)
+            cond = context.condition(context.labels(part.numbers))
+            ws = generator.mapping(context.latents(part.numbers), cond)
             images = []
             for transform in (np.eye(3), matrix):
                 with transformed(generator, transform), part.random("noise"):
@@ -76,7 +76,7 @@ class Equivariance(ModelMetric):
             squared = ((wanted - found) * mask).double().square()
             return torch.stack([squared.flatten(1).sum(1), mask.double().flatten(1).sum(1)], 1)
 
-        sums = bench.rows(bench.num, errors, "equivariance", batch=self.batch).sum(0)
+        sums = context.rows(context.num, errors, "equivariance", batch=self.batch).sum(0)
         if not sums[1]:
             raise GankitError("equivariance: no pixel of any image can be compared; the images are too small")
         (key,) = self.values

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from gankit.core.runtime.random import rand, randn
 from gankit.errors import GankitError
 from gankit.evaluation.metric import ModelMetric
-from gankit.evaluation.metric_context import Bench, Part
+from gankit.evaluation.metric_context import BatchSlice, MetricContext
 from gankit.plugins.metrics.networks import OwnFeature
 from gankit.plugins.metrics.perceptual import perceptual_vectors
 
@@ -45,15 +45,15 @@ class PathLengthW(ModelMetric):
             raise GankitError(f"epsilon = {epsilon} of path length must lie between 0 and 1")
         self.epsilon, self.crop, self.feature = epsilon, crop, feature
 
-    def probe(self, bench: Bench) -> dict[str, float]:
-        backbone = bench.backbone_of(self)
-        generator = bench.pipe.generator
+    def probe(self, context: MetricContext) -> dict[str, float]:
+        backbone = context.backbone_of(self)
+        generator = context.pipe.generator
 
-        def steps(part: Part) -> Tensor:
-            cond = bench.condition(bench.labels(part.numbers))
+        def steps(part: BatchSlice) -> Tensor:
+            cond = context.condition(context.labels(part.numbers))
             with part.random("path"):
-                z = randn(part.count, 2, generator.z_dim, device=bench.pipe.device)
-                t = rand(part.count, 1, device=bench.pipe.device)
+                z = randn(part.count, 2, generator.z_dim, device=context.pipe.device)
+                t = rand(part.count, 1, device=context.pipe.device)
             t = t * self.full
             vectors = []
             for place in (t, t + self.epsilon):
@@ -62,7 +62,7 @@ class PathLengthW(ModelMetric):
                 vectors.append(perceptual_vectors(backbone, self._cropped(images)))
             return ((vectors[0] - vectors[1]).double().square().sum(1) / self.epsilon**2)[:, None]
 
-        lengths = bench.rows(bench.num, steps, "path length")[:, 0]
+        lengths = context.rows(context.num, steps, "path length")[:, 0]
         low, high = np.percentile(lengths, 1, method="lower"), np.percentile(lengths, 99, method="higher")
         kept = lengths[(low <= lengths) & (lengths <= high)]
         return {"ppl": float(kept.mean()), "ppl_std": float(kept.std())}

@@ -54,7 +54,7 @@ class Attributes(Regularizer):
         self.weight_d, self.weight_g, self.certainty, self.hidden = weight_d, weight_g, certainty, hidden
 
     @classmethod
-    def unfit(cls, options: Mapping[str, Any], composition: Composition) -> tuple[str, str] | None:
+    def incompatibility(cls, options: Mapping[str, Any], composition: Composition) -> tuple[str, str] | None:
         if composition.accepts & {"cls", "tags"}:
             return None
         return composition.conditioner, (

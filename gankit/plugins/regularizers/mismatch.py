@@ -43,7 +43,7 @@ class Mismatch(Regularizer):
         self.form = form
 
     @classmethod
-    def unfit(cls, options: Mapping[str, Any], composition: Composition) -> tuple[str, str] | None:
+    def incompatibility(cls, options: Mapping[str, Any], composition: Composition) -> tuple[str, str] | None:
         if composition.cond.c_dim or composition.cond.token_dim:
             return None
         return (

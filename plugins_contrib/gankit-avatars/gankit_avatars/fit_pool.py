@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from gankit.plugins.conditioning.attention_pool import AttentionPool
+from gankit.interfaces import AttentionPool
 from gankit_avatars.attributes import Avatar
 from gankit_avatars.captions import captions
 from gankit_avatars.weights import MINILM, PackagedWeights

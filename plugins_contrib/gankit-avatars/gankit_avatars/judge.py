@@ -11,10 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from gankit.core.interfaces.networks import FeatureNetwork, Tap
-from gankit.core.models.pretrained import read_safetensors
-from gankit.core.runtime.tensor_files import sha256_of
-from gankit.errors import GankitError
+from gankit.interfaces import FeatureNetwork, GankitError, Tap, read_safetensors, sha256_of
 from gankit_avatars import attributes as at
 
 SIDE = 64

@@ -11,10 +11,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageColor
 
-from gankit.core.interfaces.data import Source
-from gankit.core.interfaces.labels import Label, Vocabulary
-from gankit.core.runtime.paths import cache_dir
-from gankit.errors import GankitError
+from gankit.interfaces import GankitError, Label, Source, Vocabulary, cache_dir
 from gankit_avatars.attributes import Avatar
 from gankit_avatars.captions import captions
 

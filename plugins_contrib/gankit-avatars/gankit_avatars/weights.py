@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from gankit.core.interfaces.data import WeightSource
+from gankit.interfaces import WeightSource
 
 EFFICIENTNET = "timm/tf_efficientnet_lite0.in1k"
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"
