@@ -16,7 +16,9 @@ def test_every_file_is_listed_as_it_describes_itself() -> None:
 def test_every_room_has_a_line() -> None:
     table = architecture.PAGE.read_text(encoding="utf-8").partition("## Files")[0]
     package = architecture.ROOT / "gankit"
-    rooms = [folder for parent in (package, package / "core") for folder in parent.iterdir() if folder.is_dir()]
+    rooms = [
+        folder for parent in (package, package / "core") for folder in parent.iterdir() if folder.is_dir()
+    ]
     for room in rooms:
         name = room.relative_to(package).as_posix()
         assert name in ("core",) or room.name == "__pycache__" or f"| `{name}/` |" in table, name
@@ -25,7 +27,11 @@ def test_every_room_has_a_line() -> None:
 
 
 def test_every_file_in_the_walks_exists() -> None:
-    walks = architecture.PAGE.read_text(encoding="utf-8").partition("## A training step")[2].partition("## Files")[0]
+    walks = (
+        architecture.PAGE.read_text(encoding="utf-8")
+        .partition("## A training step")[2]
+        .partition("## Files")[0]
+    )
     names = re.findall(r"`([a-z_]+/[\w/]+\.py)`", walks)
     assert len(names) > 12
     for name in names:

@@ -9,7 +9,7 @@ from layout_rules import misplaced
 import gankit
 
 APART = ("end_to_end", "golden", "support")
-RULES = ("test_imports.py", "test_layout.py")
+RULES = ("test_architecture.py", "test_imports.py", "test_layout.py")
 
 
 def test_tests_lie_where_their_modules_do() -> None:

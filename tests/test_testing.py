@@ -41,7 +41,7 @@ BAD = [
     ("feature", plugins.WrongTap, "feature_taps", "its tap says"),
     ("loss", plugins.WrongSign, "loss_direction", "do not please G"),
     ("loss", plugins.Scalar, "loss_shapes", r"not \[B\]"),
-    ("loss", plugins.NoReason, "unfit", "unfit returns 'conditioner none'"),
+    ("loss", plugins.NoReason, "unfit", "incompatibility returns 'conditioner none'"),
     ("loss", plugins.FirstOnly, "loss_shapes", "ignores the logits of a network"),
     ("regularizer", plugins.WrongSide, "regularizer_penalty", "no gradient reaches G"),
     ("regularizer", plugins.HiddenState, "regularizer_state", "one that was restored"),

@@ -10,7 +10,8 @@ import pytest
 from conditioning_utils import make_bert
 from runs import Result, assert_same, tensors_of, tiny_set, torchrun
 
-# No statistics over the batch; an eps that makes Adam's steps a smooth function of the gradients (see tests/core/training/test_step.py).
+# No statistics over the batch; an eps that makes Adam's steps a smooth function of the gradients, for reasons that
+# tests/core/training/test_step.py tells.
 OPTIONS = tiny_set(
     conditioner={"name": "combined", "parts": {"class": {}, "tags": {"dropout": 0.2}}},
     discriminator__mbstd_channels=0,

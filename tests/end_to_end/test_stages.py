@@ -100,7 +100,7 @@ def test_a_stage_ends_when_nothing_improves(
     values = {8: 5.0, 16: 3.0, 24: 3.0, 32: 4.0, 40: 9.0, 48: 8.0, 56: 7.0}
 
     def measure(self: Session) -> dict[str, dict[str, Any]]:
-        return {"kid": {"values": {"kid": values[self.bench.pipe.nimg], "kid_std": 0.0}}}
+        return {"kid": {"values": {"kid": values[self.context.pipe.nimg], "kid_std": 0.0}}}
 
     monkeypatch.setattr(Session, "measure", measure)
     options = {

@@ -163,20 +163,22 @@ def test_the_picture_shows_the_images_that_were_measured(run: Path, images: Path
     """Rows of the picture are looked up again by number: their features must be those of the rows."""
     from gankit.core.data.loader import open_source
     from gankit.evaluation.image_stream import Features, generated_features, real_features
-    from gankit.evaluation.metric_context import Album, Bench
+    from gankit.evaluation.metric_context import Album, MetricContext
 
-    bench = Bench(gankit.load(str(run), device="cpu"), open_source(str(images)), num=20, num_real=24, batch=8)
+    context = MetricContext(
+        gankit.load(str(run), device="cpu"), open_source(str(images)), num=20, num_real=24, batch=8
+    )
     spec = options.check("feature", {"name": "timm-cnn", **{k[8:]: v for k, v in NETWORK.items()}})
     features = Features()
-    job = features.want(options.build("metric", "pr"), bench.backbone(spec, 32))
-    real = real_features(bench, features)[0][job].rows
-    fake = generated_features(bench, features, {}, tmp_path)[0][job].rows
+    job = features.want(options.build("metric", "pr"), context.backbone(spec, 32))
+    real = real_features(context, features)[0][job].rows
+    fake = generated_features(context, features, {}, tmp_path)[0][job].rows
     assert real is not None
     assert fake is not None
     for row in (0, 11, 19):
-        for rows, show in ((real, Album(bench).real), (fake, Album(bench).fake)):
+        for rows, show in ((real, Album(context).real), (fake, Album(context).fake)):
             pixels = torch.from_numpy(show(row).copy()).permute(2, 0, 1)[None]
-            again = bench.backbone(spec, 32).read(pixels, ["pooled"])["pooled"].numpy()[0]
+            again = context.backbone(spec, 32).read(pixels, ["pooled"])["pooled"].numpy()[0]
             assert np.allclose(again, rows[row], rtol=1e-3, atol=1e-4)
 
 
@@ -252,10 +254,10 @@ def test_zero_shot_under_a_list_of_captions(text_run: Path, tmp_path: Path, cach
     for name in names:
         assert page["metrics"][name]["values"] != usual["metrics"][name]["values"]
 
-    from gankit.evaluation.metric_context import Bench
+    from gankit.evaluation.metric_context import MetricContext
 
-    bench = Bench(gankit.load(str(text_run)), captions=["one", "two"])
-    assert [label.text for label in bench.labels([0, 1, 2])] == ["one", "two", "one"]
+    context = MetricContext(gankit.load(str(text_run)), captions=["one", "two"])
+    assert [label.text for label in context.labels([0, 1, 2])] == ["one", "two", "one"]
 
 
 def test_images_without_captions_have_no_clip_score(run: Path, images: Path, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from runs import Result, assert_same, tiny_set
 
 from gankit.core.checkpoints import folders
 from gankit.evaluation.evaluate import Session
-from gankit.evaluation.metric_context import Bench, Part, to_levels
+from gankit.evaluation.metric_context import BatchSlice, MetricContext, to_levels
 from gankit.report import write_report
 
 NETWORK = {"name": "timm-cnn", "model": "test_efficientnet.r160_in1k", "pretrained": False}
@@ -147,7 +147,7 @@ def test_the_best_checkpoints_are_kept(
     recall = {8: 0.1, 16: 0.2, 24: 0.9, 32: 0.3, 40: 0.1, 48: 0.1}
 
     def measure(self: Session) -> dict[str, dict[str, Any]]:
-        nimg = self.bench.pipe.nimg
+        nimg = self.context.pipe.nimg
         found = {"kid": {"kid": kid[nimg]}, "pr": {"precision": 0.5, "recall": recall[nimg]}}
         return {name: {"values": values} for name, values in found.items()}
 
@@ -186,14 +186,14 @@ def test_a_broken_model_gives_no_number_and_trains_on(
     train: Callable[..., Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As for NaN in the images, which is told after the first of three batches."""
-    draw = Bench.draw
+    draw = MetricContext.draw
 
-    def broken(self: Bench, part: Part) -> Any:
+    def broken(self: MetricContext, part: BatchSlice) -> Any:
         if part.first:
             to_levels(torch.tensor([math.nan]))
         return draw(self, part)
 
-    monkeypatch.setattr(Bench, "draw", broken)
+    monkeypatch.setattr(MetricContext, "draw", broken)
     done = train("run", 16, "--eval-every", 8, *MEASURED)
     assert done.code == 0
     assert done.out.count("no evaluation at ") == 2

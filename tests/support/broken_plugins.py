@@ -214,7 +214,7 @@ class Scalar(Loss):
 
 class NoReason(Loss):
     @classmethod
-    def unfit(cls, options, composition):
+    def incompatibility(cls, options, composition):
         return "conditioner none"
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gankit.evaluation.metric_context import Bench
+from gankit.evaluation.metric_context import MetricContext
 from gankit.plugins.metrics.path_length import PathLengthW
 
 
@@ -71,9 +71,9 @@ def close(value: float, expected: float) -> None:
     assert abs(value - expected) <= 1e-6 * abs(expected), (value, expected)
 
 
-def distance(bench: Bench, a: Tensor, b: Tensor) -> float:
+def distance(context: MetricContext, a: Tensor, b: Tensor) -> float:
     """LPIPS with weights 1 of two images [3, H, W], place by place."""
-    network = bench.backbone_of(PathLengthW()).network
+    network = context.backbone_of(PathLengthW()).network
     total = 0.0
     for x, y in zip(network(a[None]), network(b[None])):
         places = []

@@ -206,12 +206,12 @@ def test_plugins_of_others_are_asked(monkeypatch):
     hinge = registry().load("loss", "hinge")
     monkeypatch.setattr(
         hinge,
-        "unfit",
+        "incompatibility",
         classmethod(lambda cls, options, made: (made.conditioner, f"{made.image_shape} {made.cond.c_dim}")),
     )
     message = refuse(loss="hinge", conditioner="class")
     assert message == "loss 'hinge' and conditioner 'class' cannot work together: (3, 32, 32) 2"
-    monkeypatch.setattr(hinge, "unfit", None)
+    monkeypatch.setattr(hinge, "incompatibility", None)
     recipe = recipes.parse({"loss": "hinge"}, "the test")
     compatibility.check(recipe, build.build_conditioner(recipe, VOCABULARY))
 
@@ -241,7 +241,9 @@ def test_cond_spec_is_what_parts_are_asked_with():
     made = {}
     hinge = registry().load("loss", "hinge")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(hinge, "unfit", classmethod(lambda cls, options, c: made.update(c=c, options=options)))
+        patch.setattr(
+            hinge, "incompatibility", classmethod(lambda cls, options, c: made.update(c=c, options=options))
+        )
         recipe = recipes.parse({"loss": "hinge", "conditioner": "tags"}, "the test")
         compatibility.check(recipe, build.build_conditioner(recipe, VOCABULARY))
     assert made["options"]["name"] == "hinge"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from gankit.core.config.retention import Keep
+from gankit.core.config.retention import Retention
 
 
 @pytest.fixture(autouse=True)
@@ -17,12 +17,12 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        (3, Keep(3)),
-        ("4", Keep(4)),
-        ("last:2,best:3", Keep(2, ((3, ""),))),
-        ("best:3:recall", Keep(1, ((3, "recall"),))),
-        ("best:1:fd, best:2:recall ,last:5", Keep(5, ((1, "fd"), (2, "recall")))),
+        (3, Retention(3)),
+        ("4", Retention(4)),
+        ("last:2,best:3", Retention(2, ((3, ""),))),
+        ("best:3:recall", Retention(1, ((3, "recall"),))),
+        ("best:1:fd, best:2:recall ,last:5", Retention(5, ((1, "fd"), (2, "recall")))),
     ],
 )
-def test_keep(text: int | str, expected: Keep) -> None:
-    assert Keep.parse(text) == expected
+def test_keep(text: int | str, expected: Retention) -> None:
+    assert Retention.parse(text) == expected

@@ -1,12 +1,12 @@
-"""Attention pooling of tokens by a fitted pool."""
+"""The conditioner `text` with a fitted attention pool: its layer, its identity, files that are no pool."""
 
 import pytest
 import torch
 from conditioning_utils import make_bert, ready, text
 from safetensors.torch import save_file
 
+from gankit.core.nn.attention_pool import AttentionPool
 from gankit.errors import GankitError
-from gankit.plugins.conditioning.attention_pool import AttentionPool
 from gankit.plugins.conditioning.text import TextConditioner
 
 
@@ -46,15 +46,6 @@ def test_pool_is_applied_to_the_tokens_of_its_layer(bert, pool_file):
     torch.testing.assert_close(cond.embedding[0], expected, atol=1e-5, rtol=1e-4)
     assert not cond.embedding[1].any()  # no text
     assert not any("pool" in name for name in pooled.state_dict())  # referenced, not stored
-
-
-def test_padding_does_not_matter():
-    torch.manual_seed(0)
-    pool = AttentionPool(4, queries=2, values=3)
-    tokens = torch.randn(1, 3, 4)
-    padded = torch.cat([tokens, torch.full((1, 2, 4), 9.0)], 1)
-    mask = torch.tensor([[True, True, True, False, False]])
-    torch.testing.assert_close(pool(tokens, mask[:, :3]), pool(padded, mask))
 
 
 def test_another_pool_is_another_encoder(bert, pool_file, tmp_path):

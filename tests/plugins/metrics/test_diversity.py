@@ -15,18 +15,18 @@ from gankit.testing.metrics import toy_bench
 
 
 def test_diversity_is_the_mean_over_pairs() -> None:
-    bench = toy_bench(12, seed=3)
-    found = options.build("metric", {"name": "diversity", "images": 4}).probe(bench)
+    context = toy_bench(12, seed=3)
+    found = options.build("metric", {"name": "diversity", "images": 4}).probe(context)
     rows = []
     with torch.no_grad():
         for prompt in range(3):
-            drawn = bench.pipe.generator(bench.latents(range(prompt * 4, prompt * 4 + 4)))
-            rows.append(np.mean([distance(bench, a, b) for a, b in itertools.combinations(drawn, 2)]))
+            drawn = context.pipe.generator(context.latents(range(prompt * 4, prompt * 4 + 4)))
+            rows.append(np.mean([distance(context, a, b) for a, b in itertools.combinations(drawn, 2)]))
     assert found["diversity"] == pytest.approx(np.mean(rows), rel=1e-4)
     assert found["diversity_se"] == pytest.approx(np.std(rows, ddof=1) / math.sqrt(3), rel=1e-4)
 
 
 def test_diversity_of_a_collapsed_model_is_zero() -> None:
-    bench = toy_bench(16)
-    bench.psi = 0.0
-    assert options.build("metric", "diversity").probe(bench)["diversity"] < 1e-6
+    context = toy_bench(16)
+    context.psi = 0.0
+    assert options.build("metric", "diversity").probe(context)["diversity"] < 1e-6

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from gankit import GankitError
 from gankit.core.config import options
 from gankit.core.interfaces.conditions import CondSpec
-from gankit.evaluation.metric_context import Bench
+from gankit.evaluation.metric_context import MetricContext
 from gankit.plugins.metrics import equivariance as eq
 from gankit.testing.common import seeded
 from gankit.testing.metrics import Waves, toy_bench
@@ -21,28 +21,28 @@ from gankit.testing.metrics import Waves, toy_bench
 # ------------------------------------------------------------------------------------------------- equivariance
 
 
-def equivariant(**highest: float) -> Bench:
-    bench = toy_bench(16)
+def equivariant(**highest: float) -> MetricContext:
+    context = toy_bench(16)
     with seeded(7):
-        bench.pipe.generator = Waves((3, 64, 64), **highest).eval().requires_grad_(False)
-    return bench
+        context.pipe.generator = Waves((3, 64, 64), **highest).eval().requires_grad_(False)
+    return context
 
 
 def test_equivariance_of_smooth_waves() -> None:
     """They are equivariant by construction; what is left is the error of the filters that move the picture."""
-    bench = equivariant(highest=3.0)
-    assert eq.Translation().probe(bench)["eq_t"] > 120
-    assert eq.FractionalTranslation().probe(bench)["eq_t_frac"] > 70
-    assert eq.Rotation().probe(bench)["eq_r"] > 90
-    transform = bench.pipe.generator.synthesis.input.transform
+    context = equivariant(highest=3.0)
+    assert eq.Translation().probe(context)["eq_t"] > 120
+    assert eq.FractionalTranslation().probe(context)["eq_t_frac"] > 70
+    assert eq.Rotation().probe(context)["eq_r"] > 90
+    transform = context.pipe.generator.synthesis.input.transform
     assert torch.equal(transform, torch.eye(3))  # is left as it was
 
 
 @pytest.mark.parametrize("metric", [eq.Translation, eq.FractionalTranslation, eq.Rotation])
 def test_equivariance_of_a_picture_that_stays_where_it_is(metric: type[eq.Equivariance]) -> None:
     """By the formula: 20 log10(2) - 10 log10(mean squared difference)."""
-    bench = equivariant()
-    generator = bench.pipe.generator
+    context = equivariant()
+    generator = context.pipe.generator
 
     class Still(nn.Module):
         def __init__(self) -> None:
@@ -57,7 +57,7 @@ def test_equivariance_of_a_picture_that_stays_where_it_is(metric: type[eq.Equiva
     synthesis = generator.synthesis
     generator_input = synthesis.input
     generator.synthesis = Still()
-    (value,) = metric().probe(bench).values()
+    (value,) = metric().probe(context).values()
     assert 5 < value < 35
 
 
@@ -102,10 +102,10 @@ def test_turning_the_picture_turns_it_the_right_way() -> None:
 
 
 def test_other_generators_have_no_equivariance() -> None:
-    bench = toy_bench()
-    bench.pipe.generator.synthesis = nn.Identity()
+    context = toy_bench()
+    context.pipe.generator.synthesis = nn.Identity()
     with pytest.raises(GankitError, match="leave eq-t, eq-t-frac and eq-r out"):
-        eq.Translation().check(bench)
+        eq.Translation().check(context)
 
 
 # ------------------------------------------------------------------------------------------------- CLIP score
@@ -116,13 +116,13 @@ def test_equivariance_of_stylegan3() -> None:
     """Untrained: configuration R turns, T does not, both move (sizes as a check of padding and filters)."""
     found = {}
     for name, extra in (("t", {}), ("r", {"conv_kernel": 1, "use_radial_filters": True})):
-        bench = toy_bench(4)
+        context = toy_bench(4)
         spec = {"name": "stylegan3", "channel_base": 4096, "channel_max": 64, **extra}
         with seeded(0):
             G = options.build("generator", spec, (3, 64, 64), CondSpec())
-        bench.pipe.generator = G.eval().requires_grad_(False)
+        context.pipe.generator = G.eval().requires_grad_(False)
         metrics = (eq.Translation(), eq.FractionalTranslation(), eq.Rotation())
-        found[name] = [value for metric in metrics for value in metric.probe(bench).values()]
+        found[name] = [value for metric in metrics for value in metric.probe(context).values()]
     assert min(found["r"]) > 60
     assert min(found["t"][:2]) > 60
     assert found["t"][2] < 50

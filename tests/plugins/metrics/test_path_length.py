@@ -12,7 +12,7 @@ from metric_cases import distance
 from torch import Tensor, nn
 
 from gankit.core.runtime.random import rand, randn
-from gankit.evaluation.metric_context import Bench
+from gankit.evaluation.metric_context import MetricContext
 from gankit.plugins.metrics.path_length import (
     PathLengthW,
     PathLengthWFull,
@@ -25,12 +25,12 @@ from gankit.testing.metrics import toy_bench
 
 @pytest.mark.parametrize("kind", [PathLengthW, PathLengthWFull, PathLengthZ, PathLengthZFull])
 def test_path_length_by_its_definition(kind: type[PathLengthW]) -> None:
-    bench = toy_bench(6)
-    generator, epsilon = bench.pipe.generator, 0.05
-    found = kind(epsilon=epsilon).probe(bench)
+    context = toy_bench(6)
+    generator, epsilon = context.pipe.generator, 0.05
+    found = kind(epsilon=epsilon).probe(context)
     lengths = []
     with torch.no_grad():
-        for part in bench.parts(6):
+        for part in context.parts(6):
             with part.random("path"):
                 latents = randn(part.count, 2, generator.z_dim).numpy()
                 starts = rand(part.count, 1)[:, 0].tolist()
@@ -48,7 +48,7 @@ def test_path_length_by_its_definition(kind: type[PathLengthW]) -> None:
                         w0, w1 = (generator.mapping(torch.from_numpy(z)[None]) for z in (z0, z1))
                         ws = w0 + (w1 - w0) * place
                     pictures.append(generator.synthesis(ws)[0])
-                lengths.append(distance(bench, *pictures) / epsilon**2)
+                lengths.append(distance(context, *pictures) / epsilon**2)
     kept = sorted(lengths)  # the smallest and the largest of few are the percentiles themselves
     assert found["ppl"] == pytest.approx(np.mean(kept), rel=1e-4)
     assert found["ppl_std"] == pytest.approx(np.std(kept), rel=1e-4)
@@ -56,23 +56,23 @@ def test_path_length_by_its_definition(kind: type[PathLengthW]) -> None:
 
 def test_path_length_leaves_out_extremes(monkeypatch: pytest.MonkeyPatch) -> None:
     values = np.arange(1000.0)
-    monkeypatch.setattr(Bench, "rows", lambda *_, **__: values[::-1, None])
+    monkeypatch.setattr(MetricContext, "rows", lambda *_, **__: values[::-1, None])
     # method 'lower' of 1% of 0..999 is 9, 'higher' of 99% is 990; both stay
     assert PathLengthW().probe(toy_bench())["ppl"] == np.mean(values[9:991])
 
 
 def test_both_ends_of_a_step_have_the_same_noise() -> None:
     """Otherwise noise over epsilon^2 is all that there is."""
-    bench = toy_bench(8)
-    plain = PathLengthW(epsilon=1e-2).probe(bench)["ppl"]
-    synthesis = bench.pipe.generator.synthesis
+    context = toy_bench(8)
+    plain = PathLengthW(epsilon=1e-2).probe(context)["ppl"]
+    synthesis = context.pipe.generator.synthesis
 
     class Noisy(nn.Module):
         def forward(self, ws: Tensor, cond: Any = None) -> Tensor:
             return synthesis(ws) + 0.02 * randn(len(ws), 3, 32, 32)
 
-    bench.pipe.generator.synthesis = Noisy()
-    assert 0.2 * plain < PathLengthW(epsilon=1e-2).probe(bench)["ppl"] < 5 * plain
+    context.pipe.generator.synthesis = Noisy()
+    assert 0.2 * plain < PathLengthW(epsilon=1e-2).probe(context)["ppl"] < 5 * plain
 
 
 def test_crop_is_the_middle_of_a_face() -> None:

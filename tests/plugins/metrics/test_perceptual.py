@@ -10,8 +10,8 @@ from gankit.testing.metrics import toy_bench
 
 
 def test_perceptual_vectors_take_any_channels() -> None:
-    bench = toy_bench()
-    backbone = bench.backbone_of(PathLengthW())
+    context = toy_bench()
+    backbone = context.backbone_of(PathLengthW())
     grey = torch.rand(1, 1, 32, 32) * 2 - 1
     opaque = torch.cat([grey.expand(-1, 3, -1, -1), torch.ones(1, 1, 32, 32)], 1)
     clear = torch.cat([grey.expand(-1, 3, -1, -1), -torch.ones(1, 1, 32, 32)], 1)
