@@ -33,8 +33,6 @@ TENSOR_FILES = [
     "training/optimizer_d.safetensors",
     "training/augmentation.safetensors",
 ]
-
-
 JSON_FILES = ["conditioner.json", "training/state.json"]
 
 

@@ -23,8 +23,6 @@ from gankit.errors import GankitError
 from gankit.testing.common import seeded
 
 SHAPE = (3, 32, 32)
-
-
 LABELS = [
     Label("cat", {"fur": 1.0}, ("a cat",)),
     Label("dog", {"fur": 1.0, "red": 1.0}, ("a red dog",)),
@@ -126,8 +124,6 @@ def must_be_refused(row: tuple[str, ...]) -> bool:
 
 
 PAIRS = list(pairwise([names(kind) for kind in KINDS]))
-
-
 PRODUCT = list(itertools.product(*(names(kind) for kind in KINDS[:-1]), ["hinge"]))
 
 

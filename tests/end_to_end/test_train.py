@@ -161,9 +161,6 @@ def test_init_with_the_same_recipe_copies_everything(images: Path, tmp_path: Pat
             assert torch.allclose(tensor, average, atol=1e-6), name
 
 
-# ------------------------------------------------------------------------------------------------ bad numbers
-
-
 @pytest.mark.slow
 def test_the_module_runs_as_a_program(images: Path, tmp_path: Path) -> None:
     command = (

@@ -25,17 +25,11 @@ from gankit.evaluation.backbone import resize
 from gankit.evaluation.evaluate import evaluate
 
 NETWORK = {"feature.model": "test_efficientnet.r160_in1k", "feature.pretrained": False}
-
-
 TINY_NETWORK = [part for k, v in NETWORK.items() for part in ("--set", f"{k}={json.dumps(v)}")] + [
     "--side",
     32,
 ]
-
-
 JUDGE = {"name": "timm-cnn", "model": "test_efficientnet.r160_in1k", "pretrained": False}
-
-
 ACCURACY = ("--set", f"accuracy.classifier={json.dumps(JUDGE)}", "--set", "accuracy.classes={square: 1}")
 
 

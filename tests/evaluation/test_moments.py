@@ -11,8 +11,6 @@ import pytest
 from gankit.evaluation.moments import FeatureSet, Moments
 
 RNG = np.random.default_rng(0)
-
-
 ROWS = RNG.normal(size=(257, 9)) @ RNG.normal(size=(9, 9)) + 1e4  # an offset that ruins sums of squares
 
 

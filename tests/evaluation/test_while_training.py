@@ -19,8 +19,6 @@ from gankit.evaluation.metric_context import BatchSlice, MetricContext, to_level
 from gankit.report import write_report
 
 NETWORK = {"name": "timm-cnn", "model": "test_efficientnet.r160_in1k", "pretrained": False}
-
-
 TRAINING = tiny_set(
     conditioner={"name": "combined", "parts": {"class": {"dropout": 0.5}, "tags": {"noise": 0.05}}},
     augmentation={"name": "ada", "pipeline": "bgc", "p": 0.3, "kimg": 0.1},
@@ -28,8 +26,6 @@ TRAINING = tiny_set(
     train__style_mixing=0.9,
     train__checkpoint_every=8,
 )
-
-
 MEASURED = (
     *("--set", f"evaluation.feature={json.dumps(NETWORK)}", "--set", "evaluation.num=12"),
     *(

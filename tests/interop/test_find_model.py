@@ -18,8 +18,6 @@ from gankit.interop import find_model
 from gankit.interop.import_foreign import convert
 
 Cli = Callable[..., Result]
-
-
 KNOWN = ("sg2_uncond", "sg2_cond", "sg3_t", "sg3_r", "sgxl_stem", "sgxl_superres", "sgt")
 
 
@@ -27,9 +25,6 @@ KNOWN = ("sg2_uncond", "sg2_cond", "sg3_t", "sg3_r", "sgxl_stem", "sgxl_superres
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("GANKIT_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache"
-
-
-# ------------------------------------------------------------------------------------------ published snapshots
 
 
 @pytest.mark.filterwarnings("ignore:D is left out")
@@ -41,9 +36,6 @@ def test_load_opens_a_snapshot(name: str, cache: Path) -> None:
     stamp = (folder / "generator.safetensors").stat().st_mtime_ns
     gankit.load(str(PICKLES / f"{name}.pkl"), device="cpu")
     assert (folder / "generator.safetensors").stat().st_mtime_ns == stamp  # not converted again
-
-
-# ------------------------------------------------------------------------------------------------ where files lie
 
 
 def test_folder_with_a_snapshot(tmp_path: Path, cache: Path, gankit_cli: Cli) -> None:

@@ -34,17 +34,11 @@ def test_values_of_numpy(value: np.generic) -> None:
     assert plain(read_pickle(io.BytesIO(data), len(data), Ledger())) == value.tolist()
 
 
-# ---------------------------------------------------------------------------------------------------- hostile
-
-
 def test_instructions_are_limited() -> None:
     data = b"\x80\x04(" + b"}" * 1000 + b"l."
     assert len(read_pickle(io.BytesIO(data), len(data), Ledger(2000))) == 1000
     with pytest.raises(DamagedPickle, match="more instructions"):
         read_pickle(io.BytesIO(data), len(data), Ledger(900))
-
-
-# ------------------------------------------------------------------------------------------------------- fuzz
 
 
 def test_calls_are_only_remembered() -> None:

@@ -156,8 +156,6 @@ def copies(module: str, name: str, value: bytes, more: bytes = b"") -> bytes:
 
 
 NUMBERS = b"".join(b"J" + struct.pack("<i", i) for i in range(10_000))
-
-
 BOMBS = {
     "copies of a dictionary": copies("collections", "OrderedDict", b"}(" + NUMBERS + b"u"),
     "copies of a list as sets": copies("builtins", "set", b"](" + NUMBERS + b"e"),

@@ -25,9 +25,6 @@ def images(*shape: int, seed: int = 0) -> Tensor:
     return torch.rand(shape, generator=torch.Generator().manual_seed(seed)) * 2 - 1
 
 
-# --------------------------------------------------------------------------------------------------------- ADA
-
-
 @pytest.mark.parametrize("make", ALL_AUGMENTS)
 def test_alpha_keeps_its_colour(make) -> None:
     """The alpha channel moves with the colours, but its values are not recoloured."""
@@ -39,9 +36,6 @@ def test_alpha_keeps_its_colour(make) -> None:
     y = augment(x)
     assert torch.equal(y[:, 3], x[:, 3])
     assert not torch.allclose(y[:, :3], x[:, :3])
-
-
-# ---------------------------------------------------------------------------------------------- differentiability
 
 
 @pytest.mark.parametrize("make", ALL_AUGMENTS)

@@ -13,8 +13,6 @@ from report_utils import grid, lines, page_of, write_run
 
 from gankit.report import health, pictures, reading
 
-# --------------------------------------------------------------------------------------------------- health
-
 
 @pytest.mark.parametrize(("spread", "status"), [(1.0, "good"), (0.4, "watch"), (0.05, "bad")])
 def test_variety_of_the_samples(spread: float, status: str, tmp_path: Path) -> None:
@@ -29,9 +27,6 @@ def test_variety_of_the_samples(spread: float, status: str, tmp_path: Path) -> N
     assert series.values == [pytest.approx(spread, rel=0.03)] * 3
     found.series[series.name] = series
     assert health.checks(found)[0 if status != "good" else -1].status == status
-
-
-# ------------------------------------------------------------------------------------------ size, charts, film
 
 
 def test_without_pyav_the_page_says_how_to_get_it(

@@ -9,11 +9,7 @@ from gankit.core.config.registry import registry
 from gankit.core.interfaces.labels import Vocabulary
 
 KINDS = ("generator", "discriminator", "conditioner", "guidance", "loss")
-
-
 NONE = "none"  # no guidance
-
-
 VOCABULARY = Vocabulary(classes={"cat": 2, "dog": 1}, tags={"fur": 2, "red": 2}, captioned=3, total=4)
 
 

@@ -8,8 +8,6 @@ import torch
 from safetensors.torch import save_file
 
 HUB_ID = "timm/some_model.in1k"
-
-
 TENSORS = {"b": torch.arange(3.0), "a": torch.ones(2, 2, dtype=torch.float16), "count": torch.tensor(7)}
 
 

@@ -14,11 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 W, CHANNELS, LAYERS = 12, (10, 10, 8, 4), 3  # feature maps at 4, 8, 16, 32 pixels
-
-
 TAPS = torch.tensor([1.0, 3.0, 3.0, 1.0])
-
-
 BLUR = torch.outer(TAPS, TAPS) / 64
 
 

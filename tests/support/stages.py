@@ -27,8 +27,6 @@ GROW = [
     },
     {"data": {"size": 32}, "regularizers": {"path-length": False}, "train": {"batch": 4, "lr_g": 0.001}},
 ]
-
-
 OPTIONS: dict[str, Any] = {
     **TINY,
     "conditioner": "class",

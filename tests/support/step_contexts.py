@@ -31,9 +31,6 @@ def context(**given: Any) -> StepContext:
     return StepContext(**{**defaults, **given})
 
 
-# ------------------------------------------------------------------------------------------- reference vectors
-
-
 class Phases:
     """G and D of a reference file, with constant noise, and the phases' cases."""
 
@@ -75,9 +72,6 @@ class Phases:
         for name in names:
             gradient = parameters[name].grad
             case.check(f"grad.{name}", torch.zeros_like(parameters[name]) if gradient is None else gradient)
-
-
-# -------------------------------------------------------------------------------------------------------- small cases
 
 
 class LinearD(Discriminator):

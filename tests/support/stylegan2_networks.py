@@ -10,8 +10,6 @@ from gankit.plugins.discriminators.stylegan2 import StyleGAN2Discriminator
 from gankit.plugins.generators.stylegan2 import StyleGAN2
 
 SMALL = {"channel_base": 128, "channel_max": 8}
-
-
 TINY = {"z_dim": 8, "w_dim": 8, "mapping_layers": 2, **SMALL}
 
 

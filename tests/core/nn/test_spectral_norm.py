@@ -39,9 +39,6 @@ def test_spectral_norm_equals_torch(ours, theirs, shape, dim):
     torch.testing.assert_close(mine(x), reference(x), rtol=1e-4, atol=1e-5)
 
 
-# ------------------------------------------------------------------------------------------ reference vectors
-
-
 def test_spectral_norm_does_not_depend_on_the_memory_format():
     conv = SNConv2d(6, 5, 4)
     other = SNConv2d(6, 5, 4)
@@ -59,9 +56,6 @@ def test_spectral_norm_does_not_depend_on_the_memory_format():
         conv(x)
     largest = torch.linalg.matrix_norm(conv.weight_orig.flatten(1), 2).item()
     assert conv.sigma().item() == pytest.approx(largest, rel=1e-3)
-
-
-# ------------------------------------------------------------------------------------------------ spectral norm
 
 
 def test_spectral_norm_of_equalised_layers() -> None:

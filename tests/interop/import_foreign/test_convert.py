@@ -21,8 +21,6 @@ from gankit.interop.import_foreign import convert
 from gankit.interop.torch_files import open_foreign
 
 Cli = Callable[..., Result]
-
-
 KNOWN = ("sg2_uncond", "sg2_cond", "sg3_t", "sg3_r", "sgxl_stem", "sgxl_superres", "sgt")
 
 

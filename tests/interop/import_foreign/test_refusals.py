@@ -32,9 +32,6 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "cache"
 
 
-# --------------------------------------------------------------------------------------------------- refusals
-
-
 @pytest.mark.parametrize(
     ("name", "fragments"),
     [
@@ -159,6 +156,18 @@ def test_a_broken_importer_keeps_nobody_from_answering(
         convert(PICKLES / "sg2_uncond.pkl", tmp_path / "out")
 
 
+def test_discriminator_that_does_not_fit_keeps_no_generator_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = open_foreign(PICKLES / "sg2_cond.pkl")
+    del file.networks["D"].tensors["b8.conv0.weight"]
+    monkeypatch.setattr(import_foreign, "open_foreign", lambda path: file)
+    (note,) = convert(PICKLES / "sg2_cond.pkl", tmp_path / "model")
+    assert note.startswith("D is left out: ")
+    assert "the tensor 'b8.conv0.weight' is missing" in note
+    assert not (tmp_path / "model" / "training").exists()
+
+
 # ------------------------------------------------------------------------------------------------------- fuzz
 
 
@@ -191,18 +200,3 @@ def test_fuzz_briefly(tmp_path: Path) -> None:
 @pytest.mark.parametrize("seed", [1, 2])
 def test_fuzz(tmp_path: Path, seed: int) -> None:
     assert fuzz(100, seed, tmp_path) > 100
-
-
-# --------------------------------------------------------------------------------------------------- refusals
-
-
-def test_discriminator_that_does_not_fit_keeps_no_generator_out(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    file = open_foreign(PICKLES / "sg2_cond.pkl")
-    del file.networks["D"].tensors["b8.conv0.weight"]
-    monkeypatch.setattr(import_foreign, "open_foreign", lambda path: file)
-    (note,) = convert(PICKLES / "sg2_cond.pkl", tmp_path / "model")
-    assert note.startswith("D is left out: ")
-    assert "the tensor 'b8.conv0.weight' is missing" in note
-    assert not (tmp_path / "model" / "training").exists()

@@ -18,8 +18,6 @@ from gankit.plugins.augment import ada as ada_module
 from gankit.plugins.augment.ada import ADA, PIPELINES, RANGES
 
 GOLDEN = load_golden("ada_augment")
-
-
 RANGE_NAMES = {"scale_std": "scale", "rotate_max": "rotate", "xfrac_std": "xfrac", "hue_max": "hue"}
 
 

@@ -21,9 +21,6 @@ def images(*shape: int, seed: int = 0) -> Tensor:
     return torch.rand(shape, generator=torch.Generator().manual_seed(seed)) * 2 - 1
 
 
-# --------------------------------------------------------------------------------------------------------- ADA
-
-
 def test_filters_match_the_original() -> None:
     torch.testing.assert_close(ada_filters.low_pass(), GOLDEN.tensors["buffers/Hz_geom"], rtol=0, atol=1e-7)
     torch.testing.assert_close(
@@ -42,9 +39,6 @@ def test_warp_reflects_as_far_as_if_alone(factor: float) -> None:
     alone = ada_filters.warp(x[:1], inverse[:1], taps)
     together = ada_filters.warp(x, inverse, taps)[:1]
     torch.testing.assert_close(together, alone, rtol=0, atol=1e-5)
-
-
-# ---------------------------------------------------------------------------------------------- differentiability
 
 
 def test_bilinear_sample_gradients() -> None:

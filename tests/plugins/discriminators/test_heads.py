@@ -11,8 +11,6 @@ from projected_networks import renamed
 
 from gankit.plugins.discriminators.heads import Head, head_plan
 
-# ------------------------------------------------------------------------------------------ reference vectors
-
 
 @pytest.mark.parametrize("name", ["default", "sep", "patch", "oddsize", "cond"])
 def test_single_head_equals_reference(name):
@@ -39,9 +37,6 @@ def test_single_head_equals_reference(name):
     for key in case.outputs:
         if key.startswith("after."):
             case.check(key, head.state_dict()[key.removeprefix("after.")])
-
-
-# --------------------------------------------------------------------------------------------- the discriminator
 
 
 @pytest.mark.parametrize(("side", "logits"), [(224, 64), (256, 100), (512, 676)])

@@ -201,9 +201,6 @@ def test_unfit_feature_network_is_explained():
         ProjectedDiscriminator((3, 64, 64), CondSpec(), feature=Pyramid((8, 8), (4, 16)), side=64)
 
 
-# --------------------------------------------------------------------------------------------- entering as RGB
-
-
 def test_inception_has_a_pyramid_of_maps():
     network = Inception(pretrained=False)
     images = torch.rand(2, 3, 96, 64) * 2 - 1

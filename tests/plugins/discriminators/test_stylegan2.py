@@ -11,9 +11,6 @@ from gankit.plugins.discriminators.stylegan2 import StyleGAN2Discriminator
 DISCRIMINATORS = ["net_sg2_d_orig", "net_sg2_d_resnet", "net_sg2_d_resnet_cond", "net_sg2_d_skip"]
 
 
-# -------------------------------------------------------------------------------------------- official networks
-
-
 @pytest.mark.parametrize("name", DISCRIMINATORS)
 def test_discriminator_golden(name):
     renamed = {"num_layers": "mapping_layers", "mbstd_num_channels": "mbstd_channels"}
@@ -23,9 +20,6 @@ def test_discriminator_golden(name):
         (logits,) = discriminator(img, case.inputs.get("c"))
         case.check("logits", logits)
         case.check("dimg", torch.autograd.grad(logits, img, case.inputs["dlogits"])[0])
-
-
-# ------------------------------------------------------------------------------------- conditions, truncation
 
 
 @pytest.fixture(scope="module")

@@ -22,8 +22,6 @@ from gankit.plugins.discriminators.stylegan_xl import NETWORKS
 from gankit.plugins.losses.hinge import Hinge
 
 CNN = {"name": "timm-cnn", "model": "test_efficientnet.r160_in1k", "pretrained": False}
-
-
 VIT = {"name": "timm-vit", "model": "test_vit.r160_in1k", "pretrained": False}
 
 

@@ -15,9 +15,6 @@ from gankit.plugins.generators.stylegan_t import StyleGANT
 TINY = {"channel_base": 128, "channel_max": 16, "num_res_blocks": 1, "z_dim": 8}
 
 
-# ------------------------------------------------------------------------------------------------ generator
-
-
 @pytest.fixture(scope="module", params=["net_sgt_g", "net_sgt_g_defaults"])
 def golden_generator(request):
     golden = load_golden(request.param)
@@ -145,9 +142,6 @@ def test_mistakes_are_explained():
         network(torch.randn(1, 8))
     with pytest.raises(GankitError, match="did you mean 'random'"):
         network.synthesis(torch.randn(1, network.num_ws, network.w_dim), noise_mode="randon")
-
-
-# -------------------------------------------------------------------------------------------- discriminator
 
 
 def test_in_half_precision_coarse_blocks_stay_exact():

@@ -16,16 +16,11 @@ from gankit.interop.import_foreign import convert, import_network
 from gankit.interop.torch_files import ForeignNetwork, Module, open_foreign
 from gankit.plugins.importers.projected import DEIT, LITE0
 
-# ------------------------------------------------------------------------------- Projected GAN and StyleGAN-XL
-
-
 FROZEN = {
     LITE0: ["layer0.0.weight"]
     + [f"layer{i // 5}.{i % 5}.{j}.conv_pw.weight" for i in range(8) for j in (0, 1)],
     DEIT: ["model.patch_embed.proj.weight"] + [f"model.blocks.{i}.norm1.weight" for i in range(12)],
 }
-
-
 FIRST = {LITE0: (32, 3, 3, 3), DEIT: (768, 3, 16, 16)}
 
 

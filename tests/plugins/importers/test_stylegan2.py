@@ -53,8 +53,6 @@ class AugmentPipe(torch.nn.Module):
 BGC = dict.fromkeys(["xflip", "rotate90", "xint", "scale", "rotate", "aniso", "xfrac"], 1.0) | dict.fromkeys(
     ["brightness", "contrast", "lumaflip", "hue", "saturation"], 1.0
 )
-
-
 PUBLISHED = {"xint_max": 0.125, "scale_std": 0.2, "rotate_max": 1.0, "imgfilter_bands": [1, 1, 1, 1]}
 
 

@@ -13,13 +13,11 @@ from warm_starts import start
 
 import gankit
 from gankit.core.config import recipe as recipes
-from gankit.core.interfaces.labels import Vocabulary
+from gankit.core.interfaces.labels import Label, Vocabulary
 from gankit.errors import GankitError
 from gankit.interop import import_foreign
 from gankit.interop.import_foreign import convert, import_network
 from gankit.interop.torch_files import ForeignNetwork, open_foreign
-
-# ------------------------------------------------------------------------------------------ published snapshots
 
 
 def test_text_tower_comes_along(tmp_path: Path) -> None:
@@ -32,7 +30,7 @@ def test_text_tower_comes_along(tmp_path: Path) -> None:
     own = pipe.conditioner.encoder.state_dict()
     assert own.keys() == tower.keys() - {"logit_scale"}
     assert all(torch.equal(own[name], tower[name].to_tensor()) for name in own)
-    assert pipe.conditioner.encode([gankit.core.interfaces.labels.Label()]).embedding.abs().sum() == 0
+    assert pipe.conditioner.encode([Label()]).embedding.abs().sum() == 0
     with pytest.raises(GankitError, match="cannot take prompts"):
         pipe(prompt="a cat")
 
@@ -43,9 +41,6 @@ NARROW = {
     "pretrained": False,
     "model_args": {"depth": 4, "mlp_ratio": 0.1, "num_heads": 2},
 }
-
-
-# --------------------------------------------------------------------------------------------------- StyleGAN-T
 
 
 def widened(network: ForeignNetwork) -> ForeignNetwork:

@@ -18,8 +18,6 @@ from gankit.plugins.metrics import equivariance as eq
 from gankit.testing.common import seeded
 from gankit.testing.metrics import Waves, toy_bench
 
-# ------------------------------------------------------------------------------------------------- equivariance
-
 
 def equivariant(**highest: float) -> MetricContext:
     context = toy_bench(16)
@@ -106,9 +104,6 @@ def test_other_generators_have_no_equivariance() -> None:
     context.pipe.generator.synthesis = nn.Identity()
     with pytest.raises(GankitError, match="leave eq-t, eq-t-frac and eq-r out"):
         eq.Translation().check(context)
-
-
-# ------------------------------------------------------------------------------------------------- CLIP score
 
 
 @pytest.mark.slow

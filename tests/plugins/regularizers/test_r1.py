@@ -15,9 +15,6 @@ def _seed() -> None:
     torch.manual_seed(0)
 
 
-# ------------------------------------------------------------------------------------------- reference vectors
-
-
 @pytest.fixture(params=["loss_sg2", "loss_sg2_cond"])
 def phases(request: pytest.FixtureRequest) -> Phases:
     return Phases(request.param)
@@ -30,9 +27,6 @@ def test_r1_matches_the_original(phases: Phases) -> None:
     case.check("Loss.D.reg", penalty)
     case.check("Loss.r1_penalty", R1(gamma=2.0).penalty(step))
     phases.check_gradients(case, phases.D, penalty)
-
-
-# -------------------------------------------------------------------------------------------------------- small cases
 
 
 def test_r1_is_taken_before_the_augmentation() -> None:
