@@ -5,7 +5,7 @@ from __future__ import annotations
 from gankit.errors import GankitError
 
 START = (
-    4  # nominal side of the coarsest level; the start grid itself may be rectangular, its shorter side is 4 to 15
+    4  # nominal side of the coarsest level; the true start grid has sides of 4 to 15 and may be rectangular
 )
 
 

@@ -19,7 +19,7 @@ EPS = 1e-12
 
 
 class _SpectralNorm:
-    """Mixin: stores `weight` [O, I, ...] as `weight_orig`, with singular vectors `weight_u` [O], `weight_v` [I * ...]."""
+    """Mixin: stores `weight` [O, I, ...] as `weight_orig`, and singular vectors `weight_u` [O], `weight_v` [I * k]."""
 
     weight_orig: nn.Parameter
     weight_u: Tensor

@@ -106,7 +106,7 @@ class Conv2dLayer(nn.Module):
         spec = activation(self.activation)
         clamp = None if self.conv_clamp is None else self.conv_clamp * gain
         gain = gain * spec.gain
-        fold = gain if spec.homogeneous else 1  # gain * act(y) = act(gain * y), so the gain goes into the weight
+        fold = gain if spec.homogeneous else 1  # gain * act(y) = act(gain * y): the weight takes the gain
         w = (self.weight * (self.weight_gain * fold)).to(x.dtype)
         b = None if self.bias is None else (self.bias * fold).to(x.dtype)
         y = conv2d_resample(
