@@ -43,7 +43,7 @@ def beta_of(gamma: float, t: float, step: float) -> float:
 
 
 def inner_products(t_a: Tensor, gamma_a: Tensor, t_b: Tensor, gamma_b: Tensor) -> Tensor:
-    """Integrals [A, B] of p_a(tau) p_b(tau); times and exponents of the profiles are [A] and [B], float64, times > 0."""
+    """Integrals [A, B] of p_a(tau) p_b(tau) for profiles with times t > 0 and exponents gamma, [A] and [B], float64."""
     t_a, gamma_a = t_a[:, None], gamma_a[:, None]
     first = torch.minimum(t_a, t_b)
     # (g_a + 1) / t_a^(g_a + 1) * (g_b + 1) / t_b^(g_b + 1) * first^(g_a + g_b + 1) / (g_a + g_b + 1), in logarithms
