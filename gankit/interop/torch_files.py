@@ -191,7 +191,7 @@ class ForeignNetwork:
         return default
 
     def integer(self, path: str, *names: str, low: int = 1, high: int = 2**20, default: Any = ...) -> int:
-        """`setting` that must be an integer in [low, high], or else the default. Raises GankitError for other values."""
+        """`setting` that must be an integer in [low, high] or the default. Raises GankitError for other values."""
         value = self.setting(path, *names, default=default)
         if value is default and default is not ...:
             return value
