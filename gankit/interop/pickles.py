@@ -58,9 +58,10 @@ class Call:
     """A call that unpickling would make: of a function, or of a class to make an instance.
 
     Attributes:
-        target: what would be called; a `Global` in honest files.
+        target: the callable; a `Global` in honest files.
         args: positional arguments.
-        state: what BUILD would set on the result.
+        kwargs: keyword arguments.
+        state: argument of BUILD, the attributes that would be set on the result.
         items: values, or pairs of keys and values, that would be added to the result.
     """
 

@@ -1,4 +1,4 @@
-"""Warm starts (`--init`): copying weights into a network of another size, number of classes or kind of condition.
+"""Warm starts (`--init`): copying weights into a network of another size, number of classes or condition.
 
 Tensors of equal name and shape are copied. If a layer has more inputs than before, the new ones get weight zero and the
 gain of equalised learning rates is compensated, so that the new network first computes what the source does. Weight

@@ -58,7 +58,7 @@ def all_sum(tensor: Tensor) -> Tensor:
 
 
 def all_rows(rows: Tensor, counts: Sequence[int]) -> Tensor:
-    """All-gather rows [counts[rank], K] of different counts -> [sum(counts), K], in order of rank.
+    """All-gather rows [counts[rank], K] with a count for each process -> [sum(counts), K], in order of rank.
 
     Each process passes at least one row, so that K is known; a process with count 0 adds none."""
     if not dist.is_initialized():

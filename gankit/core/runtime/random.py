@@ -36,7 +36,7 @@ class Supply:
 
     Attributes:
         numbers: [B, N]; None draws from torch.
-        used: how many numbers of each row have been taken so far.
+        used: count of numbers taken from each row so far.
     """
 
     def __init__(self, numbers: Tensor | None = None) -> None:
