@@ -1,4 +1,4 @@
-"""Recipes: YAML pages that name plugins and their options, checked against the plugins' signatures."""
+"""Recipes, the YAML pages that name plugins and their options, checked against the plugins' signatures."""
 
 from __future__ import annotations
 

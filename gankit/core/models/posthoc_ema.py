@@ -1,5 +1,6 @@
-"""Post-hoc EMA: weight averages of a length chosen after training (Karras et al. 2024, EDM2, section 3, app. C).
+"""Post-hoc EMA: weight averages of a length chosen after training (Karras et al. 2024, section 3).
 
+The paper is that of EDM2; its appendix C has the formulas used here.
 During training, averages with power-function profiles p(tau) ~ tau^gamma on (0, t] are kept, usually two, and snapshots
 of them saved. Afterwards a linear combination of the snapshots approximates the average of any other profile; its
 coefficients are the least-squares fit of the profiles, here among those that sum to 1. The length of a profile is its
