@@ -1,10 +1,9 @@
 """Post-hoc EMA: weight averages of a length chosen after training (Karras et al. 2024, section 3).
 
-The paper is that of EDM2; its appendix C has the formulas used here.
 During training, averages with power-function profiles p(tau) ~ tau^gamma on (0, t] are kept, usually two, and snapshots
 of them saved. Afterwards a linear combination of the snapshots approximates the average of any other profile; its
 coefficients are the least-squares fit of the profiles, here among those that sum to 1. The length of a profile is its
-standard deviation in units of t.
+standard deviation in units of t. The paper is EDM2's; see also its appendix C.
 """
 
 from __future__ import annotations
