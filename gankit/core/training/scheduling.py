@@ -1,4 +1,4 @@
-"""Applies the schedules of a recipe to the objects whose options they move."""
+"""Applies the schedules of a recipe to the objects whose options they set."""
 
 from __future__ import annotations
 
@@ -22,10 +22,12 @@ class _Target:
 
 
 class Schedules:
-    """The schedules of a recipe, tied to the objects whose options they move."""
+    """The schedules of a recipe, bound to the objects whose options they set."""
 
     def __init__(self, recipe: Recipe, train: TrainOptions, parts: Any) -> None:
-        """`train` is changed by `apply`, as are the regularizers, guidance and augmentation of `parts`."""
+        """Bind schedules to `train` and to the regularizers, guidance and augmentation of `parts`.
+
+        `apply` changes these objects. Raises GankitError if one does not keep its option as an attribute."""
         options = recipe.scheduled_options()
         self.targets: list[_Target] = []
         for path, page in _leaves(recipe.schedules, options, "recipe"):
@@ -41,7 +43,7 @@ class Schedules:
             self.targets.append(_Target(path, schedule, _lookup(options, path), owner, path[-1]))
 
     def apply(self, nimg: int, stage_start: int) -> dict[str, float]:
-        """Set every option for the step that follows `nimg` images; returns single numbers by name, for the log."""
+        """Set every scheduled option for the step after `nimg` images; returns scalar values by name, for the log."""
         values = {}
         for target in self.targets:
             images = nimg - (stage_start if target.schedule.since == "stage" else 0)
