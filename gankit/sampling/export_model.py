@@ -78,7 +78,7 @@ A generator of {size}, trained with gankit {version} by the recipe `{recipe}`
 ({description}) on {images} images. `recipe.yaml` has every option.
 
 ```python
-from gankit._version import __version__
+import gankit
 
 pipe = gankit.load("{name}")  # this folder, or owner/name on the hub
 pipe({asked}seeds=range(8), psi=0.7)  # -> PIL images

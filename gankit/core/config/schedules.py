@@ -82,9 +82,9 @@ def check(given: Any, options: Mapping[str, Any], origin: str) -> dict[str, Any]
     Raises GankitError for unknown options or keys and for values out of range.
     """
     checked: dict[str, Any] = {}
-    for path, page in _leaves(given, options, origin):
+    for path, page in scheduled_entries(given, options, origin):
         where = f"{origin}: schedules.{'.'.join(path)}"
-        own = _lookup(options, path)
+        own = own_value(options, path)
         try:
             schedule = Schedule.model_validate(dict(_mapping(page, where)))
         except ValidationError as error:
@@ -107,7 +107,13 @@ def check(given: Any, options: Mapping[str, Any], origin: str) -> dict[str, Any]
     return checked
 
 
-def _leaves(given: Any, options: Mapping[str, Any], origin: str) -> list[tuple[tuple[str, ...], Any]]:
+def scheduled_entries(
+    given: Any, options: Mapping[str, Any], origin: str
+) -> list[tuple[tuple[str, ...], Any]]:
+    """The schedules of a page as pairs of a path, ('train', 'lr_g') or ('regularizers', 'r1', 'gamma'), and the schedule.
+
+    Raises GankitError, naming `origin`, for what is no section or entry of the recipe's `options`.
+    """
     if not isinstance(given, Mapping):
         raise GankitError(
             f"{origin}: schedules must be a mapping such as train: {{lr_g: {{...}}}}, not {given!r}"
@@ -134,7 +140,11 @@ def _mapping(value: Any, where: str) -> Mapping[str, Any]:
     return value
 
 
-def _lookup(options: Mapping[str, Any], path: tuple[str, ...]) -> Any:
+def own_value(options: Mapping[str, Any], path: tuple[str, ...]) -> Any:
+    """The value that a recipe itself gives to a scheduled option, by the option's path.
+
+    Raises GankitError, with near matches, for an option that cannot follow a schedule.
+    """
     node: Any = options
     for key in path[:-1]:
         node = node.get(key) or {}

@@ -9,7 +9,7 @@ from gankit.errors import GankitError
 
 if TYPE_CHECKING:
     from gankit.core.config.recipe import Recipe, TrainOptions
-from gankit.core.config.schedules import Schedule, _leaves, _lookup
+from gankit.core.config.schedules import Schedule, own_value, scheduled_entries
 
 
 @dataclass
@@ -30,7 +30,7 @@ class Schedules:
         `apply` changes these objects. Raises GankitError if one does not keep its option as an attribute."""
         options = recipe.scheduled_options()
         self.targets: list[_Target] = []
-        for path, page in _leaves(recipe.schedules, options, "recipe"):
+        for path, page in scheduled_entries(recipe.schedules, options, "recipe"):
             owner: Any = train if path[0] == "train" else getattr(parts, path[0])
             if len(path) == 3:
                 owner = owner[path[1]]
@@ -40,7 +40,7 @@ class Schedules:
                     "so it cannot change during a run"
                 )
             schedule = Schedule.model_validate(page)
-            self.targets.append(_Target(path, schedule, _lookup(options, path), owner, path[-1]))
+            self.targets.append(_Target(path, schedule, own_value(options, path), owner, path[-1]))
 
     def apply(self, nimg: int, stage_start: int) -> dict[str, float]:
         """Set every scheduled option for the step after `nimg` images; returns scalar values by name, for the log."""
