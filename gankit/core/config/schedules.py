@@ -110,7 +110,7 @@ def check(given: Any, options: Mapping[str, Any], origin: str) -> dict[str, Any]
 def scheduled_entries(
     given: Any, options: Mapping[str, Any], origin: str
 ) -> list[tuple[tuple[str, ...], Any]]:
-    """The schedules of a page as pairs of a path, ('train', 'lr_g') or ('regularizers', 'r1', 'gamma'), and the schedule.
+    """The schedules of a page, as pairs of a path such as ('train', 'lr_g') and the schedule's own mapping.
 
     Raises GankitError, naming `origin`, for what is no section or entry of the recipe's `options`.
     """
