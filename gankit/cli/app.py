@@ -1,4 +1,4 @@
-"""The program `gankit`: its groups of commands, those of plugins, and how mistakes are told."""
+"""The program `gankit`: its own commands, commands of plugins, and error messages for users' mistakes."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ CommandLineError: Any = typer.BadParameter.__mro__[2]
 
 
 class _PluginCommand(TyperCommand):
-    """Stands for a command of a plugin in `gankit --help`, without importing its target."""
+    """Placeholder for a plugin's command in `gankit --help`, which does not import the plugin."""
 
     def __init__(self, name: str) -> None:
         super().__init__(name, help=f"(from {registry().get('command', name).package})", callback=None)
 
     def load(self) -> Any:
-        """The command itself, from a `typer.Typer` or a function."""
+        """Import the plugin's target, a `typer.Typer` or a function, and return its command."""
         target = registry().load("command", self.name or "")
         if not isinstance(target, typer.Typer):
             function, target = target, typer.Typer(rich_markup_mode=None)
@@ -36,7 +36,7 @@ class _PluginCommand(TyperCommand):
 
 
 class _Commands(TyperGroup):
-    """gankit's own commands, and those that plugins register under other names."""
+    """The group of gankit's own commands and those of plugins, which cannot replace the former."""
 
     def _of_plugins(self) -> list[str]:
         names = registry().names("command")
@@ -85,7 +85,7 @@ def _root(
 
 
 def main() -> None:
-    """Run the command line; a user's mistake is one sentence on stderr and exit code 2."""
+    """Run the command line; a user's mistake prints one sentence on stderr and exits with code 2."""
     warnings.showwarning = _one_line_warning
     try:
         sys.exit(app(sys.argv[1:] or ["--help"], prog_name="gankit", standalone_mode=False))

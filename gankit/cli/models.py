@@ -1,4 +1,4 @@
-"""`gankit export`, `convert`, `inspect`, `blend`, `average` and `ema`."""
+"""The commands `gankit export`, `convert`, `inspect`, `blend`, `average` and `ema`."""
 
 from __future__ import annotations
 

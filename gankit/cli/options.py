@@ -1,4 +1,4 @@
-"""Options that several commands have."""
+"""The option --strict-plugins, which several commands share."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from gankit.core.config.registry import ENV_STRICT, registry
 
 
 def _strict(wanted: bool) -> bool:
-    """Load the plugins anew, so that a broken package that only warned before is an error now."""
+    """Callback of --strict-plugins: load the plugins anew, with an error instead of a warning for a broken package."""
     if wanted and not os.environ.get(ENV_STRICT):
         os.environ[ENV_STRICT] = "1"
         registry.cache_clear()

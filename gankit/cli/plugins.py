@@ -1,4 +1,4 @@
-"""`gankit recipes`, `plugins` and `doctor`."""
+"""The commands `gankit recipes`, `plugins` and `doctor`."""
 
 from __future__ import annotations
 

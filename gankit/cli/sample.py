@@ -1,4 +1,4 @@
-"""`gankit sample`."""
+"""The command `gankit sample`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`gankit train` and `gankit class-table`."""
+"""The commands `gankit train` and `gankit class-table`."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from gankit.errors import GankitError
 app = typer.Typer()
 
 
+# Long because each option of the command line is a parameter with its help; the body maps them to keys of the recipe.
 @app.command()
 def train(
     recipe: Annotated[

@@ -1,4 +1,4 @@
-"""`gankit evaluate`: metrics of a model against a data set, with everything that the numbers depend on."""
+"""`gankit evaluate`: measures a model against a data set, and writes the numbers with all settings as JSON."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ FORMAT = 2  # of the JSON file
 
 
 class Session:
-    """Metrics that are measured on one context, once or, while it trains, again and again.
+    """Metrics bound to a context, measured once or, during training, repeatedly.
 
     Args:
-        context: what is measured.
+        context: model and data set.
         plugins: metrics by name, checked by `check_before_drawing`.
 
     Attributes:
-        cached: whether the features of the real images were found in the cache.
+        cached: True if the features of the real images were found in the cache.
     """
 
     def __init__(self, context: MetricContext, plugins: Mapping[str, Measure]) -> None:
@@ -56,7 +56,7 @@ class Session:
         self._real: dict[Job, FeatureSet] | None = None
 
     def real(self) -> dict[Job, FeatureSet]:
-        """Features of the real images, taken once."""
+        """Features of the real images, computed or loaded at the first call."""
         if self._real is None:
             found, self.cached = (
                 real_features(self.context, self.features) if self.features.real else ({}, False)
@@ -65,7 +65,9 @@ class Session:
         return self._real
 
     def measure(self, pictures: Path | None = None) -> dict[str, dict[str, Any]]:
-        """Metric -> its values and what they depend on; in other processes than the first, of no use."""
+        """Metric name -> its values and the settings on which they depend; complete in the main process only.
+
+        `pictures` is the start of the names of picture files; None writes none."""
         context = self.context
         results: dict[str, dict[str, Any]] = {}
         if self.compared or self.image_metrics:
@@ -105,6 +107,7 @@ class Session:
         return results
 
 
+# Long because its parameters and their documentation take half of the lines; the rest checks them and calls Session.
 def evaluate(
     model: str,
     *,
@@ -124,28 +127,28 @@ def evaluate(
     pictures: Path | None = None,
     quiet: bool = True,
 ) -> dict[str, Any]:
-    """Measure a model.
+    """Measure a model with metrics.
 
     Args:
-        model: what `gankit.load` takes.
+        model: model as `gankit.load` takes it.
         metrics: names of metric plugins.
-        num: generated images.
-        num_real: images of the data set, at most all of it; as many as `num` when omitted.
-        data: data set; that of the model's recipe when omitted.
-        feature: a feature plugin, the network of all metrics that bring none of their own.
-        side: of the square images that enter it; what it was trained on when omitted.
+        num: number of generated images.
+        num_real: number of real images, at most all of the data set; None is `num`.
+        data: data set; None is that of the model's recipe.
+        feature: feature plugin of all metrics that have no feature network of their own.
+        side: side of the square images given to it; None is the size that it was trained on.
         settings: options by 'feature.OPTION' and 'METRIC.OPTION'.
-        captions: a text file, one caption a line, that images are drawn under; those of the data set when omitted.
-        dtype: of the feature networks, 'fp32' or 'bf16'.
-        seed: image i is drawn from seed + i.
+        captions: text file with one caption a line, with which images are drawn; None takes labels of the data set.
+        dtype: dtype of the feature networks, 'fp32' or 'bf16'.
+        seed: image i has latent seed + i.
         psi: truncation towards the mean of the model's family; 1 is none.
         batch_size: images at a time.
         device: 'auto', 'cpu', 'cuda' or 'mps'.
         pictures: start of the names of the picture files that some metrics make; None makes none.
-        quiet: no progress on stderr.
+        quiet: show no progress on stderr.
 
-    Returns the page that `gankit evaluate` writes as JSON; in other processes than the first of several, an empty one.
-    Raises GankitError for anything that cannot be measured.
+    Returns the page that `gankit evaluate` writes as JSON; {} in processes other than the main one.
+    Raises GankitError for unknown plugins or options, values out of range, and models that cannot be measured.
     """
     start = time.monotonic()
     specs = _specs([feature, *metrics], settings or {})
@@ -199,22 +202,24 @@ def evaluate(
 
 
 def run(model: str, **wishes: Any) -> dict[str, Any]:
-    """`evaluate` as the only thing that this process does; takes leave of the others at the end."""
+    """Call `evaluate` and leave the process group afterwards, for a process that does nothing else."""
     try:
         page = evaluate(model, **wishes)
-        distributed.barrier()  # while the first writes the page, the others stay, as they do in training
+        distributed.barrier()  # all processes finish before any of them leaves the group
         return page
     finally:
         distributed.stop()
 
 
 def _deviation(backbone: Backbone, output: str) -> dict[str, float]:
-    """How far bfloat16 was from float32, relative, on the first batch; nothing for float32."""
+    """{'deviation': relative error of bfloat16 against float32 on the first batch}, or {} when running in float32."""
     return {"deviation": backbone.deviation[output]} if output in backbone.deviation else {}
 
 
 def _open_data(context: MetricContext, plugins: Mapping[str, Measure], data: str | None) -> str | None:
-    """Give the context its data set, where there is one or one is needed; returns its path."""
+    """Open the data set if metrics or labels need it or `data` is given; sets `context.source` and returns its path.
+
+    Raises GankitError if a needed data set is not named, or captions are given to a model without text."""
     recipe = context.pipe.recipe
     where, source_options = (data, None) if data is not None else (recipe.data.path, recipe.data.options)
     compares = [n for n, m in plugins.items() if isinstance(m, Metric) and m.needs_real]
@@ -230,7 +235,7 @@ def _open_data(context: MetricContext, plugins: Mapping[str, Measure], data: str
 
 
 def check_before_drawing(context: MetricContext, plugins: Mapping[str, Measure]) -> None:
-    """Raise GankitError for what cannot come to a good end."""
+    """Raise GankitError, before any image is drawn, if a metric cannot be measured: too few images, missing labels."""
     for name, metric in plugins.items():
         sizes = [("--num", context.num)]
         if isinstance(metric, Metric) and metric.needs_real:
@@ -252,7 +257,7 @@ def check_before_drawing(context: MetricContext, plugins: Mapping[str, Measure])
 
 
 def read_captions(path: str | Path) -> list[str]:
-    """The lines of a text file that are not blank. Raises GankitError if there are none."""
+    """Stripped non-blank lines of a text file. Raises GankitError if there are none or it cannot be read."""
     try:
         lines = Path(path).expanduser().read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
@@ -331,7 +336,9 @@ def page_of(
 
 
 def _specs(names: Sequence[str], settings: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Plugin specs of the feature network (under 'feature') and the metrics."""
+    """Plugin specs by name, that of the feature network as 'feature', with options set by `settings`.
+
+    `names` are the feature plugin and then the metrics. Raises GankitError for keys that are not 'OWNER.OPTION'."""
     feature, *metrics = names
     specs: dict[str, dict[str, Any]] = {name: {"name": name} for name in metrics}
     specs["feature"] = {"name": feature}
@@ -351,7 +358,7 @@ def _specs(names: Sequence[str], settings: Mapping[str, Any]) -> dict[str, dict[
 
 
 def table(page: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
-    """(metric, value, number, which is better) of each number of a page."""
+    """Rows (metric, name of the value, number as text, 'lower' | 'higher' | '') of a page."""
     return [
         (name, key, f"{value:.6g}", result["better"][key])
         for name, result in page["metrics"].items()

@@ -1,4 +1,4 @@
-"""One pass over images for all metrics: features of real and of generated ones, and scores of single ones."""
+"""Features and scores for all metrics in one pass over the real images and one over the generated images."""
 
 from __future__ import annotations
 
@@ -25,15 +25,20 @@ from gankit.evaluation.metric import ImageMetric, Metric
 from gankit.evaluation.metric_context import DATA_SEED, BatchSlice, MetricContext, finite
 from gankit.evaluation.moments import Collector, FeatureSet
 
-FORMAT = 2  # of the cache
+FORMAT = 2  # version of the cache's format
 
-Job = tuple[str, str]  # key of a network, what is read of it
+Job = tuple[str, str]  # key of a Backbone, name of its output
 
 
 @dataclass
 class Features:
-    """Everything that the metrics want to know of images: for each network what is read of it, and whether rows are
-    kept."""
+    """The features that metrics request.
+
+    Attributes:
+        backbones: feature networks by key.
+        rows: requested outputs; the value is True if single rows are kept besides moments.
+        real: the requested outputs that are computed for real images, too.
+    """
 
     backbones: dict[str, Backbone] = field(default_factory=dict)
     rows: dict[Job, bool] = field(default_factory=dict)
@@ -51,7 +56,9 @@ class Features:
     def read(
         self, images: torch.Tensor, jobs: Sequence[Job], part: BatchSlice, what: str
     ) -> dict[Job, np.ndarray]:
-        """Rows of a whole batch, of which this process has a part. Raises GankitError for one that is not finite."""
+        """Features [B, N] of a whole batch, of which `images` are this process's part, by job.
+
+        `what` names the images in messages. Raises GankitError for a row that is not finite."""
         found = {}
         for key, backbone in self.backbones.items():
             outputs = [output for network, output in jobs if network == key]
@@ -69,7 +76,9 @@ class Features:
 
 
 def real_features(context: MetricContext, features: Features) -> tuple[dict[Job, FeatureSet], bool]:
-    """Features of the data set, from the cache where it has them; the second value says whether it had all."""
+    """Features of the real images, from the cache or computed and stored there; True if the cache had all of them.
+
+    The features are complete in the main process only."""
     found: dict[Job, FeatureSet] = {}
     keys = {job: _cache_key(context, features.backbones[job[0]], job[1]) for job in sorted(features.real)}
     for job, key in keys.items():
@@ -111,7 +120,7 @@ def real_features(context: MetricContext, features: Features) -> tuple[dict[Job,
 
 
 def _cache_key(context: MetricContext, backbone: Backbone, output: str) -> dict[str, Any]:
-    """All that features of real images depend on."""
+    """Everything on which features of real images depend."""
     assert context.source is not None
     data = context.pipe.recipe.data
     plugin = registry().get("feature", backbone.spec["name"])
@@ -135,7 +144,9 @@ def _cache_folder(key: Mapping[str, Any]) -> Path:
 def generated_features(
     context: MetricContext, features: Features, image_metrics: Mapping[str, ImageMetric], scratch: Path
 ) -> tuple[dict[Job, FeatureSet], dict[str, np.ndarray]]:
-    """Features of the generated images, and the scores of metrics that look at single ones, in one pass."""
+    """Draw all images once; returns their features by job, and [num, K] scores of image metrics by name.
+
+    `scratch` is a folder for rows of features, which are memory-mapped."""
     jobs = list(features.rows)
     scores: dict[str, list[np.ndarray]] = {name: [] for name in image_metrics}
     with ExitStack() as stack:

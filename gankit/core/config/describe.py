@@ -1,4 +1,4 @@
-"""`gankit plugins show NAME`: what a plugin is and its options, from its own code."""
+"""`gankit plugins show NAME`: a plugin's description and options, read from its docstring and signature."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from gankit.hookspecs import KINDS
 
 
 def describe(name: str) -> str:
-    """A page on every plugin of that name; 'kind/name' picks one."""
+    """Help text on every plugin of that name, or on the one 'kind/name'. Raises GankitError for an unknown name."""
     kind, slash, short = name.partition("/")
     found = registry().plugins.values()
     if slash and kind in KINDS:

@@ -1,4 +1,4 @@
-"""The sections of a recipe and what each may do: the one table from which the checks of a page are derived."""
+"""Table of the sections of a recipe and their properties, from which the checks of a recipe are derived."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Section:
-    """A section of a recipe.
+    """A section of a recipe and its properties.
 
     Args:
-        name: its key on the page.
+        name: its key in the recipe.
         kind: kind of the plugins that it names; '' for a section of plain options.
-        many: maps names of plugins to their options; otherwise it is one plugin.
-        optional: may be null.
-        staged: may differ between the stages of a run.
-        scheduled: its numbers may follow schedules.
-        network: is a network with weights, which a stage may begin anew.
-        compared: counts when the installed recipe nearest to a page is looked for.
+        many: True if it maps plugin names to their options; False if it is one plugin.
+        optional: True if it may be null.
+        staged: True if it may differ between the stages of a run.
+        scheduled: True if its numbers may have schedules.
+        network: True for a network with weights, which a stage may initialise anew.
+        compared: True if it counts in the search for the nearest installed recipe.
     """
 
     name: str

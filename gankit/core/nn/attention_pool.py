@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 
 class AttentionPool(nn.Module):
-    """Attention pooling: tokens [B, T, D] and mask [B, T] -> [B, queries * values], standardised to the mean and
-    standard deviation of the captions that it was fitted on."""
+    """Attention pooling: tokens [B, T, D] and mask [B, T] -> [B, queries * values].
+
+    Outputs are standardised by the mean and standard deviation over the captions that the module was fitted on."""
 
     mean: Tensor
     std: Tensor
