@@ -12,7 +12,7 @@ from typer.core import TyperCommand, TyperGroup
 
 from gankit._version import __version__
 from gankit.cli import measure, models, plugins, sample, train
-from gankit.cli.options import Strict
+from gankit.cli.strict import Strict
 from gankit.core.config.registry import registry
 from gankit.errors import GankitError
 

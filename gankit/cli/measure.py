@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from gankit.cli.options import Strict
+from gankit.cli.strict import Strict
 from gankit.cli.tables import print_table
 from gankit.errors import GankitError
 

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from gankit.cli.options import Strict
+from gankit.cli.strict import Strict
 from gankit.errors import GankitError
 
 app = typer.Typer()

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from gankit.cli.options import Strict
+from gankit.cli.strict import Strict
 from gankit.errors import GankitError
 
 app = typer.Typer()

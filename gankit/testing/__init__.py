@@ -22,13 +22,14 @@ from unittest import mock
 
 from gankit.core.config.registry import registry
 from gankit.errors import GankitError
-from gankit.testing import common, data, engines, foreign, metrics, networks, packaged, training
+from gankit.testing import common, data, engines, features, foreign, metrics, networks, packaged, training
 from gankit.testing.common import Subject
 
 __all__ = ["ConformanceSuite", "Subject", "checks_of"]
 
 _CHECKS: dict[str, list[Callable[[Subject], None]]] = {
     **networks.CHECKS,
+    **features.CHECKS,
     **training.CHECKS,
     **data.CHECKS,
     **foreign.CHECKS,

@@ -1,4 +1,4 @@
-"""Conformance checks of generators, discriminators and frozen feature networks."""
+"""Conformance checks of generators and discriminators."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from gankit.core.interfaces.conditions import CondSpec
-from gankit.core.interfaces.networks import Discriminator, FeatureNetwork, Generator
+from gankit.core.interfaces.networks import Discriminator, Generator
 from gankit.core.models import stored_state
 from gankit.core.runtime.random import batch_random
 from gankit.errors import GankitError
@@ -63,7 +63,7 @@ def _latents(G: Generator, count: int = BATCH) -> Tensor:
         return torch.randn(count, G.z_dim)
 
 
-def _images(shape: tuple[int, int, int], count: int = BATCH) -> Tensor:
+def random_images(shape: tuple[int, int, int], count: int = BATCH) -> Tensor:
     with seeded(4):
         return torch.rand(count, *shape) * 2 - 1
 
@@ -279,9 +279,9 @@ def check_discriminator_logits(subject: Subject) -> None:
         D.eval()
         with torch.no_grad():
             with batch_random("logits", total=BATCH):
-                logits = D(_images(shape))
+                logits = D(random_images(shape))
             with batch_random("logits", total=BATCH):
-                again = D.score(D.features(_images(shape)))
+                again = D.score(D.features(random_images(shape)))
         assert isinstance(logits, list), f"{subject}: returns {type(logits).__name__}, not a list"
         assert logits, f"{subject}: returns no logits"
         for x, y in zip(logits, again, strict=True):
@@ -294,7 +294,7 @@ def check_discriminator_gradients(subject: Subject) -> None:
     """Gradients reach every trained parameter and every image."""
     for cond in (PLAIN, CLASSES):
         shape, D = _network(subject, cond)
-        images = _images(shape).requires_grad_(True)
+        images = random_images(shape).requires_grad_(True)
         _gradients(subject, D, torch.cat(D.train()(images, condition(cond)), 1))
         assert images.grad is not None, f"{subject}: no gradient reaches the images"
         assert_finite(images.grad, f"{subject}: the gradient of the images")
@@ -307,7 +307,7 @@ def check_discriminator_condition(subject: Subject) -> None:
     D.eval()
     one, two = condition(CLASSES), condition(CLASSES, seed=6)
     with torch.no_grad():
-        features = D.features(_images(shape))
+        features = D.features(random_images(shape))
         first, second = torch.cat(D.score(features, one), 1), torch.cat(D.score(features, two), 1)
         change = (first - second).abs().max().item()
         assert change > 1e-6 * first.abs().max().item(), (
@@ -324,7 +324,7 @@ def check_discriminator_random(subject: Subject) -> None:
     """Random numbers are gankit's own; without batch statistics, logits depend on the image alone."""
     shape, D = _network(subject)
     D.eval()
-    images = _images(shape)
+    images = random_images(shape)
     with torch.no_grad():
         if D.batch_statistics:  # rows of a batch depend on each other, so it cannot be split
             before = torch.get_rng_state()
@@ -343,7 +343,7 @@ def check_discriminator_random(subject: Subject) -> None:
 def check_discriminator_fading(subject: Subject) -> None:
     """fade_in(1) restores the network after fade_in(0.5), which changes nothing if it returns False."""
     shape, D = _network(subject)
-    images = _images(shape)
+    images = random_images(shape)
 
     def compute() -> Tensor:
         with batch_random("logits", total=BATCH):
@@ -363,7 +363,7 @@ def check_discriminator_state(subject: Subject) -> None:
         assert not any(k.startswith(f"{name}.") for k in stored_state.stored_state(D)), (
             f"{subject}: {name} is stored"
         )
-    images = _images(shape)
+    images = random_images(shape)
     with torch.no_grad():
         with batch_random("logits", total=BATCH):
             D(images)  # power iterations and running means move
@@ -373,64 +373,6 @@ def check_discriminator_state(subject: Subject) -> None:
             with batch_random("logits", total=BATCH):
                 logits.append(torch.cat(each.eval()(images), 1))
     assert_close(logits[1], logits[0], f"{subject}: logits before and after a checkpoint", 1e-5)
-
-
-# ------------------------------------------------------------------------------------------ feature network
-
-
-def _entry(network: FeatureNetwork, at_least: int) -> int:
-    """Smallest side that the network accepts and that is at least `at_least`."""
-    return -(-at_least // network.input_multiple) * network.input_multiple
-
-
-def check_feature_frozen(subject: Subject) -> None:
-    """The network stays in eval mode, and no parameter is trained."""
-    network = subject.build()
-    assert isinstance(network, FeatureNetwork), f"{subject}: {type(network).__name__} is no FeatureNetwork"
-    network.train()
-    assert not any(m.training for m in network.modules()), f"{subject}: train() leaves eval mode"
-    assert not any(p.requires_grad for p in network.parameters()), f"{subject}: its parameters are trained"
-
-
-def check_feature_taps(subject: Subject) -> None:
-    """Maps have the declared sizes, for square and rectangular images; gradients reach the images."""
-    network = subject.build()
-    side = _entry(network, 64)
-    for height, width in ((side, side), (2 * side, side)):
-        images = _images((3, height, width), 2).requires_grad_(True)
-        maps = network(images)
-        assert len(maps) == len(network.taps), f"{subject}: {len(maps)} maps for {len(network.taps)} taps"
-        for x, tap in zip(maps, network.taps):
-            declared = (2, tap.channels, height // tap.stride, width // tap.stride)
-            assert x.shape == declared, f"{subject}: a map is {list(x.shape)}, its tap says {list(declared)}"
-            assert_finite(x, f"{subject}: a map")
-        torch.stack([x.square().mean() for x in maps]).sum().backward()
-        assert images.grad is not None, f"{subject}: no gradient reaches the images"
-        assert images.grad.abs().max() > 0, f"{subject}: the gradient of the images is zero"
-
-
-def check_feature_outputs(subject: Subject) -> None:
-    """Pooled features and logits have the declared widths and do not depend on the rest of the batch."""
-    network = subject.build()
-    images = _images((3, _entry(network, 64), _entry(network, 64)), 2)
-    with torch.no_grad():
-        pooled = network.pooled(images)
-        assert pooled.shape == (2, network.num_pooled), f"{subject}: pooled is {list(pooled.shape)}"
-        if network.num_logits:
-            logits = network.logits(images)
-            assert logits.shape == (2, network.num_logits), f"{subject}: logits are {list(logits.shape)}"
-        alone = network.pooled(images[:1])
-        assert_close(alone, pooled[:1], f"{subject}: an image alone and in a batch")
-
-
-def check_feature_identity(subject: Subject) -> None:
-    """Identities are equal exactly when the weights are."""
-    one, two = subject.build(seed=0), subject.build(seed=1)
-    assert {"name", "sha256"} <= one.identity().keys(), f"{subject}: identity() lacks name or sha256"
-    assert one.name == one.identity()["name"], f"{subject}: identity() has another name than the network"
-    same = all(torch.equal(a, b) for a, b in zip(one.state_dict().values(), two.state_dict().values()))
-    equal = one.identity() == two.identity()
-    assert equal == same, f"{subject}: identity() does not tell equal weights from others"
 
 
 CHECKS: dict[str, list[Any]] = {
@@ -454,5 +396,4 @@ CHECKS: dict[str, list[Any]] = {
         check_discriminator_state,
         check_discriminator_fading,
     ],
-    "feature": [check_feature_frozen, check_feature_taps, check_feature_outputs, check_feature_identity],
 }

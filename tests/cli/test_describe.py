@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 from option_plugins import registered
 
-from gankit.core.config.describe import describe
+from gankit.cli.describe import describe
 from gankit.errors import GankitError
 
 

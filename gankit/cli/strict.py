@@ -1,4 +1,4 @@
-"""The option --strict-plugins, which several commands share."""
+"""The option `--strict-plugins` of every command that uses plugins."""
 
 from __future__ import annotations
 
