@@ -24,9 +24,9 @@ lint: $(VENV)/.linted
 clean:
 	rm -rf $(VENV) demo/index.html demo/images demo/run
 
-$(STAMP): pyproject.toml plugins_contrib/gankit-avatars/pyproject.toml
+$(STAMP): pyproject.toml plugins_contrib/gankit-avatars/pyproject.toml plugins_contrib/gankit-cpu/pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet -e ".[test]" -e plugins_contrib/gankit-avatars
+	$(BIN)/python -m pip install --quiet -e ".[test]" -e plugins_contrib/gankit-avatars -e plugins_contrib/gankit-cpu
 	touch $@
 
 $(VENV)/.linted: $(STAMP)

@@ -1,6 +1,7 @@
 """Times single operators on a CPU: `python benchmarks/ops.py --batch 1 8 --dtype fp32 bf16`.
 
-In one run, in turn: (a) gankit's `cpu` implementation, channels-last; (b) the textbook formulation in fp32 (see
+In one run, in turn: (a) what gankit chooses (with gankit-cpu its kernels), channels-last;
+(b) the textbook formulation in fp32 (see
 `textbook.py`); (c) for convolutions, the convolution alone, channels-last, in the dtype of (a). Prints medians and
 medians of the ratios of each round, without gradients and, with --train, forward and backward. The last lines are the
 overhead of checking arguments and choosing an implementation, in microseconds for each call.

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gankit.core.cuda import dispatch, inference
+from gankit.core.cuda import dispatch, values_only
 from gankit.core.cuda.activations import ACTIVATIONS
 
 ONE, NONE = (1, 1), (0, 0, 0, 0)
@@ -113,15 +113,15 @@ OPERATORS = {
 
 @contextlib.contextmanager
 def instead(operators: dict[str, dispatch.Function]) -> Iterator[None]:
-    """Context in which gankit's networks use `operators` instead of the `cpu` implementation, a whole batch at once."""
-    before, size = dict(dispatch.COMPOSITE), inference.MAP_BYTES
+    """Context in which gankit's networks compute with `operators` and composites of these, a whole batch at once."""
+    before, size, asked = dict(dispatch.COMPOSITE), values_only.MAP_BYTES, dispatch.requested
     dispatch.COMPOSITE.update(operators)
     dispatch._choices.clear()
-    inference.MAP_BYTES = sys.maxsize
+    values_only.MAP_BYTES, dispatch.requested = sys.maxsize, "composite"
     try:
         yield
     finally:
-        inference.MAP_BYTES = size
+        values_only.MAP_BYTES, dispatch.requested = size, asked
         dispatch.COMPOSITE.update(before)
         dispatch._choices.clear()
 

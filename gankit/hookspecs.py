@@ -41,6 +41,7 @@ KINDS: dict[str, tuple[str, str, str]] = {
     "importer": ("Importer", "networks in files of other code bases -> plugins with options", ""),
     "exporter": ("Exporter", "a generator -> a file that runs without gankit", ""),
     "engine": ("Engine", "makes drawing fast on a device", ""),
+    "op-backend": ("OpBackend", "kernels of the operators for a device", ""),
     "metric": ("Measure", "features of two sets of images, single images, or a model -> numbers", ""),
     "tracker": ("Tracker", "training events -> log files, dashboards", "run_dir"),
     "recipe": ("'package:path/to/recipe.yaml'", "a named recipe", ""),

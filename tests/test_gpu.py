@@ -20,6 +20,7 @@ from gankit.core.checkpoints import folders
 from gankit.core.config.registry import registry
 from gankit.core.cuda import dispatch
 from gankit.core.interfaces.conditions import CondSpec
+from gankit.plugins.op_backends.triton import Triton
 from gankit.testing.common import condition, perturb
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
@@ -37,7 +38,8 @@ TOLERANCE = 2e-4  # of the largest value; float32 with other orders of summation
 @pytest.fixture(autouse=True)
 def _exact_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
-    monkeypatch.setattr(dispatch, "SMALL", 0)  # else plain torch would take the small maps of these tests
+    monkeypatch.setattr(Triton, "smallest", {})  # else plain torch would take the small maps of these tests
+    monkeypatch.setattr(dispatch, "_choices", {})
 
 
 def assert_close(actual: Tensor, expected: Tensor) -> None:
@@ -59,7 +61,7 @@ def values(network: nn.Module, call: Callable[..., Tensor], *variables: Tensor) 
 
 def test_kernels() -> None:
     environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
-    file = Path(__file__).with_name("triton_kernels.py")
+    file = Path(__file__).parent / "support" / "triton_kernels.py"
     result = subprocess.run(
         [sys.executable, "-m", "pytest", str(file), "-p", "no:cacheprovider", "-m", "slow or not slow"],
         env=environment,

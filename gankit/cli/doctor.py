@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
 import platform
 from collections.abc import Iterable, Iterator
@@ -10,7 +9,8 @@ from collections.abc import Iterable, Iterator
 import torch
 
 from gankit._version import __version__
-from gankit.core.cuda import dispatch, native
+from gankit.core.config.registry import registry
+from gankit.core.cuda import dispatch
 from gankit.core.runtime.devices import bf16_units, has_fast_bf16, multiplies
 from gankit.errors import GankitError
 
@@ -24,8 +24,9 @@ def examine() -> tuple[str, bool]:
         devices.append(torch.device("mps"))
     lines = [*_machine(), ""]
     choices, chosen_well = _choices(devices)
+    backends = _backends(devices)
     tests, passed = _self_tests(devices)
-    page = "\n".join([*lines, *choices, "", *tests])
+    page = "\n".join([*lines, *backends, "", *choices, "", *tests])
     well = chosen_well and passed
     return f"{page}\n\n{'all is well' if well else 'something is wrong: see FAILED above'}", well
 
@@ -34,9 +35,7 @@ def _machine() -> Iterator[str]:
     yield f"gankit   {__version__}, Python {platform.python_version()}, {platform.system()} {platform.machine()}"
     yield f"torch    {torch.__version__}, {torch.get_num_threads()} threads"
     cpu = torch.device("cpu")
-    slow = (
-        "slower than fp32 in training" if multiplies(torch.bfloat16, cpu) else "by kernels for sampling alone"
-    )
+    slow = "slower than fp32 in training" if multiplies(torch.bfloat16, cpu) else "computed in fp32 by torch"
     pays = "fast" if has_fast_bf16(cpu) else slow
     units = ", ".join([torch.backends.cpu.get_cpu_capability(), *bf16_units()])
     yield f"CPU      {_cpu_name()}: {units}; bf16 {pays}"
@@ -49,13 +48,6 @@ def _machine() -> Iterator[str]:
         yield f"CUDA     no device{'' if built else ', and this torch is built without it'}"
     if torch.backends.mps.is_available():
         yield "MPS      available"
-    try:
-        yield f"Triton   {importlib.metadata.version('triton')}"
-    except importlib.metadata.PackageNotFoundError:
-        yield "Triton   not installed"
-    reason = native.obstacle()
-    version = None if reason else importlib.metadata.version("llvmlite")
-    yield f"LLVM     {f'no kernels for CPUs: {reason}' if reason else f'llvmlite {version}'}"
     yield f"{dispatch.ENVIRONMENT} {os.environ.get(dispatch.ENVIRONMENT) or 'not set'}"
 
 
@@ -66,6 +58,41 @@ def _cpu_name() -> str:
     except OSError:
         names = []
     return names[0] if names else platform.processor() or platform.machine()
+
+
+def _backends(devices: Iterable[torch.device]) -> list[str]:
+    """Every registered op backend, where it runs or why it does not, and what the one for CPUs would bring."""
+    rows = [("op backend", "package", "runs on", "")]
+    for name in dispatch.names():
+        try:
+            found, package = dispatch.backend(name), dispatch.version_of(name)
+        except GankitError as error:
+            rows.append((name, registry().get(dispatch.KIND, name).package, "nothing", str(error)))
+            continue
+        obstacles = {device.type: found.obstacle(device) for device in devices}
+        runs = [kind for kind, reason in obstacles.items() if reason is None]
+        reasons = [
+            f"{kind}: {reason}" for kind, reason in obstacles.items() if reason and kind in found.devices
+        ]
+        if not runs and not reasons:
+            reasons = sorted({reason for reason in obstacles.values() if reason})
+        words = [found.summary(), *reasons]
+        rows.append((name, package, ", ".join(runs) or "nothing", "; ".join(word for word in words if word)))
+    lines = _columns(rows)
+    if "cpu" not in dispatch.names():
+        lines.append(f"`pip install gankit-cpu` would bring {_kernels_for_cpus()}")
+    return lines
+
+
+def _kernels_for_cpus() -> str:
+    """What gankit-cpu does on this CPU, by docs/ops.md."""
+    gains = ["sampling and training in fp32 with half of the products of 3x3 convolutions"]
+    if "AMX" in bf16_units():
+        gains.append("sampling in bf16 with packed weights and one kernel for what follows a convolution")
+    elif platform.machine() in ("x86_64", "AMD64"):
+        gains.append("sampling in bf16 by kernels with half of the products")
+    gains.append("StyleGAN3's filtered_lrelu as one kernel")
+    return ", ".join(gains)
 
 
 def _choices(devices: Iterable[torch.device]) -> tuple[list[str], bool]:
@@ -88,9 +115,7 @@ def _self_tests(devices: Iterable[torch.device]) -> tuple[list[str], bool]:
         if device.type == "mps":  # has no float64 to compare in, and composites only
             continue
         for operator in dispatch.OPERATORS:
-            for name in dispatch.IMPLEMENTATIONS:
-                if name == "triton" and dispatch.obstacle(device):
-                    continue
+            for name in (*dispatch.PLAIN, *_runnable(operator, device)):
                 result = dispatch.self_test(operator, name, device)
                 well = well and result.passed
                 verdict = f"{result.error:.1e}" if result.passed else f"FAILED: {result.failure}"
@@ -98,6 +123,17 @@ def _self_tests(devices: Iterable[torch.device]) -> tuple[list[str], bool]:
     return _columns(rows), well
 
 
+def _runnable(operator: str, device: torch.device) -> Iterator[str]:
+    """Op backends that have an operator and no obstacle on a device."""
+    for name in dispatch.names():
+        try:
+            found = dispatch.backend(name)
+        except GankitError:  # its row among the backends says it
+            continue
+        if hasattr(found, operator) and found.obstacle(device) is None:
+            yield name
+
+
 def _columns(rows: list[tuple[str, str, str, str]]) -> list[str]:
     widths = [max(len(row[i]) for row in rows) for i in range(3)]
-    return ["  ".join([*(cell.ljust(w) for cell, w in zip(row, widths)), row[3]]) for row in rows]
+    return ["  ".join([*(cell.ljust(w) for cell, w in zip(row, widths)), row[3]]).rstrip() for row in rows]

@@ -30,6 +30,7 @@ from gankit.core.interfaces.networks import (
     ImageShape,
     Tap,
 )
+from gankit.core.interfaces.op_backend import OpBackend
 from gankit.core.interfaces.training import (
     AdversarialLoss,
     Augmentation,
@@ -99,6 +100,7 @@ __all__ = [
     "MetricContext",
     "ModelMetric",
     "Nested",
+    "OpBackend",
     "Regularizer",
     "SNConv1d",
     "SNConv2d",

@@ -85,6 +85,7 @@ BUILTIN = {
         "compile": "engines.compiled:Compiled",
         "openvino": "engines.openvino_cpu:OpenVINO",
     },
+    "op-backend": {"triton": "op_backends.triton:Triton"},
     "metric": {
         "fd": "metrics.frechet:FrechetDistance",
         "kid": "metrics.kernel:KernelDistance",

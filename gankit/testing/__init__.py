@@ -22,7 +22,18 @@ from unittest import mock
 
 from gankit.core.config.registry import registry
 from gankit.errors import GankitError
-from gankit.testing import common, data, engines, features, foreign, metrics, networks, packaged, training
+from gankit.testing import (
+    common,
+    data,
+    engines,
+    features,
+    foreign,
+    metrics,
+    networks,
+    op_backends,
+    packaged,
+    training,
+)
 from gankit.testing.common import Subject
 
 __all__ = ["ConformanceSuite", "Subject", "checks_of"]
@@ -35,6 +46,7 @@ _CHECKS: dict[str, list[Callable[[Subject], None]]] = {
     **foreign.CHECKS,
     **metrics.CHECKS,
     **engines.CHECKS,
+    **op_backends.CHECKS,
     **packaged.CHECKS,
 }
 

@@ -16,6 +16,7 @@ TARGETS = {
     "importer": "kinds.things:KindImporter",
     "exporter": "kinds.things:KindExporter",
     "engine": "kinds.things:KindEngine",
+    "op-backend": "kinds.things:KindOps",
     "metric": "kinds.things:KindMetric",
     "tracker": "kinds.things:KindTracker",
     "recipe": "kinds:pages/recipe.yaml",
@@ -285,6 +286,20 @@ class KindExporter(contracts.Exporter):
     def open(self, path):
         module = torch.export.load(path.with_suffix(".pt2")).module()
         return lambda inputs: module(**{k: torch.from_numpy(v) for k, v in inputs.items()}).numpy()
+
+
+class KindOps(contracts.OpBackend):
+    """An activation of its own, by the definition."""
+
+    def obstacle(self, device):
+        return None
+
+    def bias_act(self, x, b, dim, act, alpha, gain, clamp):
+        if act != "lrelu" or b is None:
+            return NotImplemented  # plain torch does it
+        x = x + b.to(x.dtype).reshape([-1 if axis == dim else 1 for axis in range(x.ndim)])
+        y = gain * nn.functional.leaky_relu(x, alpha)
+        return y if clamp is None else y.clamp(-clamp, clamp)
 
 
 class KindEngine(contracts.Engine):

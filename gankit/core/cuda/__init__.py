@@ -1,7 +1,8 @@
 """The operators of the StyleGAN family, each in several implementations of one meaning; see `dispatch`."""
 
 from gankit.core.cuda.bias_act import normalize_2nd_moment
-from gankit.core.cuda.ops import (
+from gankit.core.cuda.constant_weights import ConstantWeights
+from gankit.core.cuda.operators import (
     add_rgb,
     bias_act,
     conv2d_resample,
@@ -13,7 +14,6 @@ from gankit.core.cuda.ops import (
     upfirdn2d,
     upsample2d,
 )
-from gankit.core.cuda.ready import ConstantWeights
 
 __all__ = [
     "ConstantWeights",

@@ -51,6 +51,15 @@ def upfirdn2d(
     return (ux, uy), (dx, dy), (x0, x1, y0, y1)
 
 
+def upsampling(
+    x: Tensor, f: Tensor | None, up: Pair, padding: Pair
+) -> tuple[tuple[int, int], tuple[int, int], tuple[int, int, int, int]]:
+    """As `upfirdn2d`, of upsample2d, whose result is `up` times as large."""
+    return upfirdn2d(
+        x, f, up, 1, padding, "upsample2d", lambda n, up, down: ((n + up - 1) // 2, (n - up) // 2)
+    )
+
+
 def filtered_lrelu(
     x: Tensor,
     fu: Tensor | None,

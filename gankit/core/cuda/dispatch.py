@@ -1,10 +1,10 @@
 """Which implementation computes an operator.
 
 - `reference`: the definition, step by step. Slow.
-- `cpu`: composites of torch's operators, built to be fast on a CPU; they run on every device. Without gradients, a
-  kernel compiled for this CPU may do a part (`native`).
-- `triton`: one kernel for each operator, for NVIDIA GPUs.
-- `auto`: `triton` for CUDA tensors where its self-test passes, but for small ones, else `cpu`.
+- `composite`: made of torch's operators; they run on every device.
+- the name of an op backend, a plugin with kernels for some devices (`triton` is built in).
+- `auto`: the first op backend for the type of device that has the operator, no obstacle and a passed self-test; where
+  there is none, and for tensors that the backend calls too small, `composite`.
 
 The argument `impl` decides, then the environment variable GANKIT_OPS, else `auto`. The choice is made when an operator
 first meets a kind of device and kept. Graphs that are compiled or exported hold composites only, so that a file needs
@@ -13,37 +13,50 @@ no gankit to run.
 
 from __future__ import annotations
 
-import importlib
+import functools
+import importlib.metadata
 import os
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from types import ModuleType
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from gankit.core.cuda import native, reference
+from gankit.core.config.registry import registry
+from gankit.core.cuda import reference
+from gankit.core.cuda.add_rgb import add_rgb
 from gankit.core.cuda.bias_act import bias_act
-from gankit.core.cuda.conv import conv2d_resample, modulated_conv2d
+from gankit.core.cuda.conv2d_resample import conv2d_resample
 from gankit.core.cuda.filtered_lrelu import filtered_lrelu
+from gankit.core.cuda.modulated_conv2d import modulated_conv2d
 from gankit.core.cuda.selftest import Result, check
 from gankit.core.cuda.upfirdn2d import upfirdn2d
+from gankit.core.interfaces.op_backend import OpBackend
 from gankit.errors import GankitError, unknown
 
 ENVIRONMENT = "GANKIT_OPS"
-IMPLEMENTATIONS = ("reference", "cpu", "triton")
-VALID = ("auto", *IMPLEMENTATIONS)
-OPERATORS = ("bias_act", "upfirdn2d", "filtered_lrelu", "conv2d_resample", "modulated_conv2d")
+KIND = "op-backend"
+PLAIN = ("reference", "composite")  # implementations that are always there
+OPERATORS = ("bias_act", "upfirdn2d", "filtered_lrelu", "conv2d_resample", "modulated_conv2d", "add_rgb")
 Function = Callable[..., Tensor]
-
-# Elements below which `auto` leaves tensors on a GPU to plain torch, and where: a call of a custom operator keeps the
-# host busy for two to three times as long, which decides where the GPU has little to do.
-SMALL = 2**22
-PLAIN_IF_SMALL = ("bias_act", "upfirdn2d", "conv2d_resample", "modulated_conv2d")
 
 # What `auto` means in this process.
 requested = os.environ.get(ENVIRONMENT) or "auto"
+
+
+def _made_of_parts(find: Callable[[str, Tensor], Function]) -> Function:
+    """add_rgb, of the operators that `find(name, x)` gives."""
+
+    def modulated(x: Tensor, *rest: Any) -> Tensor:
+        return find("modulated_conv2d", x)(x, *rest)
+
+    def resampled(x: Tensor, *rest: Any) -> Tensor:
+        return find("upfirdn2d", x)(x, *rest)
+
+    return functools.partial(add_rgb, modulated_conv2d=modulated, upfirdn2d=resampled)
+
 
 REFERENCE: dict[str, Function] = {name: getattr(reference, name) for name in OPERATORS}
 COMPOSITE: dict[str, Function] = {
@@ -52,19 +65,25 @@ COMPOSITE: dict[str, Function] = {
     "filtered_lrelu": filtered_lrelu,
     "conv2d_resample": conv2d_resample,
     "modulated_conv2d": modulated_conv2d,
+    "add_rgb": _made_of_parts(lambda name, x: COMPOSITE[name]),
 }
 
 
 @dataclass(frozen=True)
 class Choice:
-    name: str
+    """The implementation of an operator for a type of device."""
+
+    name: str  # 'reference', 'composite', an op backend, or 'parts' for what is made of other operators
     reason: str
     function: Function
-    small: Function | None = None  # takes the place of `function` for tensors of less than SMALL elements
+    smallest: int = 0  # elements of x below which the composite takes its place
 
 
 _choices: dict[tuple[str, str, str], Choice] = {}  # by operator, request and type of device
 _warned: set[str] = set()
+
+
+# ------------------------------------------------------------------------------------------------------- choices
 
 
 def request(impl: str) -> str:
@@ -75,20 +94,25 @@ def request(impl: str) -> str:
         GankitError: GANKIT_OPS is.
     """
     asked = requested if impl == "auto" else impl
-    if asked in VALID:
+    if asked == "auto" or asked in PLAIN or (KIND, asked) in registry().plugins:
         return asked
+    valid = ["auto", *PLAIN, *names()]
+    hint = ""
+    if asked == "cpu":
+        hint = "'composite' is plain torch, which runs on every device; `pip install gankit-cpu` brings 'cpu'"
     if impl == "auto":
-        raise GankitError(unknown(f"implementation in {ENVIRONMENT}", asked, VALID))
-    raise ValueError(unknown("implementation in impl", str(asked), VALID))
+        raise GankitError(unknown(f"implementation in {ENVIRONMENT}", asked, valid, hint=hint))
+    raise ValueError(unknown("implementation in impl", str(asked), valid, hint=hint))
 
 
 def function(operator: str, x: Tensor, impl: str) -> Function:
-    """The implementation of `operator` for tensors like `x`; raises what `request` and `choose` raise."""
+    """The implementation of `operator` for tensors like `x`; raises what `choose` raises, but not in graphs."""
     if torch.compiler.is_compiling() or torch.jit.is_tracing():
-        return (REFERENCE if request(impl) == "reference" else COMPOSITE)[operator]
+        asked = requested if impl == "auto" else impl
+        return (REFERENCE if asked == "reference" else COMPOSITE)[operator]
     choice = _choices.get((operator, requested if impl == "auto" else impl, x.device.type))
     choice = choice or choose(operator, x.device, impl)
-    return choice.small if choice.small is not None and x.numel() < SMALL else choice.function
+    return choice.function if x.numel() >= choice.smallest else COMPOSITE[operator]
 
 
 def choose(operator: str, device: torch.device, impl: str = "auto") -> Choice:
@@ -101,83 +125,133 @@ def choose(operator: str, device: torch.device, impl: str = "auto") -> Choice:
     asked = request(impl)
     key = (operator, asked, device.type)
     if key not in _choices:
-        _choices[key] = _choose(
-            operator, device, asked, f"{ENVIRONMENT}={asked}" if impl == "auto" else f"impl={asked!r}"
-        )
+        wish = f"{ENVIRONMENT}={asked}" if impl == "auto" else f"impl={asked!r}"
+        if asked == "auto":
+            _choices[key] = _choose_backend(operator, device)
+        elif asked in PLAIN:
+            table = REFERENCE if asked == "reference" else COMPOSITE
+            _choices[key] = Choice(asked, f"{wish} asks for it", table[operator])
+        else:
+            _choices[key] = _asked_backend(operator, device, asked, wish, impl)
     return _choices[key]
 
 
-def _choose(operator: str, device: torch.device, asked: str, wish: str) -> Choice:
-    if asked == "reference":
-        return Choice(asked, f"{wish} asks for it", REFERENCE[operator])
-    if asked == "cpu":
-        return Choice(asked, f"{wish} asks for it", COMPOSITE[operator])
-    if asked == "triton":
-        reason = obstacle(device)
-        if reason:
-            error = GankitError if wish.startswith(ENVIRONMENT) else ValueError
-            raise error(f"{wish}: no Triton kernel runs on {device.type} here: {reason}; use 'auto' or 'cpu'")
-        return Choice(asked, f"{wish} asks for it", getattr(kernels(), operator))
-    if device.type != "cuda":
-        return Choice("cpu", f"tensors are on {device.type}", COMPOSITE[operator])
-    reason = obstacle(device)
-    if reason is None:
-        result = self_test(operator, "triton", device)
-        if result.passed:
-            why = f"its self-test passed with an error of {result.error:.0e}"
-            small = COMPOSITE[operator] if operator in PLAIN_IF_SMALL else None
-            why += f"; plain torch below {SMALL:,} elements" if small else ""
-            return Choice("triton", why, getattr(kernels(), operator), small)
-        reason = f"the self-test of {operator} {result.failure}"
-    message = (
-        f"gankit's Triton kernels are not used on {device.type}: {reason}. Plain torch takes their place, slower but "
-        "equal. If that is unexpected, please report it with what `gankit doctor` prints"
-    )
+def _asked_backend(operator: str, device: torch.device, name: str, wish: str, impl: str) -> Choice:
+    """The choice where a backend is asked for by name."""
+    chosen = backend(name)
+    if reason := chosen.obstacle(device):
+        error = GankitError if impl == "auto" else ValueError
+        raise error(f"{wish}: {name} does not run on {device.type} here: {reason}; use 'auto' or 'composite'")
+    if not hasattr(chosen, operator):
+        return _without(operator, f"{wish}, and {name} leaves it to torch", name)
+    return Choice(name, f"{wish} asks for it", method(name, operator))
+
+
+def _choose_backend(operator: str, device: torch.device) -> Choice:
+    """The choice of `auto`: the first backend that can do it, else torch, after a warning if one should have."""
+    reasons = []
+    for name in names():
+        try:
+            found = backend(name)
+            if device.type not in found.devices or not hasattr(found, operator):
+                continue
+            reason = found.obstacle(device)
+        except GankitError as error:  # it cannot be imported
+            reason = str(error)
+            found = None
+        if found is not None and reason is None:
+            why = f"tensors are on {device.type}"
+            if found.self_test:
+                result = self_test(operator, name, device)
+                if not result.passed:
+                    reason = f"the self-test of {operator} {result.failure}"
+                why = f"its self-test passed with an error of {result.error:.0e}"
+            if reason is None:
+                smallest = found.smallest.get(operator, 0)
+                why += f"; plain torch below {smallest:,} elements" if smallest else ""
+                return Choice(name, why, method(name, operator), smallest)
+        reasons.append(str(reason))
+        _warn_once(
+            f"gankit's kernels of op backend {name!r} are not used on {device.type}: {reason}. Plain torch takes their "
+            "place, slower but equal. If that is unexpected, please report it with what `gankit doctor` prints"
+        )
+    return _without(operator, "; ".join(reasons) or f"no op backend has it for {device.type}", "auto")
+
+
+def _without(operator: str, reason: str, impl: str) -> Choice:
+    """The choice where no backend has an operator."""
+    if operator == "add_rgb":  # its parts may have one
+        parts = _made_of_parts(lambda part, x: function(part, x, impl))
+        return Choice("parts", "made of modulated_conv2d and upfirdn2d", parts)
+    return Choice("composite", reason, COMPOSITE[operator])
+
+
+def _warn_once(message: str) -> None:
     if message not in _warned:
         _warned.add(message)
-        warnings.warn(message, RuntimeWarning, stacklevel=4)
-    return Choice("cpu", reason, COMPOSITE[operator])
+        warnings.warn(message, RuntimeWarning, stacklevel=6)
 
 
-def obstacle(device: torch.device) -> str | None:
-    """What keeps Triton from running on a device, if anything."""
-    interpreted = os.environ.get("TRITON_INTERPRET") == "1"
-    if device.type != "cuda" and not (interpreted and device.type == "cpu"):
-        return "it needs an NVIDIA GPU, or TRITON_INTERPRET=1 for Triton's interpreter on a CPU"
-    if device.type == "cuda" and torch.cuda.get_device_capability(device) < (8, 0):
-        return f"{torch.cuda.get_device_name(device)} has a compute capability below 8.0"
-    try:
-        kernels()
-    except ImportError as error:
-        return f"Triton cannot be imported ({error})"
-    return None
+def backends_in_use(device: torch.device) -> dict[str, str]:
+    """What computes the operators on a device where nothing is asked for: name -> package and version.
+
+    Results agree bit for bit only between processes in which this agrees. `reference` and `composite` are torch's.
+    """
+    found = {}
+    for operator in OPERATORS:
+        name = choose(operator, device).name
+        if name in PLAIN:
+            found[name] = f"torch {torch.__version__}"
+        elif name != "parts":
+            found[name] = version_of(name)
+    return dict(sorted(found.items()))
+
+
+# ------------------------------------------------------------------------------------------------------ backends
+
+
+def names() -> list[str]:
+    """The registered op backends in the order in which `auto` asks them: those of other packages first."""
+    return registry().names(KIND)
+
+
+@functools.cache
+def backend(name: str) -> OpBackend:
+    """The op backend of a name; one object for the whole process. Raises GankitError if it cannot be imported."""
+    return registry().load(KIND, name)()  # type: ignore[no-any-return]
+
+
+def method(name: str, operator: str) -> Function:
+    """A backend's method for an operator; calls that it leaves to torch go to the composite."""
+    own = getattr(backend(name), operator)
+
+    def call(*arguments: object) -> Tensor:
+        y = own(*arguments)
+        return COMPOSITE[operator](*arguments) if y is NotImplemented else y
+
+    return call
+
+
+def version_of(name: str) -> str:
+    """Package and version of a backend and of what it `uses`: 'gankit-cpu 0.1.0, llvmlite 0.46.0'."""
+    plugin = registry().get(KIND, name)
+    known = [f"{plugin.package} {plugin.version}"]
+    for package in backend(name).uses:
+        try:
+            known.append(f"{package} {importlib.metadata.version(package)}")
+        except importlib.metadata.PackageNotFoundError:
+            known.append(f"no {package}")
+    return ", ".join(known)
 
 
 def self_test(operator: str, name: str, device: torch.device) -> Result:
     """Test one implementation on a device where it can run."""
-    if name != "triton":
-        before = native.obstacle()
-        with warnings.catch_warnings():  # the result says it
-            warnings.filterwarnings("ignore", "gankit's kernels for CPUs failed", RuntimeWarning)
-            result = check(operator, (REFERENCE if name == "reference" else COMPOSITE)[operator], device)
-        after = native.obstacle()
-        return Result(result.error, f"raised {after}") if result.passed and after != before else result
+    if name in PLAIN:
+        return check(operator, (REFERENCE if name == "reference" else COMPOSITE)[operator], device)
     with warnings.catch_warnings():  # the result says it
         warnings.simplefilter("ignore")
-        result = check(operator, getattr(kernels(), operator), device)
-    failed = importlib.import_module("gankit.core.cuda.triton.launch").FAILED
+        result = check(operator, method(name, operator), device)
+    failed = backend(name).failures()
     if result.passed and failed:  # plain torch has stepped in
-        return Result(
-            result.error, "raised " + "; ".join(f"{type(e).__name__}: {e}" for e in failed.values())[:300]
-        )
+        return Result(result.error, f"raised {'; '.join(failed)[:300]}")
     return result
-
-
-def kernels() -> ModuleType:
-    """The package of Triton kernels; ImportError where Triton is missing."""
-    return importlib.import_module("gankit.core.cuda.triton")
-
-
-def backends_in_use(device: torch.device) -> dict[str, str]:
-    """Placeholder until op backends are plugins."""
-    return {requested: torch.__version__}

@@ -2,8 +2,8 @@
 
 The nonlinearity acts at a higher sampling rate, where the frequencies that it makes can be filtered away again.
 Zeros are never inserted: 1-D filters run as depthwise convolutions, one for each phase of the upsampled grid. Without
-gradients there is a kernel for CPUs (`native/filters.py`). Where that does not apply, the op runs over blocks of rows
-whose upsampled maps stay in the cache, as in channels-last it is bound by memory.
+gradients on a CPU, the op runs over blocks of rows whose upsampled maps stay in the cache: in channels-last it is bound
+by memory.
 """
 
 from __future__ import annotations
@@ -16,14 +16,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gankit.core.cuda import inference, native
 from gankit.core.cuda.arguments import filter_size
 from gankit.core.cuda.bias_act import bias_act
 from gankit.core.cuda.upfirdn2d import pad_or_crop, upfirdn2d
 from gankit.core.runtime.precision import without_autocast
 
 BLOCK_BYTES = 2**24  # of what is held of the upsampled map
-MOST = 16  # phases, and taps of each, that a kernel is compiled for
 
 
 def filtered_lrelu(
@@ -41,9 +39,7 @@ def filtered_lrelu(
 ) -> Tensor:
     """As `gankit.core.cuda.filtered_lrelu`, unchecked; the result is channels-last where `x` is on a CPU."""
     pad = padding
-    (ux, uy), (dx, dy) = filter_size(fu), filter_size(fd)
-    width = (x.shape[3] * up + pad[0] + pad[1] - ux - dx + 1 + down) // down
-    height = (x.shape[2] * up + pad[2] + pad[3] - uy - dy + 1 + down) // down
+    height, width = output_size(x, fu, fd, up, down, padding)
     if fu is None or fu.ndim == 2:
         if b is not None and (up > 1 or any(pad)):  # zeros between and around the pixels get no bias
             x, b = x + b.to(x.dtype).view(-1, 1, 1), None
@@ -61,8 +57,7 @@ def filtered_lrelu(
         x = x.contiguous(memory_format=torch.channels_last)
         trained = torch.is_grad_enabled() and (x.requires_grad or (b is not None and b.requires_grad))
         if not trained and not torch.compiler.is_compiling():
-            y = op.by_kernel(x, b, (pad[2], pad[0]), (height, width))
-            return op.in_blocks(x, b, (pad[2], pad[0]), (height, width)) if y is None else y
+            return op.in_blocks(x, b, (pad[2], pad[0]), (height, width))
     return op(x, b, (pad[2], pad[0]), (height, width))
 
 
@@ -90,41 +85,14 @@ class _FilteredLReLU:
         spans = [_inputs(len(self.fu), up, offset[i], fine[i]) for i in (0, 1)]
         x = _window(x, spans, b)
         start = [offset[i] + spans[i][0] * up for i in (0, 1)]
-        x = _resample(x, self._taps(self.fu, x, up * self.gain), 2, up, 1, start[0], fine[0])
-        taps = self._taps(self.fu, x, up)
+        x = _resample(x, correlation_taps(self.fu, x, up * self.gain, self.flip), 2, up, 1, start[0], fine[0])
+        taps = correlation_taps(self.fu, x, up, self.flip)
         x = _activate(_resample(x, taps, 3, up, 1, start[1], fine[1]), self.slope, self.clamp)
         if self.fd is not None and self.fd.ndim == 1:
-            taps = self._taps(self.fd, x)
+            taps = correlation_taps(self.fd, x, 1, self.flip)
             return _resample(_resample(x, taps, 2, 1, down, 0, size[0]), taps, 3, 1, down, 0, size[1])
         x = upfirdn2d(x, self.fd, down=down, flip_filter=self.flip)
         return x[:, :, : size[0], : size[1]]
-
-    def by_kernel(
-        self, x: Tensor, b: Tensor | None, offset: tuple[int, int], size: tuple[int, int]
-    ) -> Tensor | None:
-        """The same of a channels-last `x`, without gradients, or None where the kernel does not apply."""
-        up, down, fd = self.up, self.down, self.fd
-        if fd is None or up % down or 0 in (*x.shape, *size):
-            return None
-        if max(up, len(self.fu) // up, *(n // down for n in fd.shape)) > MOST:
-            return None
-        if x.dtype not in (torch.float32, torch.bfloat16) or x.shape[1] < native.LANES:
-            return None
-        if not inference.undisturbed(x, (x, b)) or native.watched():
-            return None
-        kernel = native.load("filters")
-        if kernel is None:
-            return None
-        y = x.new_empty(len(x), *size, x.shape[1]).permute(0, 3, 1, 2)
-        x = x if b is None else x + b.to(x.dtype).view(-1, 1, 1)
-        exact = x[:0].float()  # the kernel computes in float32
-        (tx, ty), gains = filter_size(fd), (up * self.gain, up)
-        rows, columns = (
-            kernel.Phases.of(self._taps(self.fu, exact, gains[i]), up, offset[i], (size[i] - 1) * down + t)
-            for i, t in enumerate((ty, tx))
-        )
-        last = self._taps(fd, exact), down, self.slope, self.clamp
-        return native.attempt("gankit::filtered_lrelu", kernel.run, x, y, rows, columns, *last)  # type: ignore[no-any-return]
 
     def in_blocks(
         self, x: Tensor, b: Tensor | None, offset: tuple[int, int], size: tuple[int, int]
@@ -148,12 +116,22 @@ class _FilteredLReLU:
                 y[i : i + 1, :, first : first + count] = own
         return y
 
-    def _taps(self, f: Tensor, x: Tensor, gain: float = 1) -> Tensor:
-        """In the order of a correlation, in the dtype of `x`."""
-        f = f.detach().to(x.device, torch.promote_types(f.dtype, x.dtype)) * gain
-        if not self.flip:
-            f = f.flip(0) if f.ndim == 1 else f.flip(0, 1)
-        return f.to(x.dtype)
+
+def output_size(
+    x: Tensor, fu: Tensor | None, fd: Tensor | None, up: int, down: int, padding: tuple[int, int, int, int]
+) -> tuple[int, int]:
+    """Height and width of the result of `filtered_lrelu`."""
+    (ux, uy), (dx, dy) = filter_size(fu), filter_size(fd)
+    width = (x.shape[3] * up + padding[0] + padding[1] - ux - dx + 1 + down) // down
+    return (x.shape[2] * up + padding[2] + padding[3] - uy - dy + 1 + down) // down, width
+
+
+def correlation_taps(f: Tensor, x: Tensor, gain: float, flip_filter: bool) -> Tensor:
+    """The filter times `gain`, in the order of a correlation and in the dtype of `x`."""
+    f = f.detach().to(x.device, torch.promote_types(f.dtype, x.dtype)) * gain
+    if not flip_filter:
+        f = f.flip(0) if f.ndim == 1 else f.flip(0, 1)
+    return f.to(x.dtype)
 
 
 def _activate(x: Tensor, slope: float, clamp: float | None) -> Tensor:

@@ -135,6 +135,25 @@ def modulated_conv2d(
     return bias_act(y, b, 1, act, alpha, gain, clamp).to(x.dtype)
 
 
+def add_rgb(
+    img: Tensor | None,
+    f: Tensor | None,
+    x: Tensor,
+    weight: Tensor,
+    styles: Tensor,
+    b: Tensor | None,
+    clamp: float | None,
+) -> Tensor:
+    """Convolve to colours, with weights of each sample, and add the levels so far, enlarged twice."""
+    rest = (1, 1, (0, 0, 0, 0), None, False, True, None, False, b, "linear", 0.0, 1.0, clamp)
+    y = at_least_float32(modulated_conv2d(x, weight, styles, None, *rest))
+    if img is None:
+        return y
+    nx, ny = (1, 1) if f is None else (f.shape[-1], f.shape[0])
+    padding = ((nx + 1) // 2, (nx - 2) // 2, (ny + 1) // 2, (ny - 2) // 2)
+    return upfirdn2d(img, f, (2, 2), (1, 1), padding, False, 4) + y
+
+
 def _enlarge(x: Tensor, f: Tensor | None, up: int, down: int, padding: tuple[int, int, int, int]) -> Tensor:
     """What precedes a convolution: padding, also that of both filters, and upsampling."""
     nx, ny = (1, 1) if f is None else (f.shape[-1], f.shape[0])

@@ -139,5 +139,14 @@ def _cases(operator: str) -> Iterator[tuple[list[Tensor], Callable[..., Any]]]:
         yield [x, weight, styles], stylegan3
         # a kernel wants some channels and pixels
         yield [randn(1, 32, 32, 32), randn(32, 32, 3, 3), randn(1, 32).abs() + 0.5], stylegan3
+    elif operator == "add_rgb":
+
+        def level(f: Callable[..., Tensor], device: torch.device, *t: Tensor) -> Tensor:
+            x, w, s, b, *img = t
+            return f(img[0] if img else None, kernel.to(device), x, w, s, b, 0.8)
+
+        pointwise = [randn(2, 32, 8, 6), randn(3, 32, 1, 1) / 6, randn(2, 32), randn(3)]
+        yield pointwise, level
+        yield [*pointwise, randn(2, 3, 4, 3)], level
     else:
         raise ValueError(f"there is no self-test of an operator {operator!r}")

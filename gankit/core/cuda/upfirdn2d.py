@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gankit.core.cuda.arguments import Pair, padding4, pair
-from gankit.core.cuda.onednn import multiplies_like
+from gankit.core.cuda.primitives import multiplies_like
 from gankit.core.runtime.precision import without_autocast
 
 

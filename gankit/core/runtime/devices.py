@@ -5,13 +5,10 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import functools
-import mmap
 import sys
 from collections.abc import Iterator
 
-import numpy as np
 import torch
-from torch import Tensor
 
 from gankit.errors import GankitError, unknown
 
@@ -90,44 +87,6 @@ def keep_freed_memory() -> None:
     libc.mallopt(trim_threshold, 2**31 - 1)
     libc.mallopt(top_pad, 2**27)
     libc.mallopt(arena_max, 1)  # other arenas, those of autograd's threads, cannot hold large blocks
-
-
-def unchanged_in_file(tensor: Tensor) -> bool:
-    """True if a tensor lies in a memory-mapped file and was not written to, so that `forget` may drop its pages.
-
-    Read from /proc/self/pagemap (proc(5)); False where that is not available.
-    """
-    first, end = _pages(tensor)
-    if not sys.platform.startswith("linux") or tensor.device.type != "cpu" or first >= end:
-        return False
-    try:
-        with open("/proc/self/pagemap", "rb") as file:
-            file.seek(first * 8)
-            entries = np.frombuffer(file.read((end - first) * 8), np.uint64)
-    except OSError:
-        return False
-    swapped, of_file, present = ((entries >> np.uint64(bit)) & np.uint64(1) == 1 for bit in (62, 61, 63))
-    return len(entries) == end - first and bool(
-        present.any() and of_file[present].all() and not swapped.any()
-    )
-
-
-def forget(tensor: Tensor) -> None:
-    """Return the pages of a tensor that is `unchanged_in_file` to the kernel; later access reads the file again."""
-    first, end = _pages(tensor)
-    libc = ctypes.CDLL(None)
-    libc.madvise(
-        ctypes.c_void_p(first * mmap.PAGESIZE),
-        ctypes.c_size_t((end - first) * mmap.PAGESIZE),
-        mmap.MADV_DONTNEED,
-    )
-
-
-def _pages(tensor: Tensor) -> tuple[int, int]:
-    """(first, end): numbers of the memory pages that lie wholly inside a contiguous tensor; empty for others."""
-    start = tensor.data_ptr()
-    size = tensor.numel() * tensor.element_size() if tensor.is_contiguous() else 0
-    return -(-start // mmap.PAGESIZE), (start + size) // mmap.PAGESIZE
 
 
 @contextlib.contextmanager

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from gankit.core.cuda import filtered_lrelu, modulated_conv2d
-from gankit.core.cuda.inference import at_once
+from gankit.core.cuda.values_only import samples_at_once
 from gankit.core.interfaces.conditions import Cond, CondSpec
 from gankit.core.interfaces.networks import Generator, ImageShape
 from gankit.core.nn.lowpass import design_lowpass_filter
@@ -295,7 +295,7 @@ class SynthesisNetwork(nn.Module):
         if ws.shape[1:] != (self.num_ws, self.w_dim):
             raise ValueError(f"ws must be [B, {self.num_ws}, {self.w_dim}], not {list(ws.shape)}")
         size = self.largest_map * ws.element_size()
-        step = None if update_emas else at_once(ws, self.parameters(), size)
+        step = None if update_emas else samples_at_once(ws, self.parameters(), size)
         if step is not None and len(ws) > step:
             return torch.cat([self(part) for part in ws.split(step)])
         w = ws.unbind(1)

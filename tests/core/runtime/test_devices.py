@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 import torch
 from runs import Result, tiny_set
-from weight_files import linux, resident, stored
 
 from gankit.core.runtime import devices
 
@@ -65,54 +64,3 @@ def test_training_in_bf16_where_products_are_slow_is_in_fp32(
     assert ("train.precision = 'bf16': this CPU has no products in bf16" in done.out + done.err) == (not has)
     line = json.loads((tmp_path / "run" / "log.jsonl").read_text().splitlines()[0])
     assert line["machine"]["precision"] == ("bf16" if has else "fp32")
-
-
-@linux
-def test_memory_goes_and_values_stay(tmp_path):
-    values = torch.randn(64, 64, 3, 3)
-    tensor = stored(tmp_path, w=values)["w"]
-    assert torch.equal(tensor, values)
-    assert devices.unchanged_in_file(tensor)
-    assert resident(tensor) > 30
-    devices.forget(tensor)
-    assert resident(tensor) < 30
-    assert torch.equal(tensor, values)
-
-
-@linux
-@pytest.mark.parametrize("change", ["in place", "data", "numpy", "one value"])
-def test_changed_values_are_not_forgotten(tmp_path, change):
-    tensor = stored(tmp_path, w=torch.randn(64, 64, 3, 3))["w"]
-    if change == "in place":
-        tensor.mul_(2)
-    elif change == "data":
-        tensor.data.mul_(2)
-    elif change == "numpy":
-        tensor.numpy()[:] = 1
-    else:
-        tensor.data[40, 1, 1, 1] = 7
-    assert not devices.unchanged_in_file(tensor)
-
-
-def test_other_tensors_are_not_in_files():
-    assert not devices.unchanged_in_file(torch.randn(64, 64, 3, 3))
-    assert not devices.unchanged_in_file(torch.zeros(0))
-    assert not devices.unchanged_in_file(torch.randn(3))
-    assert not devices.unchanged_in_file(torch.randn(64, 64, device="meta"))
-
-
-@linux
-def test_a_kernel_that_does_not_tell(tmp_path, monkeypatch):
-    tensor = stored(tmp_path, w=torch.randn(64, 64, 3, 3))["w"]
-
-    def refuse(*arguments, **options):
-        raise PermissionError
-
-    monkeypatch.setattr("builtins.open", refuse)
-    assert not devices.unchanged_in_file(tensor)
-
-
-@linux
-def test_a_view_across_its_file_is_left_alone(tmp_path):
-    tensor = stored(tmp_path, w=torch.randn(64, 64, 3, 3))["w"]
-    assert not devices.unchanged_in_file(tensor.transpose(0, 1))

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 import gankit
-from gankit.core.cuda import inference
+from gankit.core.cuda import values_only
 from gankit.core.interfaces.conditions import CondSpec
 from gankit.core.models.warm_start import transfer
 from gankit.errors import GankitError
@@ -238,7 +238,7 @@ def test_large_images_are_made_one_after_the_other(monkeypatch):
     layer.register_forward_hook(lambda module, arguments, y: batches.append(len(y)))
     with torch.no_grad():
         expected = generator.synthesis(ws)
-        monkeypatch.setattr(inference, "MAP_BYTES", 2 * 52 * 52 * 4 * 4)  # two samples of the largest map
+        monkeypatch.setattr(values_only, "MAP_BYTES", 2 * 52 * 52 * 4 * 4)  # two samples of the largest map
         actual = generator.synthesis(ws)
         assert batches == [5, 2, 2, 1]
         torch.testing.assert_close(actual, expected)

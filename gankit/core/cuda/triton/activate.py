@@ -6,7 +6,6 @@ so that the input can be freed; the other activations keep the input and compute
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -16,11 +15,9 @@ from torch import Tensor
 
 from gankit.core.cuda.activations import ACTIVATIONS, activation
 from gankit.core.cuda.bias_act import bias_act as plain_bias_act
-from gankit.core.cuda.triton import activations
+from gankit.core.cuda.triton import activation_code
 from gankit.core.cuda.triton.launch import (
     INT32_LIMIT,
-    TYPE_NAMES,
-    Variant,
     dense,
     empty_like,
     guarded,
@@ -52,20 +49,20 @@ def bias_act_kernel(
     if BIAS:
         x += tl.load(b_ptr + (i // b_step) % b_size, mask=inside, other=0.0).to(COMPUTE)
     if ORDER == 0:
-        y = activations.value(x, ACT, alpha) * gain
+        y = activation_code.value(x, ACT, alpha) * gain
         if CLAMP:
             y = tl.minimum(tl.maximum(y, -clamp), clamp)
     else:
         y = tl.load(dy_ptr + i, mask=inside, other=0.0).to(COMPUTE) * gain
         if ORDER == 1:
-            y *= activations.slope(x, ACT, alpha)
+            y *= activation_code.slope(x, ACT, alpha)
         else:
-            y *= tl.load(ddx_ptr + i, mask=inside, other=0.0).to(COMPUTE) * activations.curvature(x, ACT)
+            y *= tl.load(ddx_ptr + i, mask=inside, other=0.0).to(COMPUTE) * activation_code.curvature(x, ACT)
         if CLAMP:
             if FROM_OUTPUT:
                 y = tl.where(tl.abs(x) < clamp, y, 0.0)
             else:
-                y = tl.where(tl.abs(activations.value(x, ACT, alpha) * gain) < clamp, y, 0.0)
+                y = tl.where(tl.abs(activation_code.value(x, ACT, alpha) * gain) < clamp, y, 0.0)
     tl.store(out_ptr + i, y.to(out_ptr.dtype.element_ty), mask=inside)
 
 
@@ -252,28 +249,3 @@ def bias_act(
 ) -> Tensor:
     """As `gankit.core.cuda.bias_act` in one kernel; half precision is computed in float32 and rounded once."""
     return _forward(x, b, dim, act, float(alpha), float(gain), None if clamp is None else float(clamp))
-
-
-def variants(dtypes: tuple[torch.dtype, ...]) -> Iterator[Variant]:
-    """Everything that can be launched, up to bias and clamp, which are on: they only add to the kernel."""
-    for dtype in dtypes:
-        for act, spec in ACTIVATIONS.items():
-            for order in (0, 1) if spec.homogeneous else (0, 1, 2):
-                for block, warps in CONFIGS:
-                    pointer = f"*{TYPE_NAMES[dtype]}"
-                    from_output = order > 0 and spec.homogeneous
-                    yield Variant(
-                        bias_act_kernel,
-                        {
-                            "x_ptr": pointer, "b_ptr": "*fp32", "dy_ptr": pointer, "ddx_ptr": pointer,
-                            "out_ptr": pointer, "n": "i32", "b_step": "i32", "b_size": "i32",
-                            "alpha": "fp32", "gain": "fp32", "clamp": "fp32",
-                        },
-                        {
-                            "ACT": act, "BIAS": not from_output, "CLAMP": True, "ORDER": order,
-                            "FROM_OUTPUT": from_output, "LONG": False,
-                            "COMPUTE": tl.float64 if dtype == torch.float64 else tl.float32, "BLOCK": block,
-                        },
-                        warps,
-                        label=f"{TYPE_NAMES[dtype]} {act} order {order} block {block}",
-                    )  # fmt: skip

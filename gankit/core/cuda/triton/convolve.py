@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from gankit.core.cuda import conv
+from gankit.core.cuda.conv2d_resample import conv2d_resample as resampled
+from gankit.core.cuda.modulated_conv2d import modulation
 from gankit.core.cuda.triton.epilogue import scale_bias_act
 from gankit.core.cuda.triton.resample import upfirdn2d
 
@@ -25,7 +26,7 @@ def conv2d_resample(
     b: Tensor | None,
 ) -> Tensor:
     """As `gankit.core.cuda.conv2d_resample`, on this package's upfirdn2d."""
-    return conv.conv2d_resample(x, w, f, up, down, padding, groups, flip_weight, b, upfirdn2d)
+    return resampled(x, w, f, up, down, padding, groups, flip_weight, b, upfirdn2d)
 
 
 def modulated_conv2d(
@@ -48,7 +49,7 @@ def modulated_conv2d(
     clamp: float | None,
 ) -> Tensor:
     """As `gankit.core.cuda.modulated_conv2d`."""
-    weight, styles, scale = conv.modulation(x, weight, styles, demodulate, input_gain, normalize)
+    weight, styles, scale = modulation(x, weight, styles, demodulate, input_gain, normalize)
     x = scale_bias_act(x, styles)
     y = conv2d_resample(x, weight, resample_filter, up, down, padding, 1, flip_weight, None)
     if scale is None and noise is None and b is None and act == "linear" and gain == 1 and clamp is None:

@@ -7,7 +7,6 @@ activations whose slope the sign of the output tells are fused; `convolve` compo
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -15,11 +14,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from gankit.core.cuda.triton import activate, activations
+from gankit.core.cuda.triton import activate, activation_code
 from gankit.core.cuda.triton.launch import (
     INT32_LIMIT,
-    TYPE_NAMES,
-    Variant,
     dense,
     empty_like,
     guarded,
@@ -58,7 +55,7 @@ def epilogue_kernel(
         y += tl.load(noise_ptr + n * noise_step + p, mask=p < pixels, other=0.0).to(COMPUTE)
     if BIAS:
         y += tl.load(b_ptr + c, mask=c < channels, other=0.0).to(COMPUTE)
-    y = activations.value(y, ACT, alpha) * gain
+    y = activation_code.value(y, ACT, alpha) * gain
     if CLAMP:
         y = tl.minimum(tl.maximum(y, -clamp), clamp)
     tl.store(y_ptr + start + i, y.to(y_ptr.dtype.element_ty), mask=inside)
@@ -90,7 +87,7 @@ def epilogue_backward_kernel(
         g = tl.load(dy_ptr + start + i, mask=inside, other=0.0).to(COMPUTE) * gain
         if REF:
             y = tl.load(ref_ptr + start + i, mask=inside, other=0.0).to(COMPUTE)
-            g *= activations.slope(y, ACT, alpha)
+            g *= activation_code.slope(y, ACT, alpha)
             if CLAMP:
                 g = tl.where(tl.abs(y) < clamp, g, 0.0)
         g_sum += g
@@ -277,26 +274,3 @@ def scale_bias_act(
         y = x if s is None and noise is None else scale_bias_act(x, s, noise)
         return activate.bias_act(y, b, 1, act, alpha, gain, clamp)
     return _forward(x, s, noise, b, act, float(alpha), float(gain), None if clamp is None else float(clamp))
-
-
-def variants(dtypes: tuple[torch.dtype, ...]) -> Iterator[Variant]:
-    for dtype in dtypes:
-        for channels_last, configs in ((False, CONTIGUOUS_CONFIGS), (True, CHANNELS_LAST_CONFIGS)):
-            for block_p, block_c, warps in configs:
-                for act in ("linear", "relu", "lrelu"):
-                    pointer = f"*{TYPE_NAMES[dtype]}"
-                    floats = dict.fromkeys(("alpha", "gain", "clamp"), "fp32")
-                    tensors = dict.fromkeys(("x_ptr", "y_ptr", "dy_ptr", "ref_ptr", "dx_ptr"), pointer)
-                    sums = dict.fromkeys(("s_ptr", "b_ptr", "noise_ptr", "s_sum_ptr", "g_sum_ptr"), "*fp32")
-                    sizes = ("channels", "pixels", "noise_step", "tiles_p", "tiles_c", "splits")
-                    types = tensors | sums | floats | dict.fromkeys(sizes, "i32")
-                    shared = {
-                        "SCALE": True, "ACT": act, "CLAMP": act != "linear", "CHANNELS_LAST": channels_last,
-                        "COMPUTE": tl.float64 if dtype == torch.float64 else tl.float32,
-                        "BLOCK_P": block_p, "BLOCK_C": block_c,
-                    }  # fmt: skip
-                    own: dict[str, Any] = {"NOISE": act != "linear", "BIAS": act != "linear"}
-                    label = f"{TYPE_NAMES[dtype]} {act} tile {block_p}x{block_c}"
-                    yield Variant(epilogue_kernel, types, shared | own, warps, label=label)
-                    own = {"REF": act != "linear", "STEPS": STEPS}
-                    yield Variant(epilogue_backward_kernel, types, shared | own, warps, label=label)

@@ -8,7 +8,6 @@ cores.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 
 import torch
 import triton
@@ -17,8 +16,6 @@ from torch import Tensor
 
 from gankit.core.cuda.triton.launch import (
     INT32_LIMIT,
-    TYPE_NAMES,
-    Variant,
     empty_like,
     launch,
     power_of_2,
@@ -177,39 +174,3 @@ def run(
 def precision(dtype: torch.dtype) -> str:
     """Of the products: float32 to the last digits; half precision with its own 10 bits of mantissa or more."""
     return {torch.float64: "ieee", torch.float32: "tf32x3"}.get(dtype, "tf32")
-
-
-# up, down, taps and ranks of fu and fd: StyleGAN3-T, its first and last layers, the gradients, StyleGAN3-R.
-SHAPES = (
-    (2, 2, 12, 12, 1, 1), (4, 2, 24, 12, 1, 1), (2, 4, 12, 24, 1, 1), (1, 1, 1, 1, 1, 1), (2, 1, 12, 12, 1, 1),
-    (4, 2, 24, 12, 1, 6), (2, 4, 12, 24, 6, 1), (2, 2, 12, 12, 1, 6), (2, 2, 12, 12, 6, 1),
-)  # fmt: skip
-
-
-def variants(dtypes: tuple[torch.dtype, ...]) -> Iterator[Variant]:
-    for dtype in dtypes:
-        for up, down, up_taps, down_taps, rank_u, rank_d in SHAPES:
-            for tile, warps in configs(dtype, (rank_u, rank_d)):
-                for role in ("", " sampling", " backward"):  # sampling keeps no bits
-                    names = filtered_lrelu_kernel.arg_names
-                    types = {name: "*fp32" for name in names if name.endswith("_ptr")}
-                    types |= {"x_ptr": f"*{TYPE_NAMES[dtype]}", "y_ptr": f"*{TYPE_NAMES[dtype]}"}
-                    types["mask_ptr"] = "*u8"
-                    types |= {name: "i32" for name in names if name.islower() and name not in types}
-                    types |= dict.fromkeys(("gain", "slope", "clamp"), "fp32")
-                    read = role == " backward"
-                    constants = {
-                        "UP": up, "DOWN": down, "UX": up_taps, "UY": up_taps, "DX": down_taps, "DY": down_taps,
-                        "RANK_U": rank_u, "RANK_D": rank_d, "BIAS": not read, "CLAMP": not read, "READ": read,
-                        "WRITE": role == "", "COMPUTE": tl.float64 if dtype == torch.float64 else tl.float32,
-                        "PRECISION": precision(dtype),
-                    }  # fmt: skip
-                    if role == " sampling":
-                        del types["mask_ptr"]
-                        constants["mask_ptr"] = None
-                    constants |= tile_constants(tile, up, down, (up_taps,) * 2, (down_taps,) * 2)
-                    yield Variant(
-                        filtered_lrelu_kernel, types, constants, warps,
-                        label=f"{TYPE_NAMES[dtype]} up {up} down {down} taps {up_taps}, {down_taps} "
-                        f"ranks {rank_u}, {rank_d} tile {tile}{role}",
-                    )  # fmt: skip

@@ -1,4 +1,4 @@
-"""What every kernel shares: layouts, launches, variants to compile ahead of time, and the way back to plain torch."""
+"""What every kernel shares: layouts, launches, and the way back to plain torch."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import contextlib
 import functools
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -17,25 +16,6 @@ INT32_LIMIT = 2**31 - 2**20  # of element offsets; the rest is room for a block 
 
 # Operators whose kernel failed in this process -> why. They compute in plain torch from then on.
 FAILED: dict[str, Exception] = {}
-
-
-@dataclass(frozen=True)
-class Variant:
-    """One specialisation of a kernel as `triton.compile` takes it: argument types, constants, warps."""
-
-    kernel: Any
-    types: dict[str, str]
-    constants: dict[str, Any]
-    num_warps: int
-    num_stages: int = 1
-    label: str = field(default="", compare=False)
-
-    @property
-    def name(self) -> str:
-        return f"{self.kernel.__name__}[{self.label}]"
-
-
-TYPE_NAMES = {torch.float16: "fp16", torch.bfloat16: "bf16", torch.float32: "fp32", torch.float64: "fp64"}
 
 
 def memory_format(x: Tensor) -> torch.memory_format:

@@ -9,7 +9,6 @@ every order.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -19,8 +18,6 @@ from torch import Tensor
 
 from gankit.core.cuda.triton.launch import (
     INT32_LIMIT,
-    TYPE_NAMES,
-    Variant,
     empty_like,
     guarded,
     is_channels_last,
@@ -214,33 +211,3 @@ def upfirdn2d(
         return _upfirdn2d(x, f, up, down, padding, flip_filter, float(gain))
     x = _upfirdn2d(x, f[None, :], (up[0], 1), (down[0], 1), (*padding[:2], 0, 0), flip_filter, float(gain))
     return _upfirdn2d(x, f[:, None], (1, up[1]), (1, down[1]), (0, 0, *padding[2:]), flip_filter, 1.0)
-
-
-# Up, down, taps of the layers of StyleGAN2: upsampling with and after a convolution, both gradients, the separable
-# 12-tap filter of the augmentation; and 4 for good measure.
-SHAPES = (
-    (1, 1, 4, 4), (2, 1, 4, 4), (1, 2, 4, 4), (2, 1, 12, 1), (1, 2, 1, 12), (4, 1, 8, 8), (1, 4, 8, 8),
-)  # fmt: skip
-
-
-def variants(dtypes: tuple[torch.dtype, ...]) -> Iterator[Variant]:
-    for dtype in dtypes:
-        for up, down, taps_x, taps_y in SHAPES:
-            for block_x, block_y, block_c, warps in CONTIGUOUS_CONFIGS + CHANNELS_LAST_CONFIGS:
-                pointer, sizes = f"*{TYPE_NAMES[dtype]}", upfirdn2d_kernel.arg_names[4:22]
-                yield Variant(
-                    upfirdn2d_kernel,
-                    {"x_ptr": pointer, "f_ptr": "*fp32", "y_ptr": pointer, "gain": "fp32", "channels": "i32"}
-                    | dict.fromkeys(sizes, "i32"),
-                    {
-                        "UP_X": up if taps_x > 1 else 1, "UP_Y": up if taps_y > 1 else 1,
-                        "DOWN_X": down if taps_x > 1 else 1, "DOWN_Y": down if taps_y > 1 else 1,
-                        "PERIOD_X": up if taps_x > 1 else 1, "PERIOD_Y": up if taps_y > 1 else 1,
-                        "TAPS_X": taps_x, "TAPS_Y": taps_y, "CONVOLVE": True,
-                        "COMPUTE": tl.float64 if dtype == torch.float64 else tl.float32,
-                        "BLOCK_X": block_x, "BLOCK_Y": block_y, "BLOCK_C": block_c,
-                    },
-                    warps,
-                    label=f"{TYPE_NAMES[dtype]} up {up} down {down} taps {taps_x}x{taps_y} "
-                    f"tile {block_x}x{block_y}x{block_c}",
-                )  # fmt: skip
