@@ -7,8 +7,8 @@ import gankit.interfaces
 NAMES = {
     "contracts": """
         AdversarialLoss Augmentation Component Composition Conditioner Discriminator Engine Exporter FeatureNetwork
-        Generator Guidance ImageMetric Imported Importer Measure Metric ModelMetric Regularizer Source StepContext Tap
-        Tracker WeightSource""",
+        Generator Guidance ImageMetric Imported Importer Measure Metric ModelMetric OpBackend Regularizer Source
+        StepContext Tap Tracker WeightSource""",
     "labels and conditions": """
         Cond CondSpec Condition ImageShape Label Vocabulary embedding_of required_embedding""",
     "what metrics and importers are given": """
@@ -37,4 +37,16 @@ def test_every_contract_of_a_kind_of_plugin_is_there() -> None:
     from gankit.hookspecs import KINDS
 
     for base, _, _ in KINDS.values():
-        assert base.startswith("'") or base in (*gankit.interfaces.__all__, "OpBackend"), base
+        assert base.startswith("'") or base in gankit.interfaces.__all__, base
+
+
+def test_what_op_backends_need_is_this() -> None:
+    from gankit.interfaces import ops
+
+    names = """
+        ACTIVATIONS ConstantWeights Convolutions Kernels OpBackend Ready add_rgb bf16_units bias_act conv2d
+        conv2d_resample conv_transpose2d correlation_taps filter_size filtered_lrelu modulated_conv2d modulation
+        multiplies multiplies_like operators output_size ready_for transposed_padding upfirdn2d values_only"""
+    assert sorted(names.split()) == sorted(ops.__all__)
+    for name in ops.__all__:
+        assert getattr(ops, name) is not None

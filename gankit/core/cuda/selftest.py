@@ -79,6 +79,7 @@ def _derivatives(
     return [t.detach() for t in (y, alone, *first, *second)]
 
 
+# Long because it is a list: the calls of one operator after the other.
 def _cases(operator: str) -> Iterator[tuple[list[Tensor], Callable[..., Any]]]:
     """Float32 variables, and a call of (function, device, *variables)."""
     generator = torch.Generator().manual_seed(0)

@@ -6,9 +6,15 @@ import copy
 
 import torch
 from torch import nn
-from weight_files import stored
 
 from gankit.core.models import stored_state
+from gankit.core.runtime import tensor_files
+
+
+def stored(folder, **tensors):
+    path = folder / "x.safetensors"
+    tensor_files.save_tensors(path, tensors)
+    return tensor_files.load_tensors(path)[0]
 
 
 class Odd(nn.Module):

@@ -118,6 +118,7 @@ def buffer_size(kind: Kind, span: int, fine: int, width: int) -> int:
     return (pixels * kind.vectors + 1) * LANES
 
 
+# Long because a kernel is written down as its loops nest: each step uses the values of the loops around it.
 @functools.cache
 def kernel(kind: Kind) -> Kernel:
     """Takes the addresses of x, y, sizes (int64, by `SIZES`) and weights (float32: phases along y, along x, the

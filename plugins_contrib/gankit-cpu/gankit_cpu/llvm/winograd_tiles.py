@@ -224,6 +224,7 @@ def _spans(kind: Kind, size: int) -> list[tuple[int, int, int]]:
     return [(0, whole, kind.products), (whole, 1, 2)] if whole else [(0, 1, 2)]
 
 
+# Long because a kernel is written down as its loops nest: each step uses the values of the loops around it.
 @functools.cache
 def kernel(kind: Kind) -> Kernel:
     """Compile the kernel of a kind.

@@ -9,10 +9,10 @@ import os
 import subprocess
 import sys
 import warnings
-from pathlib import Path
 
 import pytest
 import torch
+from repository import ROOT
 
 pytest.importorskip("triton", reason="torch for CPUs only comes without Triton")
 
@@ -21,7 +21,7 @@ from gankit.core.cuda import dispatch
 from gankit.core.cuda.triton import launch
 from gankit.plugins.op_backends.triton import Triton
 
-SUPPORT = Path(__file__).parents[3] / "support"
+SUPPORT = ROOT / "tests" / "support"
 # A kernel of each kind in the configuration that most layers use.
 TYPICAL = (
     r"bias_act.*fp16 lrelu order 1 block 1024|upfirdn2d.*fp16 up 2 down 1 taps 4x4 tile 64|"

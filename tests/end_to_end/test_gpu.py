@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from repository import ROOT
 from runs import Result, tensors_of, tiny_set
 from torch import Tensor, nn
 
@@ -61,7 +62,7 @@ def values(network: nn.Module, call: Callable[..., Tensor], *variables: Tensor) 
 
 def test_kernels() -> None:
     environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
-    file = Path(__file__).parent / "support" / "triton_kernels.py"
+    file = ROOT / "tests" / "support" / "triton_kernels.py"
     result = subprocess.run(
         [sys.executable, "-m", "pytest", str(file), "-p", "no:cacheprovider", "-m", "slow or not slow"],
         env=environment,
