@@ -1,8 +1,8 @@
-"""A judge for avatars: a small CNN that reads attributes off 64 x 64 images, real or generated.
+"""Attribute classifier for avatars: a small CNN that predicts attributes of 64 x 64 images, real or generated.
 
-Trained on drawings only (seed 101) and measured on others (seed 202); the measured accuracies are in the metadata of
-`attribute_classifier.safetensors`. Train it again with `python benchmarks/attribute_classifier.py` (some minutes on
-one CPU core).
+Trained on avatars of seed 101, tested on avatars of seed 202; the test accuracies are in the metadata of
+`attribute_classifier.safetensors`. `python benchmarks/attribute_classifier.py` trains it again (some minutes on one CPU
+core).
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ HEADS = {
 
 
 def truth(avatar: Avatar) -> dict[str, str]:
-    """Head -> the answer that is right for an avatar."""
+    """Attribute -> true class of an avatar, or HIDDEN if the attribute cannot be seen."""
     return {
         "class": avatar.top,
         "hair_color": avatar.hair_color or HIDDEN,
@@ -65,7 +65,7 @@ class Classifier(nn.Module):
         self.heads = nn.ModuleDict({name: nn.Linear(128, len(values)) for name, values in HEADS.items()})
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
-        """[B, 3, 64, 64] in [-1, 1] -> head -> logits."""
+        """Images [B, 3, 64, 64] in [-1, 1] -> logits [B, classes] by attribute."""
         features = self.body(images)
         return {name: head(features) for name, head in self.heads.items()}
 
@@ -80,7 +80,7 @@ def _load() -> Classifier:
 
 
 def _tensor(images: Sequence[Image.Image] | np.ndarray) -> Tensor:
-    """uint8 [N, 3, 64, 64] of pictures of any size."""
+    """Resize pictures of any size to a tensor uint8 [N, 3, 64, 64]."""
     pictures = (i if isinstance(i, Image.Image) else Image.fromarray(np.asarray(i)) for i in images)
     sized = (p.convert("RGB").resize((64, 64), Image.Resampling.BOX) for p in pictures)
     return torch.from_numpy(np.stack([np.asarray(p) for p in sized])).permute(0, 3, 1, 2)
@@ -88,7 +88,7 @@ def _tensor(images: Sequence[Image.Image] | np.ndarray) -> Tensor:
 
 @torch.inference_mode()
 def judge(images: Sequence[Image.Image] | np.ndarray) -> dict[str, list[str]]:
-    """Head -> one answer an image; images are PIL or uint8 [N, H, W, 3]."""
+    """Predict attributes of images (PIL, or uint8 [N, H, W, 3]): attribute -> one class name for each image."""
     net = _load()
     answers: dict[str, list[str]] = {name: [] for name in HEADS}
     for batch in _tensor(images).split(256):
@@ -99,13 +99,13 @@ def judge(images: Sequence[Image.Image] | np.ndarray) -> dict[str, list[str]]:
 
 @torch.inference_mode()
 def features(images: Sequence[Image.Image] | np.ndarray) -> np.ndarray:
-    """What the judge sees before it decides: float32 [N, 128], for distances between sets of pictures."""
+    """Features of the classifier's last hidden layer, float32 [N, 128], for distances between sets of pictures."""
     body = _load().body
     return np.concatenate([body(batch.float() / 127.5 - 1).numpy() for batch in _tensor(images).split(256)])
 
 
 def agreement(images: Sequence[Image.Image] | np.ndarray, wanted: Sequence[Avatar]) -> dict[str, float]:
-    """Head -> share of images that show what was wanted, among those where it was to be seen."""
+    """Attribute -> share of images predicted as wanted, among those whose wanted avatar shows the attribute."""
     answers, right = judge(images), [truth(avatar) for avatar in wanted]
     shares = {}
     for name in HEADS:
@@ -115,7 +115,7 @@ def agreement(images: Sequence[Image.Image] | np.ndarray, wanted: Sequence[Avata
 
 
 def _augment(images: Tensor) -> Tensor:
-    """Shifts, blur, noise, gain: what a generator does to an image without changing its attributes."""
+    """Augment images by shifts, blur, noise and gain, as generated images differ without a change of attributes."""
     n = len(images)
     x = F.pad(images, (3, 3, 3, 3), mode="replicate")
     dx, dy = torch.randint(0, 7, (2,)).tolist()

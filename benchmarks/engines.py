@@ -1,10 +1,10 @@
-"""How much faster the engines draw than torch as it is: medians of repeats in turn, in one process.
+"""Speed-up of sampling by the engines over plain torch: medians of interleaved repeats, in one process.
 
     python -m benchmarks.engines --generators stylegan2 stylegan-t --batches 1 8 --repeats 7
 
-Networks are those of the issue's table (StyleGAN2: channel_base 16384; StyleGAN-T: channel_base 32768, three residual
-blocks), 256 px, random weights, constant noise, fp32. 'set-up' is the time before the first picture: of a process that
-has never seen the network and, with --warm, of a later one, which finds the compiler's files.
+Networks: StyleGAN2 with channel_base 16384; StyleGAN-T with channel_base 32768 and three residual blocks; 256 px,
+random weights, constant noise, fp32. 'set-up' is the time before the first picture, in a process without compiled files
+of the network and, with --warm, in a later one that has them.
 """
 
 from __future__ import annotations

@@ -1,10 +1,12 @@
-"""Times whole generators on a CPU: `python benchmarks/generators.py --net stylegan2 --batch 1 8 --dtype fp32 bf16`.
+"""Times whole generators on a CPU: gankit, the textbook formulation, and the convolutions alone.
 
-Three things are timed in turn, with the same random weights, and medians of the repeats are printed: (a) gankit, (b)
-the textbook formulation in fp32 (see `textbook.py`), (c) the convolutions alone, channels-last, in the dtype of (a),
-or in fp32 where the CPU has no products in that. Ratios are medians of the ratios of each round, so that a machine
-that is busy for a while disturbs all alike. (a) and (c) have a process of their own that keeps freed memory, as
-`gankit sample` does (`devices.keep_freed_memory`).
+    python benchmarks/generators.py --net stylegan2 --batch 1 8 --dtype fp32 bf16
+
+The three are timed in turn, with the same random weights, and medians of the repeats are printed: (a) gankit, (b) the
+textbook formulation in fp32 (see `textbook.py`), (c) the convolutions alone, channels-last, in the dtype of (a), or in
+fp32 if the CPU has no matrix products in it. Ratios are medians of the ratios of each round, so that other load on the
+machine affects all alike. (a) and (c) run in a process of their own that keeps freed memory, as `gankit sample` does
+(`devices.keep_freed_memory`).
 """
 
 from __future__ import annotations
@@ -45,7 +47,9 @@ NETS: dict[str, dict[str, Any]] = {
 
 
 def build_network(net: str, size: int, last: bool = True) -> Generator:
-    """Random weights; biases and noise strengths are not zero, so that nothing is free. `last`: as gankit loads it."""
+    """A generator with random weights, biases and noise strengths, none zero, so that no operation is skipped.
+
+    `last`: prepare it as gankit does for sampling."""
     torch.manual_seed(0)
     generator: Generator = registry().load("generator", net)((3, size, size), CondSpec(0), **NETS[net])
     for name, parameter in generator.named_parameters():
@@ -65,7 +69,7 @@ def images(generator: Generator, ws: Tensor) -> Tensor:
 
 
 def calls_of(generator: Generator, ws: Tensor) -> list[tuple[Any, ...]]:
-    """Arguments of the modulated convolutions of one image or batch."""
+    """Arguments of the modulated convolutions called in drawing one batch."""
     from gankit.core.cuda import dispatch
 
     calls: list[tuple[Any, ...]] = []
@@ -76,7 +80,9 @@ def calls_of(generator: Generator, ws: Tensor) -> list[tuple[Any, ...]]:
 
 
 def work(orders: Connection, net: str, size: int, batch: int, dtype: str, clock: str) -> None:
-    """Times ways as often as it is told to, and sends milliseconds and the images; `dtype` "textbook": that way."""
+    """Child process: times a way for each order received, and sends milliseconds and images.
+
+    `dtype` is a key of DTYPES, or "textbook" for the textbook formulation."""
     torch.set_grad_enabled(False)
     own = dtype in DTYPES
     if own:
@@ -103,7 +109,7 @@ def quotient(a: list[float], b: list[float]) -> float:
 
 
 def psnr(a: Tensor, b: Tensor) -> float:
-    """Decibels, of images in [-1, 1]: the peak is 2."""
+    """PSNR in dB of images in [-1, 1] (peak 2)."""
     return 10 * torch.log10(4 / (a.double() - b.double()).square().mean()).item()
 
 
@@ -136,7 +142,7 @@ def report(net: str, size: int, batch: int, dtype: str, repeats: int, clock: str
 
 
 def profile(net: str, size: int, batch: int, dtype: str) -> str:
-    """Where the time goes, by torch's operator."""
+    """Time by torch operator."""
     generator = build_network(net, size)
     ws = generator.mapping(torch.randn(batch, generator.z_dim)).to(DTYPES[dtype])
     images(generator, ws)
@@ -151,14 +157,14 @@ def profile(net: str, size: int, batch: int, dtype: str) -> str:
 
 
 def peak() -> int:
-    """KB."""
+    """Peak resident memory of this process in KB."""
     found = re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())
     assert found
     return int(found[1])
 
 
 def peak_memory(net: str, size: int, batch: int, dtype: str, way: str) -> float:
-    """MB beyond what is in use before, the weights included; run in a process of its own, on Linux."""
+    """Peak memory of drawing in MB above that in use before, weights included. Needs a process of its own, on Linux."""
     generator = build_network(net, size, last=way == "a")
     ws = generator.mapping(torch.randn(batch, generator.z_dim))
     Path("/proc/self/clear_refs").write_text("5")  # the peak is what there is now

@@ -1,7 +1,7 @@
-"""Times the Triton operators on a GPU against the composites and torch.compile of them: `python benchmarks/gpu.py`.
+"""Times the Triton operators on a GPU against composites, plain and compiled: `python benchmarks/gpu.py`.
 
-Prints, for forward and forward with backward, medians in microseconds, of the GPU and, in brackets, of the Python
-thread that sets it to work, and the largest difference from the reference in float64, as a share of the largest value.
+Prints, for forward and for forward with backward, median microseconds of the GPU and, in brackets, of the Python thread
+that launches the kernels, and the largest difference from a float64 reference relative to the largest value.
 """
 
 from __future__ import annotations
@@ -48,18 +48,18 @@ def cases(dtype: torch.dtype, last: bool) -> dict[str, tuple[Callable[..., Tenso
     }
 
 
-AHEAD = 4_000_000  # cycles, some 2 ms, in which the host sets to work what is timed then
+AHEAD = 4_000_000  # cycles, some 2 ms, for which the GPU sleeps while the host launches the timed kernels
 
 
 def median_times(function: Callable[[], object], repeats: int) -> tuple[float, float]:
-    """Microseconds of the GPU, each run after its second-level cache was overwritten, and of the host."""
+    """Microseconds of the GPU and of the host for each run; the GPU's L2 cache is overwritten before each."""
     for _ in range(5):
         function()
     flush = torch.empty(256 * 2**20, dtype=torch.uint8, device="cuda")
     times, host = [], []
     for _ in range(repeats):
         flush.zero_()
-        torch.cuda._sleep(AHEAD)  # the GPU waits for nothing that it is timed in
+        torch.cuda._sleep(AHEAD)  # so that the GPU does not wait for the host while it is timed
         start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         start.record()
         began = time.perf_counter()
@@ -73,7 +73,7 @@ def median_times(function: Callable[[], object], repeats: int) -> tuple[float, f
 
 def compare(function: Callable[..., Tensor], tensors: list[Tensor], repeats: int) -> Iterator[str]:
     """A line for forward and one for forward with backward."""
-    torch.compiler.reset()  # it stops compiling one function anew for too many cases
+    torch.compiler.reset()  # torch stops recompiling a function after too many cases
     ways: dict[str, Callable[..., Tensor]] = {
         "triton": lambda *t: function("triton", *t),
         "cpu": lambda *t: function("cpu", *t),

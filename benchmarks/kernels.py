@@ -1,8 +1,8 @@
-"""Bytes that each Triton kernel moves, from a model of its loads and stores: `python benchmarks/kernels.py`.
+"""Memory traffic of each Triton kernel, from a model of its loads and stores: `python benchmarks/kernels.py`.
 
-Needs no GPU and measures nothing. `moved` counts what the programs of a launch load and store, each distinct address
-of a program once (its tile stays in the first-level cache or in registers), so the halos that neighbouring tiles share
-count for both; `minimum` is every input once and every output once.
+Needs no GPU; nothing is measured. `moved` is the number of bytes that the programs of a launch load and store, with
+each distinct address counted once in each program (its tile stays in the L1 cache or in registers), so that halos
+shared by neighbouring tiles count for both. `minimum` is each input and each output once.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class Traffic:
 
 
 def seen(first: int, outputs: int, taps: int, up: int, down: int, pad: int, size: int) -> int:
-    """Samples of an axis of `size` that `outputs` outputs from `first` on depend on."""
+    """Number of input samples, on an axis of length `size`, on which outputs first .. first + outputs - 1 depend."""
     low = -(-(first * down - pad) // up)
     high = ((first + outputs - 1) * down + taps - 1 - pad) // up
     return max(min(high, size - 1) - max(low, 0) + 1, 0)

@@ -4,7 +4,7 @@ In one run, in turn: (a) what gankit chooses (with gankit-cpu its kernels), chan
 (b) the textbook formulation in fp32 (see
 `textbook.py`); (c) for convolutions, the convolution alone, channels-last, in the dtype of (a). Prints medians and
 medians of the ratios of each round, without gradients and, with --train, forward and backward. The last lines are the
-cost of checking arguments and choosing an implementation, in microseconds a call.
+overhead of checking arguments and choosing an implementation, in microseconds for each call.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ Case = tuple[Callable[..., Tensor], list[Tensor]]  # of variables that have the 
 
 
 def cases(n: int, c: int, size: int) -> dict[str, Case]:
-    """Name -> a call of (*variables) and its variables in float32; the first is a map [n, c, size, size]."""
+    """Name -> (function, its arguments in float32); the first argument is a feature map [n, c, size, size]."""
     f = cuda.setup_filter([1, 3, 3, 1])
     fu = cuda.setup_filter(torch.hann_window(14, periodic=False)[1:-1].tolist())
     x, b = torch.randn(n, c, size, size), torch.randn(c)
@@ -72,7 +72,7 @@ def alone(call: Callable[..., Tensor], variables: list[Tensor], dtype: torch.dty
 def measure(
     ways: dict[str, Callable[[], object]], repeats: int, clock: Callable[[], float]
 ) -> dict[str, list[float]]:
-    """Milliseconds of each way in each round."""
+    """Milliseconds of each way, for each round after a warm-up round."""
     times: dict[str, list[float]] = {way: [] for way in ways}
     for i in range(repeats + 1):
         for way, run in ways.items():
@@ -123,7 +123,7 @@ def line(
 
 
 def overhead() -> str:
-    """Microseconds that the public operator adds to the implementation, on tensors of a few bytes."""
+    """Microseconds that the public operator adds to its implementation, measured on tensors of a few bytes."""
     x, w, s, f = torch.ones(1, 1, 4, 4), torch.ones(1, 1, 3, 3), torch.ones(1, 1), torch.ones(1, 1)
     nothing = lambda *arguments: x  # noqa: E731
     lines = []

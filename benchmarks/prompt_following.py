@@ -1,11 +1,11 @@
-"""How well pictures follow their prompts: fresh samples of held-out attribute combinations, read by a classifier.
+"""Prompt following of a model: attributes of samples for held-out avatars, predicted by a classifier.
 
     python benchmarks/prompt_following.py MODEL [--count 1000] [--by text|tags|class] [--psi 1.0] [--sheet FILE.png]
         [--report RUN]
 
-For each attribute prints the share of pictures that show what was asked for, the classifier's own accuracy on real
-avatars with the same attributes (its ceiling), and the quotient of the two. With --report the numbers and example
-pictures go into the run's folder, where `gankit report` finds them.
+For each attribute prints the share of pictures predicted as requested, the classifier's accuracy on real avatars with
+the same attributes (the ceiling), and the ratio of the two. With --report the numbers and example pictures go into the
+run's folder, where `gankit report` finds them.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ EXAMPLES = 6  # of each attribute, half of them wrong where there are as many
 
 
 def wish(source: AvatarSource, index: int, by: str) -> Label:
-    """What the model is told about an avatar."""
+    """The label of an avatar as the model is given it, by 'text', 'tags' or 'class'."""
     label = source.label(index)
     if by == "text":
         return Label(texts=label.texts[:1])  # the full caption
@@ -43,7 +43,7 @@ def wish(source: AvatarSource, index: int, by: str) -> Label:
 
 @torch.no_grad()
 def draw(pipe: Any, source: AvatarSource, by: str, psi: float) -> np.ndarray:
-    """A picture for each avatar of a source, uint8 [N, H, W, 3]."""
+    """Draw a picture for each avatar of a source, uint8 [N, H, W, 3]."""
     drawn: list[np.ndarray] = []
     for start in range(0, len(source), 25):
         rows = range(start, min(start + 25, len(source)))
@@ -57,7 +57,7 @@ def draw(pipe: Any, source: AvatarSource, by: str, psi: float) -> np.ndarray:
 def conditioning(
     page: Path, drawn: np.ndarray, wanted: Sequence[Avatar], ceiling: dict[str, float], by: str
 ) -> dict[str, Any]:
-    """The entry of `page`, a JSON file, that `gankit report` shows as a table; pictures go beside it."""
+    """The entry of `page`, a JSON file, that `gankit report` shows as a table; writes example pictures beside it."""
     got, answers, right = agreement(drawn, wanted), judge(drawn), [truth(avatar) for avatar in wanted]
     examples: dict[str, list[dict[str, str]]] = {}
     for name in got:

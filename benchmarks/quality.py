@@ -1,4 +1,4 @@
-"""The yardstick: trains a recipe on avatars for a fixed budget and measures how good the pictures are on the way.
+"""Quality benchmark: trains a recipe on avatars for a fixed budget and measures its checkpoints.
 
     python benchmarks/quality.py RECIPE --minutes 40 [--every 10k] [--set key=value] [--name NAME] [--results results]
     python benchmarks/quality.py RECIPE --images 100k ...
@@ -6,15 +6,15 @@
     python benchmarks/quality.py --table results/*.json [--svg curves.svg]
 
 RECIPE is one of RECIPES below, an installed recipe on avatars, or a YAML file. The result goes to RESULTS/NAME.json,
-the run to RESULTS/NAME; the same command continues both. Minutes are those of training, as the run's log has them:
-neither setting up nor measuring counts, nor does a pause. Every checkpoint is measured after the training by a judge
-that no discriminator has seen (`attribute_classifier.py`), on avatars that were never trained on:
+the run to RESULTS/NAME; the same command continues both. Minutes are training time from the run's log, without set-up,
+measurements and pauses. Every checkpoint is measured after the training with a classifier that is not used in training
+(`attribute_classifier.py`), on avatars that were never trained on:
 
-- accuracy by attribute, as a fraction of what the judge reads off real pictures with the same attributes;
-- Frechet distance, precision and recall on the judge's features, between pictures that were asked for and real ones.
+- accuracy by attribute, relative to the classifier's accuracy on real pictures with the same attributes;
+- Frechet distance, precision and recall on the classifier's features, between generated and real pictures.
 
-`--model` measures a finished model (a package's, a folder, a repository) in the same way, to compare with.
-`gankit report RESULTS/NAME` shows all of it with curves and examples.
+`--model` measures a finished model (of a package, a folder, a repository) in the same way, for comparison.
+`gankit report RESULTS/NAME` shows the results with curves and examples.
 """
 
 from __future__ import annotations
@@ -46,19 +46,19 @@ from gankit_avatars.source import AvatarSource
 
 FORMAT = 1
 ENDLESS = 10**9  # images, where minutes end the training
-CLOSE = 0.98  # of the minutes; what is left would be spent on setting up
+CLOSE = 0.98  # share of the minutes after which no training is started: the rest would go to set-up
 METRICS = {"fd": {"name": "fd"}, "pr": {"name": "pr", "k": 3}}
 NUMBERS = ("fd", "precision", "recall", "density", "coverage")
 
 ADA = {"name": "ada", "pipeline": "bgc", "target": 0.6, "kimg": 100}
-# Colours and small parts are what captions tell, so that only shifts are left of Projected GAN's augmentation.
+# Captions name colours and small parts, so that only the shifts of Projected GAN's augmentation are used.
 PROJECTED = {
     "loss": "hinge",
     "regularizers.r1": False,
     "regularizers.mismatch.form": "hinge",
     "augmentation": {"name": "diffaugment", "policy": "translation"},
 }
-# name -> (recipe, what differs from it)
+# name -> (recipe, overrides)
 RECIPES: dict[str, tuple[str, dict[str, Any]]] = {
     "avatars": ("avatars", {}),
     "stylegan2-ada": ("avatars", {"augmentation": ADA}),
@@ -80,7 +80,7 @@ RECIPES: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 def resolve(name: str, settings: Sequence[str], every: int, images: int | None) -> recipes.Recipe:
-    """The recipe that a name means, with a checkpoint to measure each `every` images."""
+    """The recipe of a name in RECIPES, an installed recipe or a file, with a checkpoint every `every` images."""
     base, changes = RECIPES.get(name, (name, {}))
     fixed = {
         "train.images": images or ENDLESS,
@@ -95,8 +95,8 @@ def resolve(name: str, settings: Sequence[str], every: int, images: int | None) 
 
 
 def train(recipe: recipes.Recipe, run: Path, minutes: float | None, device: str, quiet: bool) -> None:
-    """Go on until the budget is used up."""
-    for _ in range(3):  # setting up takes some of the time that a training is given
+    """Train, or continue the run, until the budget is used up."""
+    for _ in range(3):  # set-up takes some of a training's minutes, which the next one makes up for
         left = None if minutes is None else minutes - spent(run)
         if left is not None and left < (1 - CLOSE) * (minutes or 0):
             return
@@ -106,12 +106,12 @@ def train(recipe: recipes.Recipe, run: Path, minutes: float | None, device: str,
 
 
 def spent(run: Path) -> float:
-    """Minutes trained so far."""
+    """Minutes of training so far; 0 without a run."""
     return reading.Run(run).seconds / 60 if (run / "recipe.yaml").is_file() else 0.0
 
 
 def minutes_at(run: Path) -> dict[int, float]:
-    """Images -> minutes of training until then, from the log; between its lines in proportion."""
+    """Checkpoint's images -> minutes of training up to it, interpolated linearly between lines of the log."""
     log = reading.Run(run)
     nimgs, total, seconds, before = [0], [0.0], 0.0, 0
     for line in log.lines:
@@ -128,11 +128,11 @@ def minutes_at(run: Path) -> dict[int, float]:
 
 
 class Judge:
-    """Held-out avatars and what the judge makes of them.
+    """Measures models on held-out avatars with the attribute classifier.
 
     Args:
-        count: avatars.
-        by: what a model is told about them, 'text', 'tags' or 'class'.
+        count: number of avatars.
+        by: the labels given to models, 'text', 'tags' or 'class'.
     """
 
     def __init__(self, count: int, by: str) -> None:
@@ -145,7 +145,7 @@ class Judge:
         self.metrics = {name: options.build("metric", spec) for name, spec in METRICS.items()}
 
     def facts(self) -> dict[str, Any]:
-        """What the numbers depend on, and what other real avatars would get."""
+        """Settings on which the numbers depend, and the numbers of other real avatars for comparison."""
         others = AvatarSource(
             "", count=len(self.source), seed=prompt_following.HELD_OUT_SEED + 1, cache="off"
         )
@@ -160,14 +160,14 @@ class Judge:
         }
 
     def numbers(self, fake: FeatureSet) -> dict[str, float]:
-        """Distance, precision, recall, density, coverage of a set of pictures."""
+        """Frechet distance, precision, recall, density and coverage of a set of pictures."""
         found: dict[str, float] = {}
         for name, metric in self.metrics.items():
             found.update(measure(name, metric, self.real, fake))
         return {name: found[name] for name in NUMBERS}
 
     def look(self, model: str | Path, page: Path) -> dict[str, Any]:
-        """Measure a model; a page for `gankit report` is written beside the numbers that are returned."""
+        """Measure a model; writes `page` for `gankit report` and returns the numbers."""
         start = time.monotonic()
         pipe = gankit.load(model)
         drawn = prompt_following.draw(pipe, self.source, self.by, 1.0)
@@ -194,7 +194,7 @@ class Judge:
 
 
 def bench(arguments: argparse.Namespace) -> Path:
-    """Train, measure what was not measured before, write the result; returns its path."""
+    """Train, measure the checkpoints that were not measured before, and write the result; returns its path."""
     name = arguments.name or Path(arguments.recipe).stem
     out, run = arguments.results / f"{name}.json", arguments.results / name
     images = None if arguments.images is None else int(recipes.parse_count(arguments.images))
@@ -233,7 +233,7 @@ def bench(arguments: argparse.Namespace) -> Path:
 
 
 def finished(arguments: argparse.Namespace) -> Path:
-    """Measure a model that someone trained before; returns the path of the result, which has one point."""
+    """Measure a finished model; returns the path of the result, which has one point."""
     name = arguments.name or Path(arguments.model).stem
     out = arguments.results / f"{name}.json"
     judge = Judge(arguments.count, arguments.by)
@@ -244,7 +244,7 @@ def finished(arguments: argparse.Namespace) -> Path:
 
 
 def _dated(known: dict[int, dict[str, Any]], minutes: dict[int, float]) -> list[dict[str, Any]]:
-    """Points by images, each with the minutes of training until then."""
+    """Points sorted by images, each with its minutes of training."""
     return [
         {**point, "minutes": round(minutes.get(nimg, point.get("minutes", 0.0)), 3)}
         for nimg, point in sorted(known.items())
@@ -260,7 +260,7 @@ def line(point: dict[str, Any]) -> str:
 
 
 def read_results(files: Sequence[Path]) -> list[dict[str, Any]]:
-    """Pages with at least one point. Raises GankitError for files that are none, or were judged differently."""
+    """Read results with at least one point. Raises GankitError for other files and for results of other settings."""
     pages = []
     for file in files:
         try:
@@ -289,7 +289,7 @@ def table(pages: Sequence[dict[str, Any]]) -> str:
         cells = [f"`{page['name']}`", f"{point['nimg']:,}"]
         if point["minutes"]:
             cells += [f"{point['minutes']:.1f}", f"{point['nimg'] / (60 * point['minutes']):.1f}"]
-        else:  # a finished model does not tell
+        else:  # not known of a finished model
             cells += ["", ""]
         for column in columns:
             text = f"{point[column]:.2f}" if column == "fd" else f"{point[column]:.3f}"

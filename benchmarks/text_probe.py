@@ -1,8 +1,8 @@
-"""What can be read off a frozen text encoder's features: do colours stay bound to their nouns?
+"""Probes of a frozen text encoder: accuracy of attributes (colours bound to nouns) predicted from its features.
 
-Captions of avatars go through all-MiniLM-L6-v2; small networks learn to tell the attributes from its hidden states,
-either averaged over the tokens or pooled by learned attention. Prints the accuracy on unseen captions, a line for each
-way of pooling and layer. `python benchmarks/text_probe.py`: some ten minutes on one CPU core.
+Captions of avatars go through all-MiniLM-L6-v2; small networks learn to predict the attributes from its hidden states,
+averaged over the tokens or pooled by learned attention. Prints the accuracy on unseen captions for each kind of pooling
+and layer. `python benchmarks/text_probe.py` takes some ten minutes on one CPU core.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ TOLD = ("top", "hair_color", "hat_color", "skin", "accessory", "clothes_color")
 
 
 class MeanPool(nn.Module):
-    """The mean over the tokens at unit length, the usual sentence embedding."""
+    """Mean over the tokens, scaled to unit length: the usual sentence embedding."""
 
     width = 384
 
@@ -31,7 +31,7 @@ class MeanPool(nn.Module):
 
 
 class AttentionPool(nn.Module):
-    """A few learned queries over the tokens; each has its own softmax, all share the values."""
+    """Attention pooling by a few learned queries, each with its own softmax over the tokens, with shared values."""
 
     def __init__(self, queries: int = 8, values: int = 64) -> None:
         super().__init__()
@@ -68,7 +68,7 @@ def encode(texts: list[str], layers: list[int], length: int = 52) -> tuple[dict[
 def probe(
     pool: nn.Module, tokens: Tensor, mask: Tensor, targets: dict[str, Tensor], held_out: int, epochs: int = 15
 ) -> dict[str, float]:
-    """Train pool and classifier on all but the last `held_out` rows; their accuracy, attribute by attribute."""
+    """Train pool and classifier on all but the last `held_out` rows; returns the accuracy on those by attribute."""
     torch.manual_seed(0)
     sizes = [int(target.max()) + 1 for target in targets.values()]
     head = nn.Sequential(

@@ -1,4 +1,4 @@
-"""The operators as the original code computes them on a CPU, for comparison: the textbook formulation.
+"""The operators in the textbook formulation, as the original code computes them on a CPU, for comparison.
 
 NCHW, weights of each sample in one grouped convolution, zeros inserted before FIR filters (along one axis after the
 other where the filter is 1-D), bias, activation, gain and clamp in passes of their own. Signatures are those of the
@@ -113,7 +113,7 @@ OPERATORS = {
 
 @contextlib.contextmanager
 def instead(operators: dict[str, dispatch.Function]) -> Iterator[None]:
-    """gankit's networks computing with `operators` and with composites of these, a batch at once."""
+    """Context in which gankit's networks compute with `operators` and composites of these, a whole batch at once."""
     before, size, asked = dict(dispatch.COMPOSITE), values_only.MAP_BYTES, dispatch.requested
     dispatch.COMPOSITE.update(operators)
     dispatch._choices.clear()
@@ -127,7 +127,7 @@ def instead(operators: dict[str, dispatch.Function]) -> Iterator[None]:
 
 
 def convolutions(calls: list[tuple], dtype: torch.dtype) -> list[tuple]:  # type: ignore[type-arg]
-    """(function, x, w, options) of each modulated convolution called, channels-last in `dtype`: nothing but that."""
+    """(function, x, w, options) of the bare convolution in each modulated one called, channels-last in `dtype`."""
 
     def last(t: Tensor) -> Tensor:
         return t.to(dtype).contiguous(memory_format=torch.channels_last)

@@ -1,10 +1,10 @@
 """Times training steps on a CPU: `python benchmarks/training.py [--size 128] [--batch 8] [--rounds 3]`.
 
-StyleGAN2 (channel_base 16384) with R1 every 16th step, no augmentation, random pictures: a step with R1 and one
-without, forward and backward of G and D, of gankit in bf16, of gankit in fp32, and of the textbook formulation in fp32
-and NCHW (see `textbook.py`), in turn; 15 parts of the one and a part of the other make the mean step. Medians over the
-rounds, and of their ratios, are printed. R1 runs in fp32 in any case. Each has a process of its own, as gankit keeps
-freed memory for the next step (`devices.keep_freed_memory`, with which `gankit train` begins); the textbook does not.
+StyleGAN2 (channel_base 16384) with R1 every 16th step, no augmentation, random images. In turn, in gankit in bf16, in
+gankit in fp32 and in the textbook formulation in fp32 and NCHW (see `textbook.py`), a step with R1 and one without are
+timed, forward and backward of G and D; the mean step weighs them 1 to 15. Prints medians over the rounds, and medians
+of their ratios. R1 always runs in fp32. Each of the three has a process of its own, since gankit keeps freed memory for
+the next step (`devices.keep_freed_memory`, called by `gankit train`) and the textbook formulation does not.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from gankit.core.runtime import devices, distributed
 from gankit.core.training.assembly import build_parts
 from gankit.core.training.step import Stepper
 
-INTERVAL = 16  # of R1
+INTERVAL = 16  # steps from one R1 step to the next
 CPU = torch.device("cpu")
 
 
 def build_stepper(size: int, batch: int, bf16: bool, last: bool) -> Stepper:
-    """`last`: channels-last, as gankit trains."""
+    """A stepper of StyleGAN2 in `size` px; `last`: channels-last networks, as gankit trains."""
     page = {
         "data.size": size,
         "generator.channel_base": 16384,
@@ -57,7 +57,7 @@ def timed(stepper: Stepper, step: int, images: torch.Tensor, labels: list[Label]
 
 
 def work(orders: Connection, way: str, size: int, batch: int) -> None:
-    """Times steps as often as it is told to."""
+    """Process that times the training steps of one way for each order received."""
     torch.manual_seed(0)
     own = way != "textbook"
     if own:

@@ -1,4 +1,4 @@
-"""Errors that a user can cause, and near-match suggestions for them."""
+"""GankitError, the exception for a user's mistakes, and messages that suggest near matches of unknown names."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from collections.abc import Iterable
 
 
 class GankitError(Exception):
-    """A mistake in the input, told in one sentence that names what is wrong and the way out.
+    """A mistake in the input; the message is one sentence that names what is wrong and how to mend it.
 
     The command line prints the sentence without a traceback and exits with code 2.
     """
 
 
 def unknown(what: str, value: str, valid: Iterable[str], *, hint: str = "") -> str:
-    """One sentence for an unknown name: the nearest valid names, or the whole list when it is short.
+    """Error message for an unknown name: the nearest valid names, else the valid names, at most 12 of them.
 
     >>> unknown("generator", "stylegan22", ["stylegan2", "stylegan-t"])
     "unknown generator 'stylegan22'; did you mean 'stylegan2' or 'stylegan-t'?"

@@ -1,4 +1,4 @@
-"""Every extension point of gankit, on one page.
+"""The extension points of gankit: the kinds of plugins, and the hook by which a package registers them.
 
 A plugin package is a module with one function and an entry point in its ``pyproject.toml``::
 
@@ -13,8 +13,8 @@ A plugin package is a module with one function and an entry point in its ``pypro
         register("generator", "my-gan", "my_package.networks:MyGenerator")
 
 The target is imported when a recipe or a command first needs it. Keyword-only constructor parameters are the plugin's
-options: their types, defaults and docstring become ``gankit plugins show my-gan``, the checks of a recipe and its
-error messages. Positional parameters are supplied by gankit (column 3; `gankit.core.interfaces` has the contracts).
+options: `gankit plugins show my-gan`, the checks of recipes and their error messages are made from their types,
+defaults and docstrings. Positional parameters are supplied by gankit (column 3; contracts: `gankit.interfaces`).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ import pluggy
 hookspec = pluggy.HookspecMarker("gankit")
 hookimpl = pluggy.HookimplMarker("gankit")
 
-# kind: (base class in gankit.core.interfaces, or what the target is; what it does; positional arguments)
+# kind -> (base class in gankit.interfaces, or the form of the target; what it does; positional arguments)
 KINDS: dict[str, tuple[str, str, str]] = {
     "generator": ("Generator", "latents and a condition -> images", "image_shape, cond"),
     "discriminator": ("Discriminator", "images and a condition -> logits", "image_shape, cond"),

@@ -1,3 +1,7 @@
+"""Fixtures of all tests: a small data set, the command line within this process, a number of threads."""
+
+from __future__ import annotations
+
 import sys
 import warnings
 from collections.abc import Callable, Iterator
@@ -5,11 +9,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from runs import Result, write_images
 
-sys.path.insert(0, str(Path(__file__).parent))  # golden_utils
 torch.set_num_threads(1)
-
-from runs import Result, write_images  # noqa: E402
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,6 @@
-"""The command line: one file for each group of commands. torch, pydantic and yaml are imported inside the commands."""
+"""The command line, one module for each group of commands.
+
+torch, pydantic and yaml are imported inside the commands, so that `gankit --help` starts fast."""
 
 from gankit.cli.app import main
 

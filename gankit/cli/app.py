@@ -1,4 +1,4 @@
-"""The program `gankit`: its groups of commands, those of plugins, and how mistakes are told."""
+"""The program `gankit`: its own commands, commands of plugins, and error messages for users' mistakes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typer.core import TyperCommand, TyperGroup
 
 from gankit._version import __version__
 from gankit.cli import measure, models, plugins, sample, train
-from gankit.cli.options import Strict
+from gankit.cli.strict import Strict
 from gankit.core.config.registry import registry
 from gankit.errors import GankitError
 
@@ -21,13 +21,13 @@ CommandLineError: Any = typer.BadParameter.__mro__[2]
 
 
 class _PluginCommand(TyperCommand):
-    """Stands for a command of a plugin in `gankit --help`, without importing its target."""
+    """Placeholder for a plugin's command in `gankit --help`, which does not import the plugin."""
 
     def __init__(self, name: str) -> None:
         super().__init__(name, help=f"(from {registry().get('command', name).package})", callback=None)
 
     def load(self) -> Any:
-        """The command itself, from a `typer.Typer` or a function."""
+        """Import the plugin's target, a `typer.Typer` or a function, and return its command."""
         target = registry().load("command", self.name or "")
         if not isinstance(target, typer.Typer):
             function, target = target, typer.Typer(rich_markup_mode=None)
@@ -36,7 +36,7 @@ class _PluginCommand(TyperCommand):
 
 
 class _Commands(TyperGroup):
-    """gankit's own commands, and those that plugins register under other names."""
+    """The group of gankit's own commands and those of plugins, which cannot replace the former."""
 
     def _of_plugins(self) -> list[str]:
         names = registry().names("command")
@@ -52,9 +52,10 @@ class _Commands(TyperGroup):
         return [*super().list_commands(ctx), *self._of_plugins()]
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        if cmd_name in self._of_plugins():
-            return _PluginCommand(cmd_name)
-        return super().get_command(ctx, cmd_name)
+        own = super().get_command(ctx, cmd_name)
+        if own is not None or cmd_name not in self._of_plugins():
+            return own
+        return _PluginCommand(cmd_name)
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         name, command, rest = super().resolve_command(ctx, args)
@@ -84,7 +85,7 @@ def _root(
 
 
 def main() -> None:
-    """Run the command line; a user's mistake is one sentence on stderr and exit code 2."""
+    """Run the command line; a user's mistake prints one sentence on stderr and exits with code 2."""
     warnings.showwarning = _one_line_warning
     try:
         sys.exit(app(sys.argv[1:] or ["--help"], prog_name="gankit", standalone_mode=False))

@@ -1,4 +1,4 @@
-"""`gankit inspect`: what is in a model, run, safetensors file, pickle or torch file. Needs neither torch nor numpy."""
+"""`gankit inspect`: describes a model, run, safetensors file, pickle or torch file, without torch or numpy."""
 
 from __future__ import annotations
 
@@ -11,25 +11,26 @@ from pathlib import Path
 from typing import Any
 
 from gankit.core.config.registry import registry
+from gankit.core.config.sections import NETWORKS
 from gankit.core.runtime import yaml_files
 from gankit.errors import GankitError, unknown
 from gankit.interop.pickles import attacks, printable
 from gankit.interop.torch_files import ForeignNetwork, open_foreign
 
 MAX_HEADER = 100 << 20  # the limit that the safetensors format sets
-DEPTH = 2  # of the module names that are shown without --tensors
+DEPTH = 2  # without --tensors, sums are shown for modules down to this depth
 
 Row = tuple[str, str, tuple[int, ...]]  # name, dtype, shape
 
 
 def inspect(path: str, *, tensors: bool = False) -> str:
-    """A description of a file or folder, or of the model of that name which a package carries.
+    """Describe a file, a folder, or a model in an installed package.
 
     Args:
-        path: of it.
+        path: path of a file or folder, or name of a model.
         tensors: list every tensor instead of sums over modules.
 
-    Raises GankitError if there is nothing, or it is damaged."""
+    Raises GankitError if it does not exist or is damaged."""
     where = Path(path)
     if not where.exists():
         names = registry().names("model")
@@ -51,7 +52,7 @@ def inspect(path: str, *, tensors: bool = False) -> str:
 
 
 def read_header(path: Path) -> tuple[list[Row], dict[str, Any]]:
-    """Names, dtypes and shapes of a safetensors file, and its metadata. Raises GankitError if it is damaged."""
+    """Rows (name, dtype, shape) and metadata of a safetensors file. Raises GankitError if it is damaged."""
     try:
         size = path.stat().st_size
         with open(path, "rb") as file:
@@ -115,7 +116,7 @@ def _recipe(folder: Path) -> list[str]:
     lines = [f"recipe: {page.get('name')}" + (f", {page['description']}" if page.get("description") else "")]
     if isinstance(size, list):
         lines.append(f"images: {'x'.join(map(str, size))} (height x width), {data.get('channels')} channels")
-    for section in ("conditioner", "generator", "discriminator"):
+    for section in NETWORKS:
         lines.append(f"{section}: {_spec(page.get(section))}")
     return lines
 

@@ -1,4 +1,4 @@
-"""`gankit evaluate`, `report` and `compare`."""
+"""The commands `gankit evaluate`, `report` and `compare`."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ from typing import Annotated
 
 import typer
 
-from gankit.cli.options import Strict
+from gankit.cli.strict import Strict
 from gankit.cli.tables import print_table
 from gankit.errors import GankitError
 
 app = typer.Typer()
 
 
+# Long because each option of the command line is a parameter with its help; the body only passes them on.
 @app.command()
 def evaluate(
     model: Annotated[str, typer.Argument(help="Model folder, run, checkpoint, installed name or hub id.")],

@@ -1,4 +1,4 @@
-"""`gankit export`, `convert`, `inspect`, `blend`, `average` and `ema`."""
+"""The commands `gankit export`, `convert`, `inspect`, `blend`, `average` and `ema`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from gankit.cli.options import Strict
+from gankit.cli.strict import Strict
 from gankit.errors import GankitError
 
 app = typer.Typer()

@@ -1,4 +1,4 @@
-"""`gankit recipes`, `plugins` and `doctor`."""
+"""The commands `gankit recipes`, `plugins` and `doctor`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from gankit import api
-from gankit.cli.options import Strict
+from gankit.cli.strict import Strict
 from gankit.cli.tables import print_table
 from gankit.core.config.registry import registry
 
@@ -61,6 +61,6 @@ def show(
     strict_plugins: Strict = False,
 ) -> None:
     """Print the options of a plugin: types, defaults, help."""
-    from gankit.core.config.describe import describe
+    from gankit.cli.describe import describe
 
     print(describe(name))

@@ -1,4 +1,4 @@
-"""`gankit sample`."""
+"""The command `gankit sample`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from gankit.cli.options import Strict
+from gankit.cli.strict import Strict
 
 app = typer.Typer()
 

@@ -1,4 +1,4 @@
-"""`gankit train` and `gankit class-table`."""
+"""The commands `gankit train` and `gankit class-table`."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ from typing import Annotated, Any
 
 import typer
 
-from gankit.cli.options import Strict
+from gankit.cli.strict import Strict
 from gankit.errors import GankitError
 
 app = typer.Typer()
 
 
+# Long because each option of the command line is a parameter with its help; the body maps them to keys of the recipe.
 @app.command()
 def train(
     recipe: Annotated[

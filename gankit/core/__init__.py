@@ -1,1 +1,1 @@
-"""What a training run needs: configuration, data, networks, operators, training, checkpoints."""
+"""The core of training: configuration, data, networks, operators, the training loop, checkpoints."""

@@ -1,1 +1,1 @@
-"""Metrics of a model against a data set, after and during training."""
+"""Metrics of a model against a data set, after training and during it."""

@@ -1,4 +1,4 @@
-"""Images -> rows of features: how images enter a frozen network, in what precision, and ahead of whom."""
+"""Feature extraction for metrics: resizing and precision of a frozen network, and an iterator that runs ahead."""
 
 from __future__ import annotations
 
@@ -21,14 +21,15 @@ T = TypeVar("T")
 
 @dataclass
 class Backbone:
-    """A feature network and how images enter it.
+    """A feature network with input size and precision.
 
     Args:
-        network: on its device.
-        side: of the square images that enter, unless the network resizes by itself.
-        device: of the network.
-        half: compute in bfloat16; how far that is from float32 is measured on the first batch.
-        spec: the plugin and its options, which two networks with the same weights may differ in.
+        network: feature network on `device`.
+        side: side of the square input images; not used if the network resizes by itself.
+        device: the network's device.
+        half: compute in bfloat16; the relative error against float32 on the first batch is kept in `deviation`.
+        spec: plugin name and options, which may differ between networks with the same weights.
+        deviation: output name -> that error, filled by `read`.
     """
 
     network: FeatureNetwork
@@ -40,7 +41,7 @@ class Backbone:
 
     @torch.no_grad()
     def read(self, images: Tensor, outputs: Sequence[str]) -> dict[str, Tensor]:
-        """uint8 [B, 1 | 3 | 4, H, W] -> {output: [B, N] float32}, see `FeatureNetwork.read`."""
+        """uint8 [B, 1 | 3 | 4, H, W] -> output name -> [B, N] float32, see `FeatureNetwork.read`."""
         pixels = self.enter(on_white(images.to(self.device)).float() / 127.5 - 1)
         if not self.half:
             return {name: rows.float() for name, rows in self.network.read(pixels, outputs).items()}
@@ -55,11 +56,11 @@ class Backbone:
         return found
 
     def enter(self, images: Tensor) -> Tensor:
-        """RGB [B, 3, H, W] in [-1, 1] as the network takes them."""
+        """Resize RGB images [B, 3, H, W] in [-1, 1] to the network's input, unless it resizes by itself."""
         return images if self.network.own_resize else resize(images, self.side)
 
     def facts(self, output: str) -> dict[str, Any]:
-        """What the features depend on."""
+        """Everything on which the features depend, for reports and keys of caches."""
         return {
             **self.network.identity(),
             "plugin": self.spec,
@@ -71,7 +72,7 @@ class Backbone:
 
 
 def on_white(images: Tensor) -> Tensor:
-    """uint8 [B, 1 | 3 | 4, H, W] -> RGB; grey is repeated, transparent parts become white."""
+    """uint8 [B, 1 | 3 | 4, H, W] -> RGB uint8 [B, 3, H, W]; grey is repeated, RGBA composited over white."""
     if images.shape[1] == 4:
         alpha = images[:, 3:].int()
         return ((images[:, :3].int() * alpha + 255 * (255 - alpha) + 127) // 255).to(torch.uint8)
@@ -79,9 +80,10 @@ def on_white(images: Tensor) -> Tensor:
 
 
 def resize(images: Tensor, side: int) -> Tensor:
-    """Bring images [B, C, H, W] in [-1, 1] to [B, C, side, side] with Pillow's bicubic filter, clamped but not rounded
-    to levels, as clean-fid does: of the usual filters only antialiased ones do not shift Frechet distances (Parmar et
-    al., On Aliased Resizing and Surprising Subtleties in GAN Evaluation, CVPR 2022)."""
+    """Resize images [B, C, H, W] in [-1, 1] to [B, C, side, side] with Pillow's bicubic filter, clamped.
+
+    As in clean-fid, values are not rounded to 8 bit. Of the usual filters only antialiased ones do not shift Frechet
+    distances (Parmar et al., On Aliased Resizing and Surprising Subtleties in GAN Evaluation, CVPR 2022)."""
     if images.shape[2:] == (side, side):
         return images
     return F.interpolate(images, (side, side), mode="bicubic", antialias=True, align_corners=False).clamp_(
@@ -90,11 +92,11 @@ def resize(images: Tensor, side: int) -> Tensor:
 
 
 class Ahead(Iterator[T], Generic[T]):
-    """Items of an iterator, made in a thread of its own while the consumer is busy with the ones before.
+    """Iterator that computes the items of another one ahead, in a thread.
 
     Args:
-        items: what to run ahead in; an exception in it is raised here in turn.
-        depth: items that wait at most.
+        items: the other iterator; its exceptions are raised to the consumer in order.
+        depth: maximum number of items waiting.
     """
 
     def __init__(self, items: Iterator[T], depth: int = 2) -> None:
@@ -115,7 +117,7 @@ class Ahead(Iterator[T], Generic[T]):
         return item  # type: ignore[return-value]
 
     def close(self) -> None:
-        """Stop the thread; what it is making is thrown away."""
+        """Stop the thread; the item that it is computing is dropped."""
         self._over = True
         self._stopped.set()
         while self._thread.is_alive():
@@ -131,11 +133,11 @@ class Ahead(Iterator[T], Generic[T]):
                 if self._stopped.is_set():
                     return
             self._made.put((None, StopIteration()))
-        except BaseException as error:  # whatever it is, it belongs to the consumer
+        except BaseException as error:  # passed on to the consumer
             self._made.put((None, error))
         finally:
             close = getattr(
                 self._items, "close", None
-            )  # of a generator: what it holds open is let go here and now
+            )  # a generator's `close` releases what it holds open at once
             if close is not None:
                 close()

@@ -1,6 +1,6 @@
-"""`gankit class-table`: where the vectors of classes start in StyleGAN-XL (Sauer et al. 2022, section 3.1).
+"""`gankit class-table`: initial class embeddings for StyleGAN-XL (Sauer et al. 2022, section 3.1).
 
-The mean over the images of a class, and over all positions, of the coarsest feature map of a pretrained network.
+A class's row is the mean, over its images and all positions, of the coarsest feature map of a pretrained network.
 """
 
 from __future__ import annotations
@@ -25,9 +25,10 @@ from gankit.core.nn.rgb import entry_size
 from gankit.core.runtime import devices, tensor_files
 from gankit.errors import GankitError
 
-NAMED = ("cls", "tags")  # kinds of columns of a condition that are classes, in a wide sense
+NAMED = ("cls", "tags")  # kinds of columns of a condition that may have rows in the table
 
 
+# Long because checks of the inputs, one pass over the data and the means of classes share all of their variables.
 def write_class_table(
     recipe: Recipe,
     out: Path,
@@ -39,19 +40,20 @@ def write_class_table(
     device: str = "auto",
     say: Callable[[str], None] = print,
 ) -> list[int]:
-    """Write the table [columns of the recipe's condition, channels] of the recipe's data as safetensors.
+    """Write a table [columns of the recipe's condition, channels of the feature map], float32, as safetensors.
 
     Args:
-        recipe: whose data and conditioner count.
+        recipe: recipe whose data set, image size and conditioner are used.
         out: the file, for the option class_table of generator and discriminator.
-        feature: a feature network as a recipe writes it.
-        side: pixels of the shorter side with which images enter it.
-        num: images that are read, in random order; None is all.
+        feature: spec of the feature network.
+        side: shorter side, in pixels, of the images given to the feature network.
+        num: number of images to read, in random order; None is all.
         batch: images at a time.
         device: 'auto', 'cpu', 'cuda' or 'mps'.
-        say: is told what was skipped.
+        say: called with a line for each skipped image.
 
-    Returns the shape. Raises GankitError if the condition has other columns than classes and tags.
+    Returns the table's shape. Raises GankitError if the recipe names no data set, or its condition has other columns
+    than classes and tags.
     """
     if side < 1 or batch < 1 or (num is not None and num < 1):
         raise GankitError(f"side = {side}, batch = {batch} and num = {num} must be at least 1")

@@ -1,4 +1,4 @@
-"""`gankit evaluate`: metrics of a model against a data set, with everything that the numbers depend on."""
+"""`gankit evaluate`: measures a model against a data set, and writes the numbers with all settings as JSON."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from gankit.errors import GankitError
 from gankit.evaluation.backbone import Backbone
 from gankit.evaluation.image_stream import Features, Job, generated_features, has, real_features, unlabelled
 from gankit.evaluation.metric import ImageMetric, Measure, Metric, ModelMetric, measure, reported
-from gankit.evaluation.metric_context import DATA_SEED, Album, Bench, Progress
+from gankit.evaluation.metric_context import DATA_SEED, Album, MetricContext, Progress
 from gankit.evaluation.moments import FeatureSet
 from gankit.sampling.pipeline import Pipeline, load
 
@@ -33,55 +33,59 @@ FORMAT = 2  # of the JSON file
 
 
 class Session:
-    """Metrics that are measured on one bench, once or, while it trains, again and again.
+    """Metrics bound to a context, measured once or, during training, repeatedly.
 
     Args:
-        bench: what is measured.
+        context: model and data set.
         plugins: metrics by name, checked by `check_before_drawing`.
 
     Attributes:
-        cached: whether the features of the real images were found in the cache.
+        cached: True if the features of the real images were found in the cache.
     """
 
-    def __init__(self, bench: Bench, plugins: Mapping[str, Measure]) -> None:
-        self.bench, self.plugins, self.cached = bench, plugins, False
+    def __init__(self, context: MetricContext, plugins: Mapping[str, Measure]) -> None:
+        self.context, self.plugins, self.cached = context, plugins, False
         self.compared = {name: metric for name, metric in plugins.items() if isinstance(metric, Metric)}
-        self.judges = {name: metric for name, metric in plugins.items() if isinstance(metric, ImageMetric)}
+        self.image_metrics = {
+            name: metric for name, metric in plugins.items() if isinstance(metric, ImageMetric)
+        }
         self.features = Features()
-        self.jobs = {n: self.features.want(m, bench.backbone_of(m)) for n, m in self.compared.items()}
-        for judge in self.judges.values():
-            judge.to(bench.pipe.device)
+        self.jobs = {n: self.features.want(m, context.backbone_of(m)) for n, m in self.compared.items()}
+        for single in self.image_metrics.values():
+            single.to(context.pipe.device)
         self._real: dict[Job, FeatureSet] | None = None
 
     def real(self) -> dict[Job, FeatureSet]:
-        """Features of the real images, taken once."""
+        """Features of the real images, computed or loaded at the first call."""
         if self._real is None:
             found, self.cached = (
-                real_features(self.bench, self.features) if self.features.real else ({}, False)
+                real_features(self.context, self.features) if self.features.real else ({}, False)
             )
             self._real = found
         return self._real
 
     def measure(self, pictures: Path | None = None) -> dict[str, dict[str, Any]]:
-        """Metric -> its values and what they depend on; in other processes than the first, of no use."""
-        bench = self.bench
+        """Metric name -> its values and the settings on which they depend; complete in the main process only.
+
+        `pictures` is the start of the names of picture files; None writes none."""
+        context = self.context
         results: dict[str, dict[str, Any]] = {}
-        if self.compared or self.judges:
+        if self.compared or self.image_metrics:
             with tempfile.TemporaryDirectory(prefix="gankit-", ignore_cleanup_errors=True) as scratch:
                 results = self._of_images(Path(scratch), pictures)
         for name, plugin in self.plugins.items():
             if isinstance(plugin, ModelMetric):
-                results[name] = {"values": reported(name, plugin, plugin.probe(bench))}
+                results[name] = {"values": reported(name, plugin, plugin.probe(context))}
                 if plugin.uses_feature:
-                    results[name]["feature"] = bench.backbone_of(plugin).facts("taps")
+                    results[name]["feature"] = context.backbone_of(plugin).facts("taps")
         return results
 
     def _of_images(self, scratch: Path, pictures: Path | None) -> dict[str, dict[str, Any]]:
-        bench, results = self.bench, dict[str, dict[str, Any]]()
+        context, results = self.context, dict[str, dict[str, Any]]()
         real = self.real()
-        fake, scores = generated_features(bench, self.features, self.judges, scratch)
-        bench.progress.end()
-        for name, metric in self.compared.items() if bench.world.main else ():
+        fake, scores = generated_features(context, self.features, self.image_metrics, scratch)
+        context.progress.end()
+        for name, metric in self.compared.items() if context.world.main else ():
             job = self.jobs[name]
             backbone, output, ours = self.features.backbones[job[0]], metric.output, fake[job]
             theirs = real[job] if metric.needs_real else ours
@@ -94,15 +98,16 @@ class Session:
                 },
             }
             if pictures is not None:
-                made = metric.pictures(theirs, ours, Album(bench))
+                made = metric.pictures(theirs, ours, Album(context))
                 results[name]["pictures"] = [_keep(image, pictures, part) for part, image in made.items()]
-        for name, judge in self.judges.items():
-            values, details = judge.summarise(scores[name])
-            results[name] = {"values": reported(name, judge, values), "details": details, **judge.facts()}
+        for name, single in self.image_metrics.items():
+            values, details = single.summarise(scores[name])
+            results[name] = {"values": reported(name, single, values), "details": details, **single.facts()}
         fake.clear()  # closes the files that are about to vanish
         return results
 
 
+# Long because its parameters and their documentation take half of the lines; the rest checks them and calls Session.
 def evaluate(
     model: str,
     *,
@@ -122,28 +127,28 @@ def evaluate(
     pictures: Path | None = None,
     quiet: bool = True,
 ) -> dict[str, Any]:
-    """Measure a model.
+    """Measure a model with metrics.
 
     Args:
-        model: what `gankit.load` takes.
+        model: model as `gankit.load` takes it.
         metrics: names of metric plugins.
-        num: generated images.
-        num_real: images of the data set, at most all of it; as many as `num` when omitted.
-        data: data set; that of the model's recipe when omitted.
-        feature: a feature plugin, the network of all metrics that bring none of their own.
-        side: of the square images that enter it; what it was trained on when omitted.
+        num: number of generated images.
+        num_real: number of real images, at most all of the data set; None is `num`.
+        data: data set; None is that of the model's recipe.
+        feature: feature plugin of all metrics that have no feature network of their own.
+        side: side of the square images given to it; None is the size that it was trained on.
         settings: options by 'feature.OPTION' and 'METRIC.OPTION'.
-        captions: a text file, one caption a line, that images are drawn under; those of the data set when omitted.
-        dtype: of the feature networks, 'fp32' or 'bf16'.
-        seed: image i is drawn from seed + i.
+        captions: text file with one caption a line, with which images are drawn; None takes labels of the data set.
+        dtype: dtype of the feature networks, 'fp32' or 'bf16'.
+        seed: image i has latent seed + i.
         psi: truncation towards the mean of the model's family; 1 is none.
         batch_size: images at a time.
         device: 'auto', 'cpu', 'cuda' or 'mps'.
         pictures: start of the names of the picture files that some metrics make; None makes none.
-        quiet: no progress on stderr.
+        quiet: show no progress on stderr.
 
-    Returns the page that `gankit evaluate` writes as JSON; in other processes than the first of several, an empty one.
-    Raises GankitError for anything that cannot be measured.
+    Returns the page that `gankit evaluate` writes as JSON; {} in processes other than the main one.
+    Raises GankitError for unknown plugins or options, values out of range, and models that cannot be measured.
     """
     start = time.monotonic()
     specs = _specs([feature, *metrics], settings or {})
@@ -164,7 +169,7 @@ def evaluate(
     distributed.start(world, where_to)
     pipe = load(model, device=str(where_to))
     pipe.conditioner.prepare(cache_dir("text"), pipe.device)
-    bench = Bench(
+    context = MetricContext(
         pipe,
         num=num,
         seed=seed,
@@ -177,14 +182,14 @@ def evaluate(
         world=world,
         progress=Progress(not quiet and world.main and sys.stderr.isatty()),
     )
-    where = _open_data(bench, plugins, data)
-    if bench.source is not None:
-        bench.num_real = min(num if num_real is None else num_real, len(bench.source))
-    check_before_drawing(bench, plugins)
+    where = _open_data(context, plugins, data)
+    if context.source is not None:
+        context.num_real = min(num if num_real is None else num_real, len(context.source))
+    check_before_drawing(context, plugins)
 
-    session = Session(bench, plugins)
+    session = Session(context, plugins)
     results = session.measure(pictures)
-    bench.progress.end()
+    context.progress.end()
     if not world.main:
         return {}
     for name in plugins:
@@ -192,65 +197,67 @@ def evaluate(
         checked = options.check("metric", specs[name])
         results[name]["options"] = {k: v for k, v in checked.items() if k not in ("name", "feature", "side")}
     return page_of(
-        bench, {name: results[name] for name in plugins}, str(model), where, session.cached, captions, start
+        context, {name: results[name] for name in plugins}, str(model), where, session.cached, captions, start
     )
 
 
 def run(model: str, **wishes: Any) -> dict[str, Any]:
-    """`evaluate` as the only thing that this process does; takes leave of the others at the end."""
+    """Call `evaluate` and leave the process group afterwards, for a process that does nothing else."""
     try:
         page = evaluate(model, **wishes)
-        distributed.barrier()  # while the first writes the page, the others stay, as they do in training
+        distributed.barrier()  # all processes finish before any of them leaves the group
         return page
     finally:
         distributed.stop()
 
 
 def _deviation(backbone: Backbone, output: str) -> dict[str, float]:
-    """How far bfloat16 was from float32, relative, on the first batch; nothing for float32."""
+    """{'deviation': relative error of bfloat16 against float32 on the first batch}, or {} when running in float32."""
     return {"deviation": backbone.deviation[output]} if output in backbone.deviation else {}
 
 
-def _open_data(bench: Bench, plugins: Mapping[str, Measure], data: str | None) -> str | None:
-    """Give the bench its data set, where there is one or one is needed; returns its path."""
-    recipe = bench.pipe.recipe
+def _open_data(context: MetricContext, plugins: Mapping[str, Measure], data: str | None) -> str | None:
+    """Open the data set if metrics or labels need it or `data` is given; sets `context.source` and returns its path.
+
+    Raises GankitError if a needed data set is not named, or captions are given to a model without text."""
+    recipe = context.pipe.recipe
     where, source_options = (data, None) if data is not None else (recipe.data.path, recipe.data.options)
     compares = [n for n, m in plugins.items() if isinstance(m, Metric) and m.needs_real]
-    labels = bench.captions is None and bool(bench.pipe.conditioner.accepts)
-    if bench.captions is not None and "text" not in bench.pipe.conditioner.accepts:
+    labels = context.captions is None and bool(context.pipe.conditioner.accepts)
+    if context.captions is not None and "text" not in context.pipe.conditioner.accepts:
         raise GankitError("--captions: this model takes no text")
     if where is None and (compares or labels):
         raise GankitError("the model's recipe names no data set; say with --data what to compare with")
     if where is not None and (compares or labels or data is not None):
-        bench.source = open_source(where, source_options)
+        context.source = open_source(where, source_options)
         return where
     return None
 
 
-def check_before_drawing(bench: Bench, plugins: Mapping[str, Measure]) -> None:
-    """Raise GankitError for what cannot come to a good end."""
+def check_before_drawing(context: MetricContext, plugins: Mapping[str, Measure]) -> None:
+    """Raise GankitError, before any image is drawn, if a metric cannot be measured: too few images, missing labels."""
     for name, metric in plugins.items():
-        sizes = [("--num", bench.num)]
+        sizes = [("--num", context.num)]
         if isinstance(metric, Metric) and metric.needs_real:
-            sizes.append(("--num-real or the data set", bench.num_real))
+            sizes.append(("--num-real or the data set", context.num_real))
         for flag, have in sizes:
             if have < metric.min_images:
                 raise GankitError(
                     f"metric {name!r} needs {metric.min_images} images or more, not {have} ({flag})"
                 )
-        metric.check(bench)
+        metric.check(context)
         if isinstance(metric, ImageMetric) and metric.needs:
-            if not bench.pipe.conditioner.accepts:
+            if not context.pipe.conditioner.accepts:
                 raise GankitError(
                     f"metric {name!r} judges how a model follows its conditions; this one has none"
                 )
-            label = bench.labels([0])[0]
+            label = context.labels([0])[0]
             if not any(has(label, kind) for kind in metric.needs):
                 raise unlabelled(name, metric, "of the first image")
 
 
 def read_captions(path: str | Path) -> list[str]:
-    """The lines of a text file that are not blank. Raises GankitError if there are none."""
+    """Stripped non-blank lines of a text file. Raises GankitError if there are none or it cannot be read."""
     try:
         lines = Path(path).expanduser().read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
@@ -268,7 +275,7 @@ def _keep(image: Any, start: Path, name: str) -> str:
 
 
 def page_of(
-    bench: Bench,
+    context: MetricContext,
     results: dict[str, dict[str, Any]],
     model: str,
     where: str | None,
@@ -276,12 +283,12 @@ def page_of(
     captions: str | Path | None,
     start: float,
 ) -> dict[str, Any]:
-    pipe: Pipeline = bench.pipe
+    pipe: Pipeline = context.pipe
     recipe = pipe.recipe
     labels: Any = "of the data set" if pipe.conditioner.accepts else "none"
-    if bench.captions is not None:
-        digest = hashlib.sha256("\n".join(bench.captions).encode()).hexdigest()
-        labels = {"captions": str(captions), "of": len(bench.captions), "sha256": digest}
+    if context.captions is not None:
+        digest = hashlib.sha256("\n".join(context.captions).encode()).hexdigest()
+        labels = {"captions": str(captions), "of": len(context.captions), "sha256": digest}
     page: dict[str, Any] = {
         "format": FORMAT,
         "metrics": results,
@@ -289,28 +296,28 @@ def page_of(
             "model": model,
             "recipe": recipe.name,
             "trained_images": pipe.nimg,
-            "images": bench.num,
-            "seed": bench.seed,
-            "psi": bench.psi,
+            "images": context.num,
+            "seed": context.seed,
+            "psi": context.psi,
             "center": "global",
             "noise": "random",
-            "batch": bench.batch,
+            "batch": context.batch,
             "labels": labels,
         },
     }
-    if bench.source is not None:
+    if context.source is not None:
         page["real"] = {
             "data": where,
-            "fingerprint": bench.source.fingerprint(),
-            "images": bench.num_real,
-            "of": len(bench.source),
+            "fingerprint": context.source.fingerprint(),
+            "images": context.num_real,
+            "of": len(context.source),
             "seed": DATA_SEED,
             "size": list(recipe.data.size),
             "channels": recipe.data.channels,
             "resize": f"lanczos, antialiased, {recipe.data.fit}",
             "cached": cached,
         }
-    shared = [r["feature"] for r in results.values() if r.get("feature", {}).get("plugin") == bench.feature]
+    shared = [r["feature"] for r in results.values() if r.get("feature", {}).get("plugin") == context.feature]
     if shared:
         page["feature"] = shared[0]
     return {
@@ -322,14 +329,16 @@ def page_of(
             **{name: importlib.metadata.version(name) for name in ("timm", "numpy", "pillow")},
         },
         "device": str(pipe.device),
-        "processes": bench.world.size,
+        "processes": context.world.size,
         "seconds": round(time.monotonic() - start, 1),
         "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
 
 
 def _specs(names: Sequence[str], settings: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Plugin specs of the feature network (under 'feature') and the metrics."""
+    """Plugin specs by name, that of the feature network as 'feature', with options set by `settings`.
+
+    `names` are the feature plugin and then the metrics. Raises GankitError for keys that are not 'OWNER.OPTION'."""
     feature, *metrics = names
     specs: dict[str, dict[str, Any]] = {name: {"name": name} for name in metrics}
     specs["feature"] = {"name": feature}
@@ -349,7 +358,7 @@ def _specs(names: Sequence[str], settings: Mapping[str, Any]) -> dict[str, dict[
 
 
 def table(page: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
-    """(metric, value, number, which is better) of each number of a page."""
+    """Rows (metric, name of the value, number as text, 'lower' | 'higher' | '') of a page."""
     return [
         (name, key, f"{value:.6g}", result["better"][key])
         for name, result in page["metrics"].items()

@@ -1,4 +1,4 @@
-"""One pass over images for all metrics: features of real and of generated ones, and scores of single ones."""
+"""Features and scores for all metrics in one pass over the real images and one over the generated images."""
 
 from __future__ import annotations
 
@@ -22,18 +22,23 @@ from gankit.core.runtime.paths import cache_dir
 from gankit.errors import GankitError
 from gankit.evaluation.backbone import Ahead, Backbone, on_white
 from gankit.evaluation.metric import ImageMetric, Metric
-from gankit.evaluation.metric_context import DATA_SEED, Bench, Part, finite
+from gankit.evaluation.metric_context import DATA_SEED, BatchSlice, MetricContext, finite
 from gankit.evaluation.moments import Collector, FeatureSet
 
-FORMAT = 2  # of the cache
+FORMAT = 2  # version of the cache's format
 
-Job = tuple[str, str]  # key of a network, what is read of it
+Job = tuple[str, str]  # key of a Backbone, name of its output
 
 
 @dataclass
 class Features:
-    """Everything that the metrics want to know of images: for each network what is read of it, and whether rows are
-    kept."""
+    """The features that metrics request.
+
+    Attributes:
+        backbones: feature networks by key.
+        rows: requested outputs; the value is True if single rows are kept besides moments.
+        real: the requested outputs that are computed for real images, too.
+    """
 
     backbones: dict[str, Backbone] = field(default_factory=dict)
     rows: dict[Job, bool] = field(default_factory=dict)
@@ -48,8 +53,12 @@ class Features:
             self.real.add(job)
         return job
 
-    def read(self, images: torch.Tensor, jobs: Sequence[Job], part: Part, what: str) -> dict[Job, np.ndarray]:
-        """Rows of a whole batch, of which this process has a part. Raises GankitError for one that is not finite."""
+    def read(
+        self, images: torch.Tensor, jobs: Sequence[Job], part: BatchSlice, what: str
+    ) -> dict[Job, np.ndarray]:
+        """Features [B, N] of a whole batch, of which `images` are this process's part, by job.
+
+        `what` names the images in messages. Raises GankitError for a row that is not finite."""
         found = {}
         for key, backbone in self.backbones.items():
             outputs = [output for network, output in jobs if network == key]
@@ -66,12 +75,14 @@ class Features:
         return found
 
 
-def real_features(bench: Bench, features: Features) -> tuple[dict[Job, FeatureSet], bool]:
-    """Features of the data set, from the cache where it has them; the second value says whether it had all."""
+def real_features(context: MetricContext, features: Features) -> tuple[dict[Job, FeatureSet], bool]:
+    """Features of the real images, from the cache or computed and stored there; True if the cache had all of them.
+
+    The features are complete in the main process only."""
     found: dict[Job, FeatureSet] = {}
-    keys = {job: _cache_key(bench, features.backbones[job[0]], job[1]) for job in sorted(features.real)}
+    keys = {job: _cache_key(context, features.backbones[job[0]], job[1]) for job in sorted(features.real)}
     for job, key in keys.items():
-        stored = FeatureSet.load(_cache_folder(key), rows=features.rows[job]) if bench.world.main else None
+        stored = FeatureSet.load(_cache_folder(key), rows=features.rows[job]) if context.world.main else None
         if stored is not None:
             found[job] = stored
     missing: list[Job] = distributed.from_main([job for job in keys if job not in found])
@@ -80,13 +91,13 @@ def real_features(bench: Bench, features: Features) -> tuple[dict[Job, FeatureSe
     with ExitStack() as stack:
         collectors: dict[Job, Collector] = {}
         asides: dict[Job, Path] = {}
-        for job in missing if bench.world.main else []:
+        for job in missing if context.world.main else []:
             asides[job] = stack.enter_context(folders.FolderWriter(_cache_folder(keys[job])))
             collectors[job] = stack.enter_context(
                 contextlib.closing(Collector(asides[job] / "rows.npy" if features.rows[job] else None))
             )
-        say = bench.progress.of("real images", bench.num_real)
-        stream = stack.enter_context(contextlib.closing(bench.real()))  # its workers run ahead
+        say = context.progress.of("real images", context.num_real)
+        stream = stack.enter_context(contextlib.closing(context.real()))  # its workers run ahead
         for part, images in stream:
             for job, rows in features.read(images, missing, part, "real").items():
                 if job in collectors:
@@ -97,7 +108,7 @@ def real_features(bench: Bench, features: Features) -> tuple[dict[Job, FeatureSe
             with tensor_files.write_advice(asides[job]):
                 collector.done().save(asides[job])
             tensor_files.write_text(asides[job] / "key.json", json.dumps(keys[job], indent=1))
-    for job in missing if bench.world.main else []:
+    for job in missing if context.world.main else []:
         stored = FeatureSet.load(_cache_folder(keys[job]), rows=features.rows[job])
         if stored is None:
             raise GankitError(
@@ -108,17 +119,17 @@ def real_features(bench: Bench, features: Features) -> tuple[dict[Job, FeatureSe
     return found, False
 
 
-def _cache_key(bench: Bench, backbone: Backbone, output: str) -> dict[str, Any]:
-    """All that features of real images depend on."""
-    assert bench.source is not None
-    data = bench.pipe.recipe.data
+def _cache_key(context: MetricContext, backbone: Backbone, output: str) -> dict[str, Any]:
+    """Everything on which features of real images depend."""
+    assert context.source is not None
+    data = context.pipe.recipe.data
     plugin = registry().get("feature", backbone.spec["name"])
     return {
-        "data": bench.source.fingerprint(),
+        "data": context.source.fingerprint(),
         "size": data.size,
         "channels": data.channels,
         "fit": data.fit,
-        "count": bench.num_real,
+        "count": context.num_real,
         "seed": DATA_SEED,
         "format": FORMAT,
         "package": [plugin.package, plugin.version],
@@ -131,24 +142,26 @@ def _cache_folder(key: Mapping[str, Any]) -> Path:
 
 
 def generated_features(
-    bench: Bench, features: Features, judges: Mapping[str, ImageMetric], scratch: Path
+    context: MetricContext, features: Features, image_metrics: Mapping[str, ImageMetric], scratch: Path
 ) -> tuple[dict[Job, FeatureSet], dict[str, np.ndarray]]:
-    """Features of the generated images, and the scores of metrics that judge single ones, in one pass."""
+    """Draw all images once; returns their features by job, and [num, K] scores of image metrics by name.
+
+    `scratch` is a folder for rows of features, which are memory-mapped."""
     jobs = list(features.rows)
-    scores: dict[str, list[np.ndarray]] = {name: [] for name in judges}
+    scores: dict[str, list[np.ndarray]] = {name: [] for name in image_metrics}
     with ExitStack() as stack:
         collectors = {}
         for number, (job, rows) in enumerate(features.rows.items()):
-            file = scratch / f"{number}.npy" if rows and bench.world.main else None
+            file = scratch / f"{number}.npy" if rows and context.world.main else None
             collectors[job] = stack.enter_context(contextlib.closing(Collector(file)))
-        say = bench.progress.of("generated images", bench.num)
-        stream = stack.enter_context(contextlib.closing(Ahead(bench.drawn())))
+        say = context.progress.of("generated images", context.num)
+        stream = stack.enter_context(contextlib.closing(Ahead(context.drawn())))
         for part, images, labels in stream:
             for job, found in features.read(images, jobs, part, "generated").items():
                 with tensor_files.write_advice(scratch):
                     collectors[job].add(found)
-            for name, judge in judges.items():
-                scores[name].append(_judged(name, judge, images, labels, part))
+            for name, metric in image_metrics.items():
+                scores[name].append(_scores(name, metric, images, labels, part))
             say(part.first + part.total)
         with tensor_files.write_advice(scratch):
             sets = {job: collector.done() for job, collector in collectors.items()}
@@ -156,13 +169,13 @@ def generated_features(
 
 
 @torch.no_grad()
-def _judged(
-    name: str, judge: ImageMetric, images: torch.Tensor, labels: Sequence[Label], part: Part
+def _scores(
+    name: str, metric: ImageMetric, images: torch.Tensor, labels: Sequence[Label], part: BatchSlice
 ) -> np.ndarray:
     for number, label in zip(part.numbers, labels):
-        if judge.needs and not any(has(label, kind) for kind in judge.needs):
-            raise unlabelled(name, judge, f"that generated image {number} was to follow")
-    mine = judge.score(on_white(images).float() / 127.5 - 1, labels)
+        if metric.needs and not any(has(label, kind) for kind in metric.needs):
+            raise unlabelled(name, metric, f"that generated image {number} was to follow")
+    mine = metric.score(on_white(images).float() / 127.5 - 1, labels)
     rows = distributed.all_rows(mine.double(), part.counts).cpu().numpy()
     finite(
         rows, part, f"metric {name!r} gives NaN or infinity for generated image {{}}; its network is broken"
@@ -174,10 +187,10 @@ def has(label: Label, kind: str) -> bool:
     return bool({"cls": label.cls, "tags": label.tags, "text": label.text}[kind])
 
 
-def unlabelled(name: str, judge: ImageMetric, which: str) -> GankitError:
+def unlabelled(name: str, metric: ImageMetric, which: str) -> GankitError:
     words = {"cls": "a class", "tags": "tags", "text": "a caption"}
-    what = " or ".join(words[kind] for kind in judge.needs)
-    way = "give them with --captions FILE, " if "text" in judge.needs else ""
+    what = " or ".join(words[kind] for kind in metric.needs)
+    way = "give them with --captions FILE, " if "text" in metric.needs else ""
     return GankitError(
         f"metric {name!r} needs {what} for each image, but the label {which} has none; {way}measure against a data set "
         "that has them, or leave the metric out"

@@ -1,4 +1,4 @@
-"""The contracts of metrics, and checks of the numbers that they give."""
+"""Base classes of metric plugins, and checks of the numbers that they return."""
 
 from __future__ import annotations
 
@@ -14,37 +14,38 @@ from torch import Tensor
 
 from gankit.core.interfaces.labels import Label
 from gankit.errors import GankitError
-from gankit.evaluation.metric_context import Album, Bench
+from gankit.evaluation.metric_context import Album, MetricContext
 from gankit.evaluation.moments import FeatureSet
 
 
 class Measure(ABC):
-    """What the three kinds of metrics have in common.
+    """Common base class of the three kinds of metrics.
 
     Attributes:
-        values: the numbers that it gives: name -> 'lower' or 'higher', whichever is better, or '' for neither.
-        min_images: with fewer images there is no value; set it in the constructor if it depends on options.
+        values: names of its numbers -> 'lower' or 'higher', whichever is better, or '' for neither.
+        min_images: minimum number of images; set it in the constructor if it depends on options.
     """
 
     values: Mapping[str, str]
     min_images: int = 1
 
-    def check(self, bench: Bench) -> None:
-        """Raise GankitError, before anything is drawn, for a model that cannot be measured in this way."""
+    def check(self, context: MetricContext) -> None:
+        """Raise GankitError, before any image is drawn, if this metric cannot measure the model."""
 
 
 class Metric(Measure):
-    """`__init__(self, *, options)`; compares features of real and of generated images, whatever network they come from.
-    Random choices inside come from a fixed seed: the same features give the same numbers.
+    """Compares features of real and of generated images, of any feature network. `__init__(self, *, options)`.
+
+    Must be deterministic (random choices from a fixed seed): the same features give the same numbers.
 
     Attributes:
-        output: what it reads of the feature network: 'pooled', 'spatial' or 'logits'.
-        needs_rows: whether it reads `FeatureSet.rows`; otherwise it gets moments only, which take no disk.
-        needs_real: whether it looks at real images; otherwise `real` is `fake`.
-        min_images: of real and of generated ones.
+        output: output of the feature network that it reads: 'pooled', 'spatial' or 'logits'.
+        needs_rows: True if it reads `FeatureSet.rows`; otherwise it gets moments only, which take no disk.
+        needs_real: True if it reads features of real images; otherwise `real` is `fake`.
+        min_images: minimum number of real and of generated images.
         feature: spec of a feature network of its own, an option marked `Nested("feature", build=False)`; None means
             the one that all metrics share.
-        side: of the square images that enter that network; None means its default.
+        side: side of the square images given to that network; None means its default.
     """
 
     output: ClassVar[str] = "pooled"
@@ -59,43 +60,43 @@ class Metric(Measure):
         """The numbers named in `values`; both sets have `min_images` or more, one width, and finite features."""
 
     def pictures(self, real: FeatureSet, fake: FeatureSet, album: Album) -> dict[str, Image.Image]:
-        """Pictures that show what the numbers mean, by name; none by default."""
+        """Pictures that illustrate the numbers, by name; none by default."""
         return {}
 
 
 class ImageMetric(Measure):
-    """`__init__(self, *, options)`; judges each generated image by itself, beside the label that it was drawn from.
+    """Scores each generated image by itself, with the label under which it was drawn. `__init__(self, *, options)`.
 
     Attributes:
-        needs: which of 'cls', 'tags', 'text' labels must have; any one of them is enough.
+        needs: fields of labels, of 'cls', 'tags', 'text'; each label must have at least one of them.
     """
 
     needs: ClassVar[tuple[str, ...]] = ()
 
     def to(self, device: torch.device) -> None:
-        """Move its networks."""
+        """Move the metric's networks to a device."""
 
     @abstractmethod
     def score(self, images: Tensor, labels: Sequence[Label]) -> Tensor:
-        """[B, K] numbers of images [B, 3, H, W] in [-1, 1]; K is always the same."""
+        """Scores [B, K] of images [B, 3, H, W] in [-1, 1], with a fixed K."""
 
     @abstractmethod
     def summarise(self, scores: np.ndarray) -> tuple[dict[str, float], dict[str, Any]]:
-        """The numbers named in `values` from the scores [N, K] of all images, and details for the JSON page."""
+        """Scores [N, K] of all images -> the numbers named in `values`, and details for the JSON page."""
 
     def facts(self) -> dict[str, Any]:
-        """What the numbers depend on besides the options, such as hashes of networks."""
+        """Everything besides the options on which the numbers depend, such as hashes of networks."""
         return {}
 
 
 class ModelMetric(Measure):
-    """`__init__(self, *, options)`; a property of the generator that its images alone do not show.
+    """Measures a property of the generator that its images alone do not show. `__init__(self, *, options)`.
 
     Attributes:
-        uses_feature: whether it asks for a feature network, `bench.backbone_of(self)`.
-        feature: spec of one of its own, an option marked `Nested("feature", build=False)`; None means the one that all
-            metrics share.
-        side: of the square images that enter it; None means its default.
+        uses_feature: True if it uses a feature network, `context.backbone_of(self)`.
+        feature: spec of a feature network of its own, an option marked `Nested("feature", build=False)`; None means
+            the one that all metrics share.
+        side: side of the square images given to that network; None means its default.
     """
 
     uses_feature: ClassVar[bool] = False
@@ -103,14 +104,14 @@ class ModelMetric(Measure):
     side: int | None = None
 
     @abstractmethod
-    def probe(self, bench: Bench) -> dict[str, float]:
-        """The numbers named in `values`."""
+    def probe(self, context: MetricContext) -> dict[str, float]:
+        """Measure the model; returns the numbers named in `values`."""
 
 
 def measure(name: str, metric: Metric, real: FeatureSet, fake: FeatureSet) -> dict[str, float]:
-    """The values of a metric called `name`, checked before and after.
+    """Compute a metric's numbers and check inputs and results; `name` is the metric's name in messages.
 
-    Raises GankitError for features of different networks, too few images, features or results that are not finite.
+    Raises GankitError for features of different widths, too few images, and features or results that are not finite.
     """
     if real.width != fake.width:
         raise GankitError(
@@ -133,8 +134,9 @@ def measure(name: str, metric: Metric, real: FeatureSet, fake: FeatureSet) -> di
 
 
 def reported(name: str, metric: Measure, values: dict[str, float]) -> dict[str, float]:
-    """The values of a metric called `name`, which must be those that it declares. Raises GankitError for one that is
-    not finite."""
+    """Check a metric's numbers and return them; `name` is the metric's name in messages.
+
+    Raises GankitError for a number that is not finite, ValueError for names other than those in `metric.values`."""
     if values.keys() != metric.values.keys():
         raise ValueError(f"metric {name!r} gives {sorted(values)}, but declares {sorted(metric.values)}")
     for key, value in values.items():

@@ -1,4 +1,4 @@
-"""What metrics are taken on: images that a model draws, in batches and over processes, and the data set beside them."""
+"""The context of metrics: a model's images, drawn in batches over processes, and the real images of a data set."""
 
 from __future__ import annotations
 
@@ -27,15 +27,16 @@ from gankit.errors import GankitError
 from gankit.evaluation.backbone import Backbone
 from gankit.sampling.pipeline import Pipeline
 
-DATA_SEED = 0  # of the choice of real images, the same for every evaluation so that they are cached
+DATA_SEED = 0  # seed of the choice of real images, the same for every evaluation so that features are cached
 DEFAULT_SIDE = 224
 
 
 @dataclass(frozen=True)
-class Part:
-    """One process's images of a batch: numbers [first + start, first + start + count) of those that are drawn.
+class BatchSlice:
+    """One process's part of a batch: images number [first + start, first + start + count) of an evaluation.
 
-    `counts` says how many of the batch each process has; one that would have none makes one image that does not count.
+    `total` is the size of the batch, `counts` the number of its images of each process. A process with count 0 in
+    `counts` still computes one image, which is dropped.
     """
 
     seed: int
@@ -50,18 +51,18 @@ class Part:
         return range(self.first + self.start, self.first + self.start + self.count)
 
     def random(self, *key: int | str) -> AbstractContextManager[None]:
-        """Draws inside are keyed by the batch and `key`, and the same however many processes share the batch."""
+        """Context in which random draws are keyed by the batch and `key`, independent of the number of processes."""
         return batch_random(*key, self.seed, self.first, total=self.total, start=self.start, count=self.count)
 
 
 class Progress:
-    """One line on stderr."""
+    """Progress line on stderr."""
 
     def __init__(self, enabled: bool) -> None:
         self.enabled, self.start = enabled, 0.0
 
     def of(self, what: str, total: int) -> Callable[[int], None]:
-        """A function to be called with the number of images that are done."""
+        """Start a line for `total` images called `what`; returns a function to call with the number of images done."""
         self.start = time.monotonic()
 
         def say(done: int) -> None:
@@ -79,31 +80,31 @@ class Progress:
 
 
 class HasFeature(Protocol):
-    """A metric that may bring a feature network of its own: its spec or None, and the side of the images in it."""
+    """A metric that may have a feature network of its own: its spec or None, and the side of its input or None."""
 
     feature: dict[str, Any] | None
     side: int | None
 
 
 @dataclass
-class Bench:
-    """A model and how its images are drawn.
+class MetricContext:
+    """A model to measure, the data set, and the settings with which images are drawn.
 
     Args:
         pipe: the model.
-        source: data set of the real images, and of labels unless `captions` are given; None where neither is needed.
-        num: generated images.
-        num_real: real images.
+        source: data set of the real images, and of labels unless `captions` are given; None if neither is needed.
+        num: number of generated images.
+        num_real: number of real images.
         seed: image number i has latent seed + i.
-        psi: truncation towards the mean of the model's family.
+        psi: truncation towards the mean of the model's family; 1 is none.
         batch: images at a time, over all processes.
-        feature: checked spec of the feature network of all metrics that bring none of their own.
-        side: of the square images that enter it; None means what it was trained on.
-        captions: image number i is drawn under caption i, again from the first after the last; None takes labels of
-            random images of the data set.
+        feature: checked spec of the feature network of all metrics that have none of their own.
+        side: side of the square images given to it; None is the size that it was trained on.
+        captions: image number i is drawn with caption i modulo their number; None takes labels of random images of the
+            data set.
         half: compute feature networks in bfloat16.
-        world: the processes that share the work.
-        progress: where to show it.
+        world: rank and number of the processes that share the work.
+        progress: progress line.
     """
 
     pipe: Pipeline
@@ -123,15 +124,15 @@ class Bench:
     _networks: dict[str, FeatureNetwork] = field(default_factory=dict)
 
     def backbone_of(self, metric: HasFeature) -> Backbone:
-        """The network of a metric: its own, or the shared one."""
+        """The Backbone of a metric: its own, or the shared one. Raises ValueError if there is neither."""
         if metric.feature is not None:
             return self.backbone(metric.feature, metric.side)
         if self.feature is None:
-            raise ValueError("the bench has no feature network")
+            raise ValueError("the context has no feature network")
         return self.backbone(self.feature, self.side)
 
     def backbone(self, spec: Mapping[str, Any], side: int | None = None) -> Backbone:
-        """The network of a checked spec, the same one for the same spec."""
+        """The Backbone of a checked spec and a side; the same object for equal arguments."""
         key = repr((spec, side))
         if key not in self._backbones:
             network = self.network(spec)
@@ -140,7 +141,7 @@ class Bench:
         return self._backbones[key]
 
     def network(self, spec: Mapping[str, Any]) -> FeatureNetwork:
-        """That of a checked spec on the model's device, loaded once whatever sides images enter it at."""
+        """The feature network of a checked spec, on the model's device; loaded once, for all input sides."""
         key = repr(spec)
         if key not in self._networks:
             network: FeatureNetwork = options.build("feature", dict(spec))
@@ -149,8 +150,8 @@ class Bench:
 
     # ------------------------------------------------------------------------------------------------ drawing
 
-    def parts(self, total: int, batch: int | None = None) -> Iterator[Part]:
-        """This process's parts of all batches."""
+    def parts(self, total: int, batch: int | None = None) -> Iterator[BatchSlice]:
+        """Yield this process's parts of the batches of `total` images."""
         batch, size = batch or self.batch, self.world.size
         each = -(-batch // size)
         for first in range(0, total, batch):
@@ -160,10 +161,10 @@ class Bench:
             counts = tuple(stop - start for start, stop in bounds)
             if start == stop:
                 start, stop = 0, 1
-            yield Part(self.seed, first, rows, start, stop - start, counts)
+            yield BatchSlice(self.seed, first, rows, start, stop - start, counts)
 
     def labels(self, numbers: Sequence[int]) -> list[Label]:
-        """Of images by number: what the model is asked for. Empty ones for a model without conditions."""
+        """The labels with which generated images are drawn, by image number; empty ones for an unconditional model."""
         if not self.pipe.conditioner.accepts:
             return [Label()] * len(numbers)
         if self.captions is not None:
@@ -176,25 +177,25 @@ class Bench:
         return self.pipe.conditioner.encode(list(labels))
 
     def latents(self, numbers: Sequence[int]) -> Tensor:
-        """z [len(numbers), z_dim]."""
+        """Latents z [len(numbers), z_dim] of images by number."""
         return self.pipe.latents([self.seed + i for i in numbers])
 
     @torch.no_grad()
-    def draw(self, part: Part) -> tuple[Tensor, list[Label]]:
-        """uint8 images [count, C, H, W] on the model's device, and their labels; with fresh per-pixel noise."""
+    def draw(self, part: BatchSlice) -> tuple[Tensor, list[Label]]:
+        """Draw images of a part, uint8 [count, C, H, W] on the model's device, with random noise; and their labels."""
         labels = self.labels(part.numbers)
         with part.random("evaluate"):
             cond = self.condition(labels)
             images = self.pipe.generator(self.latents(part.numbers), cond, truncation_psi=self.psi)
         return to_levels(images), labels
 
-    def drawn(self) -> Generator[tuple[Part, Tensor, list[Label]], None, None]:
-        """All `num` images."""
+    def drawn(self) -> Generator[tuple[BatchSlice, Tensor, list[Label]], None, None]:
+        """Yield (part, images, labels) for all `num` generated images."""
         for part in self.parts(self.num):
             yield part, *self.draw(part)
 
-    def real(self) -> Generator[tuple[Part, Tensor], None, None]:
-        """A random choice of `num_real` images without repetition, as training sees them but never mirrored."""
+    def real(self) -> Generator[tuple[BatchSlice, Tensor], None, None]:
+        """Yield (part, images) for `num_real` distinct random real images, as in training but never mirrored."""
         batches = self._batches(self.batch, rank=self.world.rank, world=self.world.size)
         try:
             for part in self.parts(self.num_real):
@@ -224,11 +225,11 @@ class Bench:
 
     @torch.no_grad()
     def rows(
-        self, total: int, work: Callable[[Part], Tensor], what: str, batch: int | None = None
+        self, total: int, work: Callable[[BatchSlice], Tensor], what: str, batch: int | None = None
     ) -> np.ndarray:
-        """[total, K] float64 from `work`, which makes [count, K] of each part; the same in every process.
+        """Results [total, K], float64, of `work`, which returns [count, K] for a part; the same in every process.
 
-        Raises GankitError for a number that is not finite."""
+        `what` names the images in progress and messages. Raises GankitError for a number that is not finite."""
         say = self.progress.of(what, total)
         found = []
         for part in self.parts(total, batch):
@@ -241,20 +242,20 @@ class Bench:
 
 @dataclass
 class Album:
-    """The images behind rows of features, for pictures."""
+    """Access to the images that belong to rows of features, for pictures of metrics."""
 
-    bench: Bench
+    context: MetricContext
 
     def fake(self, row: int) -> np.ndarray:
-        """uint8 [H, W, C] of a generated image by number, as it was when it was measured."""
-        bench = self.bench
-        first = row // bench.batch * bench.batch
-        part = Part(bench.seed, first, min(bench.batch, bench.num - first), row - first, 1, (1,))
-        return bench.draw(part)[0][0].permute(1, 2, 0).cpu().numpy()
+        """Generated image number `row`, uint8 [H, W, C], drawn again as it was for the features."""
+        context = self.context
+        first = row // context.batch * context.batch
+        part = BatchSlice(context.seed, first, min(context.batch, context.num - first), row - first, 1, (1,))
+        return context.draw(part)[0][0].permute(1, 2, 0).cpu().numpy()
 
     def real(self, row: int) -> np.ndarray:
-        """uint8 [H, W, C] of a real image."""
-        batches = self.bench._batches(1, workers=0, start_image=row)
+        """Real image number `row`, uint8 [H, W, C]."""
+        batches = self.context._batches(1, workers=0, start_image=row)
         try:
             return next(batches).images[0].permute(1, 2, 0).numpy()
         finally:
@@ -262,7 +263,9 @@ class Album:
 
 
 def to_levels(images: Tensor) -> Tensor:
-    """Float images in [-1, 1] -> uint8 as `to_uint8` makes them, left on their device. Raises GankitError for NaN."""
+    """Float images in [-1, 1] -> uint8 with the rounding of `to_uint8`, same shape and device.
+
+    Raises GankitError for NaN or infinity."""
     if not bool(images.isfinite().all()):
         raise GankitError(
             "the generator gives NaN or infinity; the model is broken, take an earlier checkpoint"
@@ -270,22 +273,24 @@ def to_levels(images: Tensor) -> Tensor:
     return (images.float() * 127.5 + 128).clamp_(0, 255).to(torch.uint8)
 
 
-def finite(rows: np.ndarray, part: Part, message: str) -> None:
-    """Raise GankitError with the number of the first image that has a row that is not finite."""
+def finite(rows: np.ndarray, part: BatchSlice, message: str) -> None:
+    """Raise GankitError if a row of a batch is not finite; `message` is formatted with the image's number."""
     bad = ~np.isfinite(rows).all(1)
     if bad.any():
         raise GankitError(message.format(part.first + int(bad.argmax())))
 
 
 def _random_label(source: Source, seed: int, number: int) -> Label:
-    """That of a random image of the data set with one of its captions; depends on seed and number only."""
+    """Label of a random image of the data set, with one of its captions; depends on seed and number only."""
     rng = np.random.Generator(np.random.PCG64([seed, number]))
     label = source.label(int(rng.integers(len(source))))
     return replace(label, texts=(label.texts[rng.integers(len(label.texts))],)) if label.texts else label
 
 
 def entry_side(network: FeatureNetwork, wanted: int | None) -> int:
-    """The side at which images enter: the wanted one, or what the network was trained on. Raises GankitError."""
+    """Side of a feature network's input: the wanted one, or the one that it was trained on.
+
+    Raises GankitError if the wanted side is not a multiple of `input_multiple`, or the network resizes by itself."""
     multiple = network.input_multiple
     if network.own_resize:
         if wanted is not None:

@@ -1,4 +1,4 @@
-"""Features of a set of images: mean and covariance as a stream, single rows on disk; and metrics on a pair of sets."""
+"""Features of a set of images: running mean and covariance, and single rows on disk."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 
 
 class Moments:
-    """Mean and covariance of rows that come in batches, in float64 and a memory of width x width numbers.
+    """Running mean and covariance of rows, in float64, with memory for width x width numbers.
 
     A batch is merged by the pairwise update of Chan, Golub and LeVeque (Updating Formulae and a Pairwise Algorithm for
     Computing Sample Variances, 1979), which is as exact as two passes over the data; sums of squares are not.
@@ -20,7 +20,7 @@ class Moments:
     Attributes:
         count: rows so far.
         mean: [width], float64.
-        scatter: [width, width], sum over rows of the outer product of their deviation from the mean.
+        scatter: [width, width], sum over rows of the outer product of their deviation from the mean with itself.
     """
 
     def __init__(self, width: int) -> None:
@@ -29,7 +29,7 @@ class Moments:
         self.scatter = np.zeros((width, width))
 
     def update(self, rows: np.ndarray) -> None:
-        """Take in rows [B, width] of any float type; B may be 0."""
+        """Add rows [B, width] of any float type; B may be 0."""
         if rows.ndim != 2 or rows.shape[1] != len(self.mean):
             raise ValueError(f"rows have shape {list(rows.shape)}, not [B, {len(self.mean)}]")
         if not len(rows):
@@ -40,7 +40,7 @@ class Moments:
         self._merge(len(rows), mean, rows.T @ rows)
 
     def merge(self, other: Moments) -> None:
-        """Take in what another one, perhaps of another process, has seen."""
+        """Add the rows of another Moments, for example of another process."""
         if other.mean.shape != self.mean.shape:
             raise ValueError(f"other has width {len(other.mean)}, not {len(self.mean)}")
         if other.count:
@@ -55,7 +55,9 @@ class Moments:
         self.count = total
 
     def covariance(self, *, unbiased: bool = True) -> np.ndarray:
-        """[width, width]; divided by count - 1 as numpy and torch-fidelity do, or biased, by count."""
+        """Covariance [width, width]: scatter / (count - 1), as in numpy and torch-fidelity, or biased, scatter / count.
+
+        Raises ValueError for too few rows."""
         divisor = self.count - unbiased
         if divisor < 1:
             raise ValueError(f"a covariance needs more than {self.count} rows")
@@ -67,7 +69,7 @@ class FeatureSet:
     """Features of the real or of the generated images.
 
     Args:
-        moments: of all rows.
+        moments: moments of all rows.
         rows: [N, width] float32 in the order of the images, possibly memory-mapped; None unless a metric needs it.
     """
 
@@ -84,27 +86,27 @@ class FeatureSet:
 
     @classmethod
     def of(cls, rows: np.ndarray) -> FeatureSet:
-        """A set whose rows are in memory."""
+        """The set of rows [N, width] in memory."""
         moments = Moments(rows.shape[1])
         moments.update(rows)
         return cls(moments, rows)
 
     @classmethod
     def collect(cls, batches: Iterable[np.ndarray], file: Path | None = None) -> FeatureSet:
-        """Read a stream of rows [B, width]; they are kept in `file` (.npy) if that is given."""
+        """The set of a stream of rows [B, width]; they are written to `file` (.npy) if it is given."""
         collector = Collector(file)
         for batch in batches:
             collector.add(batch)
         return collector.done()
 
     def save(self, folder: Path) -> None:
-        """Moments into an existing folder; rows are there if `collect` was given its `rows.npy`."""
+        """Save the moments to an existing folder; rows are there already if `collect` wrote them to its `rows.npy`."""
         m = self.moments
         np.savez(folder / "moments.npz", count=m.count, mean=m.mean, scatter=m.scatter)
 
     @classmethod
     def load(cls, folder: Path, *, rows: bool) -> FeatureSet | None:
-        """What `save` wrote, rows memory-mapped; None if it is missing, damaged, or lacks rows that are wanted."""
+        """Load a saved set, with memory-mapped rows if `rows`; None if it is missing, damaged or lacks wanted rows."""
         try:
             with np.load(folder / "moments.npz", allow_pickle=False) as page:
                 moments = Moments(len(page["mean"]))
@@ -122,16 +124,16 @@ class FeatureSet:
 
 
 class Collector:
-    """Takes rows batch by batch; memory for the moments of `CHUNK` rows, whatever their number.
+    """Builds a FeatureSet batch by batch; at most about `CHUNK` rows are in memory.
 
-    Rows go to the disk by ordinary writes: a full disk is then an error that can be told, whereas a memory map that
-    cannot grow kills the process.
+    Rows go to the disk by ordinary writes: a full disk then raises an error, whereas a memory map that cannot grow
+    kills the process.
 
     Args:
-        file: keeps the rows (.npy); None keeps none.
+        file: .npy file for the rows; None keeps moments only.
     """
 
-    CHUNK = 512  # an update of the moments costs width^2 whatever the number of rows
+    CHUNK = 512  # rows per update of the moments, which costs width^2 for any number of rows
 
     def __init__(self, file: Path | None = None) -> None:
         self.file = file
@@ -141,7 +143,7 @@ class Collector:
         self._count = 0
 
     def add(self, rows: np.ndarray) -> None:
-        """Take in rows [B, width] of any float type, the same width each time."""
+        """Add rows [B, width] of any float type, of the same width in every call."""
         if self._moments is None:
             self._moments = Moments(rows.shape[1])
             self._header()
@@ -155,7 +157,7 @@ class Collector:
             self._flush()
 
     def done(self) -> FeatureSet:
-        """The set; its rows are memory-mapped."""
+        """The set of all rows added, with memory-mapped rows. Raises ValueError if there are none."""
         if self._moments is None:
             raise ValueError("no rows came")
         self._flush()
@@ -179,8 +181,9 @@ class Collector:
             self._waiting = []
 
     def _header(self) -> None:
-        """Written with a count of zero first, then with the right one: numpy pads headers so that they keep their
-        length as the count grows."""
+        """Write the .npy header with the current count: 0 at the start, the final one in `done`.
+
+        numpy pads headers, so that their length does not depend on the count."""
         if self._stream is None:
             return
         assert self._moments is not None

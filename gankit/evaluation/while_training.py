@@ -1,7 +1,7 @@
-"""Metrics while a run trains: of the moving average, within a time limit, without a trace in the training.
+"""Evaluations during training: metrics of the EMA weights, within a time limit, without effect on the training.
 
-Nothing here draws from the random numbers that training uses, and a number is reported whole or not at all: if the time
-is up before all images are drawn, the log says so.
+Nothing here changes the state of the random generators that training uses. An evaluation that exceeds its time limit is
+dropped, and the log says so.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import torch
 from gankit.core.checkpoints import folders
 from gankit.core.config import options
 from gankit.core.config.recipe import Recipe, measured
-from gankit.core.config.retention import Keep
+from gankit.core.config.retention import Retention
 from gankit.core.interfaces.conditions import Conditioner
 from gankit.core.interfaces.data import Source
 from gankit.core.interfaces.networks import FeatureNetwork, Generator
@@ -28,22 +28,22 @@ from gankit.core.training.step import Stepper
 from gankit.errors import GankitError
 from gankit.evaluation import evaluate
 from gankit.evaluation.metric import Measure
-from gankit.evaluation.metric_context import DEFAULT_SIDE, Bench, Progress
+from gankit.evaluation.metric_context import DEFAULT_SIDE, MetricContext, Progress
 from gankit.sampling.pipeline import Pipeline
 
 FOLDER = (
-    "evaluations"  # in the run's folder; pages as `gankit evaluate` writes them, named like the checkpoints
+    "evaluations"  # sub-folder of the run for JSON pages as of `gankit evaluate`, named by images trained
 )
 PSI = 1.0
 
 
 class _Late(Exception):
-    """The evaluation is to end without a result; the text says why."""
+    """The evaluation is aborted without a result; the message is the reason."""
 
 
 @dataclass
 class _Live:
-    """What training has at the moment, in the form of a `gankit.sampling.pipeline.Pipeline`."""
+    """A stand-in for `gankit.sampling.pipeline.Pipeline` over the run's current EMA weights (no copy)."""
 
     recipe: Recipe
     stepper: Stepper
@@ -67,7 +67,7 @@ class _Live:
 
 
 class _Watch(Progress):
-    """Takes the place of the progress line: looks at the clock as images get done."""
+    """A Progress that shows nothing but calls `look` as images get done, to check the time limit."""
 
     def __init__(self) -> None:
         super().__init__(False)
@@ -78,16 +78,16 @@ class _Watch(Progress):
 
 
 class Monitor:
-    """Measures a run as it goes. One process does; the others wait for it at their next exchange.
+    """Evaluates a run while it trains, in one process; the others wait for it at their next collective operation.
 
     Args:
         out: the run's folder.
-        recipe: with `evaluation.every` set.
+        recipe: recipe with `evaluation.every` set.
         source: the data set.
-        stepper: that trains.
-        say: shows a line to the user.
+        stepper: the run's stepper, whose EMA weights are measured.
+        say: called with a line for the user.
 
-    Raises GankitError if a metric cannot be measured at all: too few images, or a missing feature network.
+    Raises GankitError if a metric cannot be measured: too few images, or a missing feature network.
     """
 
     def __init__(
@@ -95,10 +95,10 @@ class Monitor:
     ) -> None:
         self.out, self.recipe, self.source, self.stepper, self.say = out, recipe, source, stepper, say
         self.wish = recipe.evaluation
-        self.keep, self.better = Keep.parse(recipe.train.keep), measured(recipe.evaluation)
-        live: Any = _Live(recipe, stepper)  # all of a pipeline that a bench asks for
+        self.keep, self.better = Retention.parse(recipe.train.keep), measured(recipe.evaluation)
+        live: Any = _Live(recipe, stepper)  # has all attributes of a Pipeline that MetricContext uses
         self.watch = _Watch()
-        self.bench = Bench(
+        self.context = MetricContext(
             live,
             source,
             num=self.wish.num,
@@ -117,17 +117,19 @@ class Monitor:
             if int(page.stem) > stepper.nimg:
                 page.unlink()
         with self._undisturbed():
-            self.bench.side = self._side(self.bench.network(self.wish.feature))
-            evaluate.check_before_drawing(self.bench, self.metrics)
-            self.session = evaluate.Session(self.bench, self.metrics)
+            self.context.side = self._side(self.context.network(self.wish.feature))
+            evaluate.check_before_drawing(self.context, self.metrics)
+            self.session = evaluate.Session(self.context, self.metrics)
             start = time.monotonic()
-            self.say(f"evaluations: looking at {self.bench.num_real:,} real images, once for this data set")
+            self.say(f"evaluations: looking at {self.context.num_real:,} real images, once for this data set")
             self.session.real()
             how = "found in the cache" if self.session.cached else "done"
             self.say(f"  {how} in {time.monotonic() - start:.0f} s")
 
     def evaluate(self, want_stop: Callable[[], bool]) -> bool:
-        """Measure what there is now, log it, and write a page. False if it was given up, which has been said then."""
+        """Measure the current EMA weights, log the numbers and write a page.
+
+        Returns False, after a line to the user, if `want_stop` returns True, the time is up or a metric fails."""
         nimg, start = self.stepper.nimg, time.monotonic()
 
         def look(how_far: str) -> None:
@@ -153,7 +155,7 @@ class Monitor:
             results[name] |= {"better": dict(self.metrics[name].values), "options": self.wish.metrics[name]}
         seconds = time.monotonic() - start
         where, cached = self.recipe.data.path, self.session.cached
-        facts = evaluate.page_of(self.bench, results, str(self.out), where, cached, None, start)
+        facts = evaluate.page_of(self.context, results, str(self.out), where, cached, None, start)
         tensor_files.write_text(self._page(nimg), json.dumps(facts, indent=1, ensure_ascii=False))
         numbers = {key: value for result in results.values() for key, value in result["values"].items()}
         for key, value in numbers.items():
@@ -163,7 +165,7 @@ class Monitor:
         return True
 
     def best_checkpoints(self) -> set[int]:
-        """Images trained at the checkpoints that must be kept because they are the best so far."""
+        """Numbers of images trained of the checkpoints to keep by the 'best:' entries of `train.keep`."""
         nimgs = {int(folder.name) for folder in folders.checkpoints(self.out)} | {self.stepper.nimg}
         chosen: set[int] = set()
         for count, wanted in self.keep.best:
@@ -173,19 +175,20 @@ class Monitor:
         return chosen
 
     def stalled(self, patience: int) -> bool:
-        """Whether as many measurements in a row as `patience` says, all of this stage, have not improved the first
-        number that is measured."""
+        """True if the last `patience` evaluations of this stage did not improve the first number that is measured."""
         start = self.stepper.stage_start
         here = [n for n in self._ranked(next(iter(self.better))) if start < n <= self.stepper.nimg]
         return bool(here) and sum(n > here[0] for n in here) >= patience
 
     def _undisturbed(self) -> Any:
-        """Whatever happens inside, training goes on with the random numbers that it would have had."""
+        """Context that restores torch's random generators afterwards, so that training is not affected."""
         devices = [self.stepper.device] if self.stepper.device.type == "cuda" else []
         return torch.random.fork_rng(devices)
 
     def _side(self, network: FeatureNetwork) -> int | None:
-        """The size of the images, at most what the network was trained on: small images need no large input."""
+        """Side of the feature network's input: `evaluation.side`, else the images', at most the network's own.
+
+        None for a network that resizes by itself. Raises GankitError if `evaluation.side` does not suit the network."""
         multiple, wish = network.input_multiple, self.wish.side
         if network.own_resize:
             if wish is not None:
@@ -212,7 +215,7 @@ class Monitor:
         return sorted(page for page in (self.out / FOLDER).glob("*.json") if page.stem.isdigit())
 
     def _ranked(self, key: str) -> list[int]:
-        """Images trained at the pages that hold a number, the best first; of equal ones the earlier."""
+        """Numbers of images trained of the pages that have the value `key`, best first; ties: the earlier first."""
         found = []
         for page in self._pages():
             try:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from gankit.core.config.options import Nested
 from gankit.core.config.registry import registry
+from gankit.core.data.contact_sheet import save_png, sheet
 from gankit.core.data.images import SUFFIXES as IMAGE_SUFFIXES
 from gankit.core.data.images import BadImage, from_uint8, open_image, to_uint8
 from gankit.core.interfaces.conditions import (
@@ -21,12 +22,12 @@ from gankit.core.interfaces.conditions import (
 from gankit.core.interfaces.data import Source, WeightSource
 from gankit.core.interfaces.labels import Label, Vocabulary
 from gankit.core.interfaces.networks import (
+    Component,
     Composition,
     Discriminator,
     FeatureNetwork,
     Generator,
     ImageShape,
-    Part,
     Tap,
 )
 from gankit.core.interfaces.op_backend import OpBackend
@@ -39,6 +40,7 @@ from gankit.core.interfaces.training import (
     Tracker,
 )
 from gankit.core.models.pretrained import find_folder, find_state_dict, read_safetensors, shapes_only
+from gankit.core.nn.attention_pool import AttentionPool
 from gankit.core.nn.pyramid import channels, levels, nominal
 from gankit.core.nn.rgb import entry_size, to_rgb
 from gankit.core.nn.spectral_norm import SNConv1d, SNConv2d, SNConvTranspose2d, SNLinear
@@ -46,9 +48,16 @@ from gankit.core.nn.stylegan_layers import Conv2dLayer, FullyConnected, MappingN
 from gankit.core.runtime.paths import cache_dir
 from gankit.core.runtime.precision import at_least_float32, without_autocast
 from gankit.core.runtime.random import rand, randint, randn, shared_rand
-from gankit.core.runtime.tensor_files import sha256_of
+from gankit.core.runtime.tensor_files import (
+    load_tensors,
+    save_tensors,
+    sha256_of,
+    write_advice,
+    write_text,
+)
 from gankit.errors import GankitError, unknown
 from gankit.evaluation.metric import ImageMetric, Measure, Metric, ModelMetric
+from gankit.evaluation.metric_context import Album, BatchSlice, MetricContext
 from gankit.evaluation.moments import FeatureSet
 from gankit.hookspecs import hookimpl
 from gankit.interop.importer import Imported, Importer
@@ -58,8 +67,12 @@ from gankit.sampling.engine import Engine, Exporter
 __all__ = [
     "IMAGE_SUFFIXES",
     "AdversarialLoss",
+    "Album",
+    "AttentionPool",
     "Augmentation",
     "BadImage",
+    "BatchSlice",
+    "Component",
     "Composition",
     "Cond",
     "CondSpec",
@@ -84,10 +97,10 @@ __all__ = [
     "MappingNetwork",
     "Measure",
     "Metric",
+    "MetricContext",
     "ModelMetric",
     "Nested",
     "OpBackend",
-    "Part",
     "Regularizer",
     "SNConv1d",
     "SNConv2d",
@@ -110,6 +123,7 @@ __all__ = [
     "from_uint8",
     "hookimpl",
     "levels",
+    "load_tensors",
     "minibatch_std",
     "nominal",
     "open_image",
@@ -119,11 +133,16 @@ __all__ = [
     "read_safetensors",
     "registry",
     "required_embedding",
+    "save_png",
+    "save_tensors",
     "sha256_of",
     "shapes_only",
     "shared_rand",
+    "sheet",
     "to_rgb",
     "to_uint8",
     "unknown",
     "without_autocast",
+    "write_advice",
+    "write_text",
 ]

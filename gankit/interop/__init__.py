@@ -1,1 +1,1 @@
-"""Foreign files, read without being executed; finding, converting and combining models."""
+"""Safe reading and conversion of other code bases' model files; finding and combining models."""

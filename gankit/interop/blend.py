@@ -1,4 +1,4 @@
-"""`gankit blend` and `gankit average`: new models out of two that share an ancestor; `gankit ema`: out of a run."""
+"""`gankit blend`, `average` and `ema`: new models from the weights of two models, or from snapshots of a run."""
 
 from __future__ import annotations
 
@@ -19,20 +19,21 @@ from gankit.errors import GankitError, unknown
 from gankit.interop.find_model import find_model
 
 SG3_MARGIN = (
-    20  # by which a layer's maps exceed its sampling rate, see the names L0_36_512 of alias-free networks
+    20  # pixels by which StyleGAN3's feature maps exceed the sampling rate: L0_36_512 has 36 for a rate of 16
 )
 
 
 def blend(a: str, b: str, out: Path, *, at: int, width: float = 0, mapping: str = "a") -> None:
-    """Coarse layers of A with fine layers of B (Pinkney and Adler 2020, "Resolution dependent GAN interpolation").
+    """Combine coarse layers of A with fine layers of B (Pinkney and Adler 2020, "Resolution dependent GAN
+    interpolation").
 
     Args:
-        a: model, run, or file of another code base, whose pose and composition the result has.
-        b: the like, whose colours and textures it has; usually one was fine-tuned from the other.
+        a: model, run, or file of another code base; gives pose and composition.
+        b: another one; gives colours and textures. Usually one of the two was fine-tuned from the other.
         out: new model folder.
         at: resolution of the first block of B.
-        width: octaves over which the share of B grows from 0 to 1; 0 is a hard boundary.
-        mapping: 'a' or 'b', whose mapping network and conditioner the result has.
+        width: octaves over which the weight of B grows from 0 to 1; 0 is a hard boundary.
+        mapping: 'a' or 'b': the model whose mapping network and conditioner are taken.
 
     Raises GankitError if the two are not of one architecture."""
     if mapping not in ("a", "b"):
@@ -52,7 +53,7 @@ def blend(a: str, b: str, out: Path, *, at: int, width: float = 0, mapping: str 
         side = sides[name]
         if side is None:
             return float(mapping == "b")
-        octaves = math.log2(side / at) + 0.5  # from the boundary, which lies between two blocks
+        octaves = math.log2(side / at) + 0.5  # distance from the boundary, which lies between two blocks
         return float(octaves > 0) if width == 0 else min(max(0.5 + octaves / width, 0.0), 1.0)
 
     base = first if mapping == "a" else second
@@ -60,7 +61,7 @@ def blend(a: str, b: str, out: Path, *, at: int, width: float = 0, mapping: str 
 
 
 def average(a: str, b: str, out: Path, *, weight: float = 0.5) -> None:
-    """All weights of A and B mixed, `weight` being the share of B.
+    """Average all weights of A and B: (1 - weight) * A + weight * B, weight in [0, 1].
 
     Raises GankitError if the two are not of one architecture."""
     if not 0 <= weight <= 1:
@@ -73,16 +74,18 @@ def average(a: str, b: str, out: Path, *, weight: float = 0.5) -> None:
     _write(out, first, first, second, lambda _: weight, text)
 
 
+# Long because it first checks that the run's snapshots suffice, then mixes their weights and writes the model.
 def ema(folder: Path, out: Path, *, length: float, at: int | None = None) -> str:
-    """The average of a run's generator over any length, made of the snapshots that `train.posthoc_ema` asks for.
+    """Write a model with the post-hoc EMA of a run's generator, from the snapshots of `train.posthoc_ema`.
 
     Args:
-        folder: of the run.
+        folder: the run's folder.
         out: new model folder.
-        length: standard deviation of the average's profile, relative to the training until then.
-        at: images at which the average ends; by default those of the newest snapshot.
+        length: standard deviation of the average's profile, relative to the training time up to `at`.
+        at: number of images trained at which the average ends; None is that of the newest snapshot.
 
-    Returns what was done, for the user. Raises GankitError if the run has no snapshots that reach so far.
+    Returns a line that says what was done, for the user. Raises GankitError if the run has no suitable snapshots, or
+    `out` exists.
     """
     if not 0 < length <= posthoc_ema.MAX_LENGTH:
         raise GankitError(f"--length {length:g} must be above 0 and at most {posthoc_ema.MAX_LENGTH}")
@@ -105,7 +108,7 @@ def ema(folder: Path, out: Path, *, length: float, at: int | None = None) -> str
         first = min(page["nimg"] for page, _ in found)
         raise GankitError(f"--at {at} must be from {first} to {newest}, where the snapshots of {folder} are")
     base = max(usable, key=lambda entry: entry[0]["nimg"])
-    start = base[0]["start"]  # a stage that changes the network begins anew
+    start = base[0]["start"]  # averaging starts anew in a stage that changes the network
     usable = [entry for entry in usable if entry[0]["start"] == start]
     weights, error = posthoc_ema.fit(
         [page["nimg"] - start for page, _ in usable],
@@ -140,7 +143,7 @@ def ema(folder: Path, out: Path, *, length: float, at: int | None = None) -> str
 
 
 def resolution(name: str) -> int | None:
-    """The resolution at which a tensor of a generator acts, by its name; None for the mapping network."""
+    """Resolution of a generator's tensor by its name, or None for other names, such as the mapping network's."""
     if match := re.match(r"synthesis\.b(\d+)\.", name):
         return int(match.group(1))
     if match := re.match(r"synthesis\.L\d+_(\d+)_\d+\.", name):

@@ -1,4 +1,4 @@
-"""Finds models: folders, runs, models that packages carry, the Hugging Face hub."""
+"""Finds models: folders, runs, checkpoints, models in installed packages and on the Hugging Face hub."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from gankit.interop.torch_files import SUFFIXES
 
 
 def find_model(model: str | Path) -> Path:
-    """The folder behind a model folder, a run, a checkpoint, an installed name or a hub id.
+    """Model folder for a model folder, a run (its newest checkpoint), a checkpoint, an installed name or a hub id.
 
-    A pickle or torch file of another code base, or a folder or repo that holds one, is converted into the cache.
-    Raises GankitError if there is none.
+    A pickle or torch file of another code base, or a folder or repo with one, is converted into the cache. Raises
+    GankitError if no model is found.
     """
     path = Path(model)
     if path.is_file():
@@ -48,7 +48,7 @@ def find_model(model: str | Path) -> Path:
 
 
 def find_foreign(file: str | Path) -> Path:
-    """The pickle or torch file behind a path, a folder or a hub id. Raises GankitError if there is none, or several."""
+    """Pickle or torch file for its path, a folder or a hub id. Raises GankitError if there is none, or several."""
     path = Path(file)
     if path.is_file():
         return path
@@ -77,7 +77,7 @@ def _from_folder(path: Path) -> Path:
 
 
 def _foreign_in(folder: Path) -> Path | None:
-    """The one pickle or torch file of a folder."""
+    """The only pickle or torch file of a folder, or None. Raises GankitError if there are several."""
     files = (
         sorted(p for p in folder.iterdir() if p.suffix in SUFFIXES and p.is_file()) if folder.is_dir() else []
     )
@@ -98,7 +98,7 @@ _HUB = r"([\w.-]+/[\w.-]+)(?:/([\w./-]+(?:" + "|".join(map(re.escape, SUFFIXES))
 
 
 def _from_hub(name: str) -> Path:
-    """A model folder, or a foreign file, of a repo on the hub: 'owner/name' or 'owner/name/file.pkl'."""
+    """Download 'owner/name' or 'owner/name/file.pkl' from the hub; returns a model folder or a foreign file."""
     from huggingface_hub import HfApi, hf_hub_download, snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
@@ -112,7 +112,7 @@ def _from_hub(name: str) -> Path:
         folder = Path(snapshot_download(hub_id, allow_patterns=wanted, ignore_patterns=["training/*"]))
         if (folder / "recipe.yaml").is_file():
             return folder
-        foreign = _foreign_in(folder)  # what an earlier download left in the cache
+        foreign = _foreign_in(folder)  # from an earlier download
         if foreign is None:
             files = [f for f in HfApi().list_repo_files(hub_id) if f.endswith(SUFFIXES)]
             if not files:

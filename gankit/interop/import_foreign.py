@@ -1,4 +1,4 @@
-"""Models out of files of other code bases: finds the importer that knows a network, writes a model folder."""
+"""Conversion of other code bases' files to model folders, by the importer plugin that recognises the network."""
 
 from __future__ import annotations
 
@@ -28,9 +28,10 @@ from gankit.interop.pickles import printable, refuse_attacks
 from gankit.interop.torch_files import ForeignFile, ForeignNetwork, TensorRecord, open_foreign
 
 GENERATORS = ("G_ema", "G")  # roles, the preferred one first
-AUGMENTATION = "augment_pipe"  # the role of what stood before D
+AUGMENTATION = "augment_pipe"  # role of the augmentation pipeline
 
 
+# Long because generator, D and augmentation each may fail to convert, and only the generator's failure is an error.
 def convert(
     path: Path,
     out: Path,
@@ -41,17 +42,17 @@ def convert(
 ) -> list[str]:
     """Write the networks of a pickle or torch file as a model folder; nothing in the file is executed.
 
-    An augmentation pipeline beside them goes into the recipe, with its probability, for a training to start from.
+    An augmentation pipeline in the file goes into the recipe, with its probability, for training to start from.
 
     Args:
         path: the file.
-        out: the folder, which must not exist.
-        network: the generator to take, 'G_ema' or 'G'; by default the first of them that is there.
-        discriminator: take D too, if an importer knows it, for training to start from.
+        out: the new folder, which must not exist.
+        network: the generator to take, 'G_ema' or 'G'; None takes the first of them that the file has.
+        discriminator: take D too, if an importer recognises it, for training to start from.
         classes: names of the classes in order, for networks that are conditioned on classes.
 
-    Returns notes for the user, such as what was left out.
-    Raises GankitError for a file that is damaged, hostile, or holds networks that no importer knows.
+    Returns notes for the user on what was left out.
+    Raises GankitError if the file is damaged or hostile, or no importer recognises its generator.
     """
     if out.exists():
         raise GankitError(f"{out} exists already; choose another folder, or remove it first")
@@ -105,7 +106,7 @@ def convert(
 
 
 def read_names(text: str) -> list[str]:
-    """'a,b,c', or the lines of a text file."""
+    """'a,b,c', or the path of a .txt file with one name a line -> names. Raises GankitError if it cannot be read."""
     file = Path(text)
     if file.suffix != ".txt":
         return [name.strip() for name in text.split(",")]
@@ -117,7 +118,7 @@ def read_names(text: str) -> list[str]:
 
 
 def cached(path: Path) -> Path:
-    """The model folder for a foreign file, converted the first time; keyed by its content."""
+    """Model folder in the cache for a foreign file, converted the first time; the key is a hash of the content."""
     digest = hashlib.sha256()
     try:
         with open(path, "rb") as file:
@@ -133,7 +134,7 @@ def cached(path: Path) -> Path:
 
 
 def import_network(network: ForeignNetwork) -> Imported:
-    """What the importer that knows a network makes of it. Raises GankitError listing the known ones if none does."""
+    """Convert a network with the importer that recognises it. Raises GankitError listing known classes if none does."""
     known: dict[str, list[str]] = {}
     for name, importer in _importers():
         if importer.recognises(network):
@@ -152,7 +153,7 @@ def import_network(network: ForeignNetwork) -> Imported:
 
 
 def _importers() -> Iterator[tuple[str, Importer]]:
-    """Importers, those of other packages before the built-in ones."""
+    """Yield (name, importer), those of other packages before the built-in ones."""
     for name in registry().names("importer"):
         try:
             yield name, registry().load("importer", name)()
@@ -185,9 +186,9 @@ def _named(vocabulary: Vocabulary, names: Sequence[str], path: Path) -> Vocabula
 
 
 def _fitting(imported: Imported, cond: CondSpec, path: Path) -> dict[str, Tensor]:
-    """The tensors, if they are those of the plugin with its options.
+    """State dict of an imported network; raises GankitError if names or shapes are not those of its plugin.
 
-    The network is built on the meta device, so that a file which claims a large one costs nothing."""
+    The network is built on the meta device, so that a file that claims a large one takes no memory."""
     try:
         with torch.device("meta"):
             module = options.build(imported.kind, imported.spec, imported.image_shape, cond)

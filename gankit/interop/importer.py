@@ -1,4 +1,4 @@
-"""The contract of importers, which map networks of other code bases to plugins."""
+"""Base class of importer plugins, which map networks of other code bases to gankit's plugins."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from gankit.interop.torch_files import ForeignNetwork, TensorRecord
 
 @dataclass
 class Imported:
-    """A network of another code base in gankit's terms.
+    """A converted network: plugin, options and tensors.
 
     Args:
-        kind: 'generator' or 'discriminator'; 'augmentation' for the pipeline beside them.
+        kind: 'generator', 'discriminator' or 'augmentation'.
         spec: the plugin, {'name': ..., option: value}.
-        image_shape: (C, H, W); without meaning for an augmentation.
-        tensors: its state dict, under the plugin's names; must be complete.
-        conditioner: a conditioner as a recipe writes it, whose condition is the one that the network was trained with.
-        vocabulary: what that conditioner is given.
-        conditioner_tensors: state dict of the conditioner, where it has trained weights.
-        sections: further sections of a recipe that goes with the network, such as {'loss': 'hinge'}.
+        image_shape: (C, H, W); not used for an augmentation.
+        tensors: complete state dict under the plugin's tensor names.
+        conditioner: spec of a conditioner that gives the conditions with which the network was trained.
+        vocabulary: vocabulary of that conditioner.
+        conditioner_tensors: state dict of the conditioner, if it has trained weights.
+        sections: further sections of the network's recipe, such as {'loss': 'hinge'}.
     """
 
     kind: str
@@ -39,19 +39,19 @@ class Imported:
 class Importer(ABC):
     """Maps networks in files of another code base to plugins. `__init__(self)`.
 
-    Files may be hostile. What an importer sees are names, numbers and tensors that were read without executing
-    anything; it must not execute or import anything that these name either."""
+    Files may be hostile. An importer is given names, numbers and tensors that were read without executing anything; it
+    must not execute or import anything named by them."""
 
     classes: ClassVar[
         tuple[str, ...]
-    ]  # classes of that code base, or descriptions of state dicts, for messages
+    ]  # names of that code base's classes, or descriptions of state dicts, for messages
 
     @abstractmethod
     def recognises(self, network: ForeignNetwork) -> bool:
-        """Whether this importer knows the network, judged by its class and the names of its tensors."""
+        """True if this importer converts the network, judged by its class and the names of its tensors."""
 
     @abstractmethod
     def convert(self, network: ForeignNetwork) -> Imported:
-        """The network as a plugin with options; gankit then checks names and shapes of all tensors.
+        """Convert a network; gankit then checks names and shapes of all tensors.
 
-        Raises GankitError naming what is missing or not supported."""
+        Raises GankitError naming a missing or unsupported setting."""

@@ -1,15 +1,15 @@
 """Reads pickles without executing anything in them.
 
-A pickle is a program for a small stack machine that may import any name and call it with any arguments. Here the
-machine is our own, and its instruction set has no import and no call: a name becomes a `Global`, calling it a `Call`
-that only remembers what was asked for, and so on. Whoever needs a tensor or a module looks for the pattern of nodes
-that stands for it (`gankit.interop.torch_files`); the rest, such as embedded source text or hooks, is never touched.
+A pickle is a program for a stack machine that may import any name and call it with any arguments. This module has a
+machine of its own that neither imports nor calls: a name becomes a `Global` node, a call a `Call` node with target and
+arguments, and so on. `gankit.interop.torch_files` looks for the patterns of nodes that stand for tensors and modules;
+the rest, such as embedded source text or hooks, is ignored.
 
 Why not a subclass of `pickle.Unpickler` that allows a few names: it does call what `find_class` returns, with
-arguments from the file, and lets BUILD set attributes, so it is as safe as the least harmless of those names. The C
-implementation also allocates what a file merely claims: ten bytes that store memo entry 2**31 take gigabytes. Our
-machine allocates no more than a constant for each byte that is really there, and needs neither torch nor numpy, so that
-`gankit inspect` can look into a file at once.
+arguments from the file, and lets BUILD set attributes, so it is only as safe as the most dangerous of those names. The
+C implementation also allocates whatever size a file claims: ten bytes that store memo entry 2**31 take gigabytes. This
+machine allocates at most a constant for each byte of the file, and needs neither torch nor numpy, so that `gankit
+inspect` starts fast.
 
 `pickletools.genops` decodes the instructions; it interprets none of them.
 """
@@ -27,7 +27,7 @@ MAX_INSTRUCTIONS = (
     3_000_000  # the largest published snapshots have some 200,000; each makes at most one small object
 )
 COPIED_ITEM = (
-    8  # instructions that an item of a copied container costs: it takes memory, but no byte of the file
+    8  # instructions charged for each item of a copied container: it takes memory, but no byte of the file
 )
 MAX_MEMO = 2**32
 MAX_INTEGER = 2**80  # torch marks its files with a number of 77 bits
@@ -35,7 +35,7 @@ MAX_PATH = 200  # characters of a name that a message shows
 
 
 class DamagedPickle(Exception):
-    """The bytes are not a pickle, or one that ends early."""
+    """The bytes are not a pickle, or it is truncated, or exceeds a limit; the message is the reason."""
 
 
 @dataclass(eq=False, frozen=True)
@@ -58,9 +58,10 @@ class Call:
     """A call that unpickling would make: of a function, or of a class to make an instance.
 
     Attributes:
-        target: what would be called; a `Global` in honest files.
+        target: the callable; a `Global` in honest files.
         args: positional arguments.
-        state: what BUILD would set on the result.
+        kwargs: keyword arguments.
+        state: argument of BUILD, the attributes that would be set on the result.
         items: values, or pairs of keys and values, that would be added to the result.
     """
 
@@ -85,16 +86,16 @@ class Persistent:
 
 
 class Opaque:
-    """Stands for a dictionary key or a set member of a type that none of our readers looks for."""
+    """Placeholder for a dictionary key or set member of a type that no network file needs."""
 
 
 class Ledger:
-    """What is left to spend on a file, with all the pickles inside of it, and what was met.
+    """Instruction budget of a file with all pickles inside it, and a record of its calls and references.
 
     Attributes:
-        left: instructions.
-        called: names that the file would call, by path.
-        persistent: objects outside of the pickle that it refers to.
+        left: instructions left.
+        called: dotted names that the file would call.
+        persistent: references to objects outside of the pickle.
     """
 
     def __init__(self, instructions: int = MAX_INSTRUCTIONS) -> None:
@@ -109,25 +110,25 @@ class Ledger:
 
 
 def printable(text: str) -> str:
-    """A name out of a file for a message: short, without control characters."""
+    """Text from a file, safe to print: at most MAX_PATH characters, control characters replaced by '?'."""
     shown = "".join(c if c.isprintable() else "?" for c in text[:MAX_PATH])
     return shown + ("..." if len(text) > MAX_PATH else "")
 
 
 def read_pickle(file: BinaryIO, size: int, ledger: Ledger) -> Any:
-    """The object graph of one pickle, made of plain values and the inert nodes above.
+    """Object graph of one pickle, made of plain values and `Global`, `Call`, `Persistent` and `Opaque` nodes.
 
     Args:
-        file: positioned at the start of the pickle, and afterwards behind its end.
-        size: bytes in `file` altogether.
-        ledger: shared by all pickles of a file.
+        file: positioned at the start of the pickle; afterwards at its end.
+        size: total bytes of `file`.
+        ledger: budget and record, shared by all pickles of a file.
 
     Raises DamagedPickle."""
     return _Machine(ledger, size).run(_Clamped(file, size))
 
 
 class _Clamped:
-    """A file whose `read(n)` allocates no more than is left, whatever n the file claims."""
+    """A file whose `read(n)` allocates at most the bytes that are left, whatever n a pickle claims."""
 
     def __init__(self, file: BinaryIO, size: int) -> None:
         self.file, self.size = file, size
@@ -143,8 +144,8 @@ _PLAIN_KEYS = (str, int, bool, bytes, type(None), Global, Call)
 
 
 def _key(value: Any) -> Any:
-    # Tuples may be nested so deeply that hashing them overflows the stack, floats and long integers may be chosen to
-    # collide; none of our readers wants them as keys.
+    # Hashing deeply nested tuples overflows the stack; floats and long integers may be chosen to collide. No network
+    # file needs them as keys.
     if isinstance(value, _PLAIN_KEYS) and not (isinstance(value, int) and abs(value) >= 2**31):
         return value
     return Opaque()
@@ -153,7 +154,7 @@ def _key(value: Any) -> Any:
 class _Machine:
     def __init__(self, ledger: Ledger, size: int) -> None:
         self.ledger = ledger
-        self.letters = size  # of text that may be converted: honest files do so once with each
+        self.letters = size  # characters of text that may be encoded: honest files encode each one once
         self.stack: list[Any] = []
         self.marks: list[int] = []
         self.memo: dict[int, Any] = {}
@@ -168,7 +169,7 @@ class _Machine:
                 if action is None:
                     raise DamagedPickle(f"it has an instruction {opcode.name}, which no network file has")
                 action(self, argument)
-        except (ValueError, OverflowError) as error:  # what genops raises for bytes that are no pickle
+        except (ValueError, OverflowError) as error:  # raised by genops for bytes that are no pickle
             raise DamagedPickle(printable(" ".join(str(error).split()))) from None
         raise DamagedPickle("it ends early")
 
@@ -283,7 +284,7 @@ class _Machine:
         self.push(Call(target, args, kwargs))
 
     def copying(self, args: Any) -> None:
-        """Pay for what a builder copies: an object that is in the file once may be named again with two bytes."""
+        """Charge the budget for the object that a builder copies: a file can refer to it again with two bytes."""
         given = args[0] if isinstance(args, tuple) and args else None
         if isinstance(given, str):
             self.letters -= len(given)
@@ -339,7 +340,7 @@ def _members(args: Any) -> set[Any]:
 
 
 def _latin(args: Any) -> Any:
-    """Python 2 wrote bytes as text in latin-1, and the call that turns it back."""
+    """Arguments of _codecs.encode(text, 'latin1'), by which Python 2 pickles store bytes -> bytes."""
     match args:
         case (str(text), "latin1" | "latin-1"):
             try:
@@ -411,9 +412,9 @@ _ACTIONS: dict[str, _Action] = {
 
 
 def refuse_attacks(called: Iterable[str], path: object) -> None:
-    """Raise GankitError if a file would call what only an attack calls.
+    """Raise GankitError if a file would call a name that only an attack calls, see `attacks`.
 
-    Nothing is called anyway; this spares a user from trusting the rest of such a file."""
+    Nothing is called in any case; the error keeps users from trusting the rest of such a file."""
     bad = attacks(called)
     if bad:
         raise GankitError(
@@ -423,7 +424,7 @@ def refuse_attacks(called: Iterable[str], path: object) -> None:
 
 
 def attacks(called: Iterable[str]) -> list[str]:
-    """Which of the names that a file would call no honest file calls."""
+    """The names, of those that a file would call, that no honest file calls, such as os.system; sorted."""
     return sorted(name for name in called if _hostile(name))
 
 

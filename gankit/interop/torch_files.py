@@ -1,7 +1,7 @@
-"""Networks in files of other code bases: pickled modules (NVIDIA's snapshots) and state dicts (torch.save).
+"""Reads networks from files of other code bases: pickled modules (NVIDIA's snapshots), state dicts (torch.save).
 
-Everything here looks at the inert nodes of `interop/pickles.py`, so nothing in a file is ever executed, and torch is
-imported only when a tensor is made. A tensor is made only if its numbers are really there.
+Works on the nodes of `interop/pickles.py`, so nothing in a file is executed; torch is imported only to make a tensor.
+Every tensor is checked to lie inside the data of the file.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ SUFFIXES = (".pkl", ".pickle", ".pt", ".pth", ".ckpt", ".bin")
 TORCH_MAGIC = 0x1950A86A20F9469CFC6C
 MAX_MODULES = 20_000
 MAX_TENSORS = 100_000
-MAX_DEPTH = 40  # of modules in modules
+MAX_DEPTH = 40  # nesting of modules
 MAX_VALUES = 10_000  # in one constructor argument
 ITEM_SIZES = {
     "float64": 8,
@@ -57,7 +57,7 @@ _NAME = re.compile(r"[A-Za-z0-9_.-]{1,160}")
 
 @dataclass(frozen=True, eq=False)
 class Storage:
-    """Numbers in a row: `data` holds whole items of type `dtype`."""
+    """A flat array: `data` holds items of type `dtype`, a key of ITEM_SIZES."""
 
     dtype: str
     data: bytes | memoryview
@@ -68,7 +68,7 @@ class Storage:
 
 @dataclass(frozen=True, eq=False)
 class TensorRecord:
-    """A tensor that has not been made yet: a view of a storage that is checked to lie inside of it."""
+    """A tensor of a file, not yet made: a view of a storage, checked to lie inside it. Offset and strides in items."""
 
     storage: Storage
     offset: int
@@ -82,9 +82,7 @@ class TensorRecord:
         return cls(Storage("float32", data.numpy().tobytes()), 0, tuple(data.shape), data.stride())
 
     def reshaped(self, *shape: int) -> TensorRecord:
-        """The same numbers in a shape that differs in dimensions of size 1 only.
-
-        Raises GankitError if it differs in more."""
+        """The same values in a shape that differs only in dimensions of size 1. Raises GankitError for other shapes."""
         kept = [(n, step) for n, step in zip(self.shape, self.stride) if n != 1]
         if [n for n, _ in kept] != [n for n in shape if n != 1]:
             raise GankitError(f"a tensor of the file is {list(self.shape)} and should be like {list(shape)}")
@@ -106,7 +104,7 @@ class TensorRecord:
         return self.numel * ITEM_SIZES[self.dtype]
 
     def to_tensor(self) -> Tensor:
-        """The tensor, contiguous and with memory of its own."""
+        """The tensor, contiguous, as a copy."""
         import torch
 
         dtype = getattr(torch, self.dtype)
@@ -120,12 +118,12 @@ class TensorRecord:
 
 @dataclass(eq=False)
 class Module:
-    """A pickled module.
+    """A pickled torch module.
 
     Attributes:
         class_name: name of its class, without the Python module.
-        module: the Python module, where the file tells.
-        state: its `__dict__` as found, read with `setting`.
+        module: the Python module of the class, or ''.
+        state: its `__dict__`, made of nodes; `attribute` reads plain values from it.
     """
 
     class_name: str
@@ -134,7 +132,7 @@ class Module:
 
     @property
     def kwargs(self) -> dict[str, Any]:
-        """Keyword arguments of its constructor, as far as they were recorded."""
+        """Keyword arguments of its constructor, if the file records them (NVIDIA's snapshots do); else empty."""
         found = plain(self.state.get("_init_kwargs"))
         return {k: v for k, v in found.items() if isinstance(k, str)} if isinstance(found, dict) else {}
 
@@ -150,10 +148,10 @@ class ForeignNetwork:
         origin: the file, for messages.
         role: 'G', 'D', 'G_ema' or another name that the file gives it.
         modules: its modules by path, the network itself as ''; empty for a state dict.
-        tensors: its state dict in order, not yet read.
-        extras: tensors that lie beside the networks in the file, such as a mean of w.
-        beside: all networks of the file by role, this one too; a discriminator may not say what images and classes it
-            is for, which its generator does.
+        tensors: its state dict in order, as records.
+        extras: tensors of the file that belong to no network, such as a mean of w.
+        beside: all networks of the file by role, this one included; a discriminator may lack image and class counts
+            that its generator has.
     """
 
     origin: str
@@ -173,9 +171,9 @@ class ForeignNetwork:
         return f"class {printable(self.class_name)!r}" if self.modules else "a state dict"
 
     def setting(self, path: str, *names: str, default: Any = ...) -> Any:
-        """A value that a module keeps: the first of the attributes `names`, else of the constructor's arguments.
+        """Value of a module's setting: the first of its attributes `names`, else of its constructor's arguments.
 
-        Raises GankitError if it is missing and there is no default."""
+        Raises GankitError if there is none and no default is given."""
         module = self.modules.get(path)
         if module is not None:
             for name in names:
@@ -193,7 +191,7 @@ class ForeignNetwork:
         return default
 
     def integer(self, path: str, *names: str, low: int = 1, high: int = 2**20, default: Any = ...) -> int:
-        """`setting`, checked to be an integer within limits."""
+        """`setting` that must be an integer in [low, high] or the default. Raises GankitError for other values."""
         value = self.setting(path, *names, default=default)
         if value is default and default is not ...:
             return value
@@ -202,7 +200,7 @@ class ForeignNetwork:
         return value
 
     def odd(self, name: str, value: Any) -> GankitError:
-        """The error for a value that no network of this class has."""
+        """A GankitError for an impossible or unsupported value of a setting."""
         shown = (
             printable(repr(value)) if isinstance(value, (str, int, float, bool, type(None))) else "no number"
         )
@@ -211,7 +209,7 @@ class ForeignNetwork:
         )
 
     def shape(self, name: str, rank: int) -> tuple[int, ...]:
-        """Shape of a tensor. Raises GankitError if there is none of that name, or with another number of dimensions."""
+        """Shape of a tensor. Raises GankitError if it is missing or does not have `rank` dimensions."""
         record = self.tensors.get(name)
         if record is None or len(record.shape) != rank:
             what = "no tensor" if record is None else f"no tensor of {rank} dimensions"
@@ -223,7 +221,7 @@ class ForeignNetwork:
 
 @dataclass(eq=False)
 class ForeignFile:
-    """What was found in a file: networks by role, and what was left aside."""
+    """Content of a file: networks by role, reasons for skipped entries by role, dotted names that it would call."""
 
     path: Path
     format: str
@@ -236,7 +234,7 @@ class ForeignFile:
 
 
 def open_foreign(path: Path) -> ForeignFile:
-    """Read a pickle or torch file. Raises GankitError for one that is damaged or is something else."""
+    """Read a pickle or torch file. Raises GankitError if it is damaged, unreadable or neither."""
     try:
         size = path.stat().st_size
         with open(path, "rb") as file:
@@ -265,9 +263,10 @@ def open_foreign(path: Path) -> ForeignFile:
 def _read_legacy(
     file: BinaryIO, size: int, ledger: Ledger, data: bytes | None = None
 ) -> tuple[Any, dict[str, Storage]]:
-    """A stream of torch.save before version 1.6, also used for storages inside of pickles: five pickles, then data.
+    """Read the format of torch.save before version 1.6, five pickles, then data; pickles embed storages in it, too.
 
-    With `data`, the content of `file`, storages are views of it instead of copies."""
+    Returns the object graph and the storages by key. With `data`, the content of `file`, storages are views of it
+    instead of copies."""
     before = len(ledger.persistent)
     magic, protocol, _, found, keys = (read_pickle(file, size, ledger) for _ in range(5))
     if magic != TORCH_MAGIC or protocol != 1001 or not isinstance(keys, list):
@@ -295,7 +294,9 @@ def _read_legacy(
 
 
 def _read_zip(file: BinaryIO, size: int, ledger: Ledger) -> tuple[Any, dict[str, Storage]]:
-    """A file of torch.save since version 1.6: a zip archive of a pickle and one member for each storage."""
+    """Read the format of torch.save since version 1.6, a zip archive of a pickle and one member for each storage.
+
+    Returns the object graph and the storages by key."""
     try:
         with zipfile.ZipFile(file) as archive:
             members = {info.filename: info for info in archive.infolist()}
@@ -337,7 +338,7 @@ def _read_zip(file: BinaryIO, size: int, ledger: Ledger) -> tuple[Any, dict[str,
 
 
 def _storage_key(node: Persistent) -> tuple[str, str, int]:
-    """dtype, key and number of items of a storage that a pickle refers to."""
+    """(dtype, key, number of items) of a storage that a pickle refers to. Raises DamagedPickle for other references."""
     match node.key:
         case (
             "storage",
@@ -362,11 +363,11 @@ def _storage(dtype: str, data: bytes | memoryview, numel: int) -> Storage:
 
 
 class _Finder:
-    """Recognises networks among the nodes of one file."""
+    """Finds networks in the object graph of one file."""
 
     def __init__(self, path: Path, size: int, ledger: Ledger, storages: dict[str, Storage]) -> None:
         self.path, self.size, self.ledger, self.storages = path, size, ledger, storages
-        # by id of the bytes, which are kept alive: many nodes may name the same ones
+        # id of bytes -> (the bytes, kept alive, and their storage): many nodes may refer to the same bytes
         self.embedded: dict[int, tuple[bytes, Storage | None]] = {}
 
     def find(self, found: Any, kind: str) -> ForeignFile:
@@ -522,7 +523,7 @@ def _is_tensor(node: Any) -> bool:
 
 
 def _module_of(node: Any) -> Module | None:
-    """A module behind a node: one of NVIDIA's persistent objects, or an instance of a class with a module's state."""
+    """The Module of a node: one of NVIDIA's persistent objects, or an instance with a torch module's state; or None."""
     if not isinstance(node, Call) or not isinstance(node.target, Global):
         return None
     if node.target.name == "_reconstruct_persistent_obj":
@@ -547,7 +548,7 @@ _NUMBERS |= {"u8": "Q", "u4": "I", "u2": "H", "u1": "B", "b1": "?"}
 
 
 def plain(value: Any) -> Any:
-    """Nodes for numbers and small arrays of numpy -> Python numbers and lists; other nodes stay what they are."""
+    """Convert nodes of numpy scalars and small 1-D arrays to Python numbers and lists; other nodes stay as they are."""
     return _plain(value, [MAX_VALUES], 0)
 
 
@@ -585,7 +586,7 @@ def _numpy(node: Call) -> Any:
 
 
 def _unpack(kind: Call, data: bytes) -> list[Any] | None:
-    """Numbers of a numpy type out of bytes."""
+    """Unpack bytes by a numpy dtype node into numbers; None if the dtype is not supported or the bytes do not fit."""
     order = "<"
     match kind.args, kind.state:
         case (str(code), *_), (_, str(order), *_) if code in _NUMBERS:

@@ -1,4 +1,4 @@
-"""The built-in plugins, registered exactly as a third-party package registers its own."""
+"""Registration of gankit's built-in plugins and recipes, by the hook that third-party packages use."""
 
 from __future__ import annotations
 

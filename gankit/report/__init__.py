@@ -1,4 +1,4 @@
-"""Pages about runs: `gankit report` and `gankit compare`."""
+"""HTML pages about training runs, for `gankit report` and `gankit compare`."""
 
 from gankit.report.page import write_comparison, write_report
 

@@ -1,4 +1,7 @@
-"""Line charts as SVG text, drawn without a script; the script of the page only adds a readout under the pointer."""
+"""Line charts of report pages as SVG text.
+
+They need no script; that of the page only adds a readout under the pointer.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ from gankit.report.reading import Series
 WIDTH, HEIGHT = 460, 240
 LEFT, RIGHT, TOP, BOTTOM = 52, 10, 10, 26
 POINTS = 300  # of a curve; more are averaged in bins
-COLOURS = 8  # that the style sheet defines
+COLOURS = 8  # number of colours in the style sheet
 LOG_SPAN = 200  # largest / smallest value from which on the axis is logarithmic
 
 Point = tuple[float, float | None]
@@ -21,7 +24,7 @@ Point = tuple[float, float | None]
 
 @dataclass(frozen=True)
 class Curve:
-    """A line of a chart: legend, points with rising x, and which of the COLOURS it has."""
+    """A line of a chart: legend, points with rising x, and the index of its colour, below COLOURS."""
 
     label: str
     points: Sequence[Point]
@@ -29,11 +32,12 @@ class Curve:
 
     @classmethod
     def of(cls, series: Series, label: str, colour: int) -> Curve:
+        """The curve of a logged number, thinned to POINTS points."""
         return cls(label, thin(list(zip(series.nimg, series.values))), colour % COLOURS)
 
 
 def thin(points: Sequence[Point]) -> list[Point]:
-    """At most POINTS points: means of the finite values of equal bins."""
+    """At most POINTS points: means of the finite values in equal bins."""
     if len(points) <= POINTS:
         return list(points)
     thinned: list[Point] = []
@@ -63,12 +67,13 @@ class Chart:
     data: Mapping[str, Any]
 
 
+# Long because every part of the drawing needs the scales at_x and at_y that are computed first.
 def chart(title: str, curves: Sequence[Curve], *, dots: bool = False, linear: bool = False) -> Chart | None:
     """A chart of curves over images; None if none of them has a finite value.
 
     Args:
-        title: above it.
-        curves: lines; where there are many points, a smoothed line is laid over the faint exact one.
+        title: text above the chart.
+        curves: lines; with many points, a smoothed line is laid over the faint exact one.
         dots: mark each point, for numbers that were measured rarely.
         linear: never a logarithmic axis.
     """
@@ -133,7 +138,7 @@ def chart(title: str, curves: Sequence[Curve], *, dots: bool = False, linear: bo
 
 
 def sparkline(series: Sequence[Series]) -> str:
-    """A tiny chart without axes."""
+    """A small SVG chart without axes, empty if there are fewer than two values."""
     width, height = 120, 32
     values = [y for one in series for y in one.values if y is not None]
     if not values or max(len(one.values) for one in series) < 2:
@@ -154,7 +159,7 @@ def sparkline(series: Sequence[Series]) -> str:
 
 
 def _path(points: Sequence[Point], at_x: Any, at_y: Any) -> str:
-    """Where a value is missing the line is broken."""
+    """SVG path of a curve, interrupted where a value is missing."""
     parts, down = [], False
     for x, y in points:
         if y is None:
@@ -166,8 +171,11 @@ def _path(points: Sequence[Point], at_x: Any, at_y: Any) -> str:
 
 
 def _bounds(values: Sequence[float], log: bool) -> tuple[float, float]:
-    """The range of the axis, in decades if it is logarithmic; it begins at 0 where that wastes little room, and does
-    not blow up the noise of a number that hardly changes."""
+    """The range of the y axis, in decades if `log`.
+
+    It begins at 0 where that wastes little room, and is wide enough that the noise of a nearly constant number is not
+    magnified.
+    """
     low, high = min(values), max(values)
     if log:
         low, high = math.log10(low), math.log10(high)
@@ -197,7 +205,7 @@ def _log_ticks(low: float, high: float) -> list[float]:
 
 
 def number(value: float) -> str:
-    """A short text for an axis."""
+    """Text of a number on an axis."""
     if value == 0:
         return "0"
     if abs(value) >= 10000 or abs(value) < 0.001:
@@ -206,7 +214,7 @@ def number(value: float) -> str:
 
 
 def count(value: float) -> str:
-    """Images: 0, 250k, 1.5M."""
+    """Text of a number of images: 0, 250k, 1.5M."""
     if value >= 1e6:
         return f"{value / 1e6:g}M"
     return f"{value / 1e3:g}k" if value >= 1e3 else f"{value:g}"

@@ -1,4 +1,4 @@
-"""The conditioning table: how well pictures show what was asked for, attribute by attribute, with examples."""
+"""The conditioning table of a report: accuracy of generated images for each attribute, with examples."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ class Attribute:
     accuracy: float
     ceiling: float | None = None
     note: str = ""
-    examples: list[tuple[pictures.Picture, bool]] = field(default_factory=list)  # with whether it is right
+    examples: list[tuple[pictures.Picture, bool]] = field(default_factory=list)  # picture, is right
 
     @property
     def fraction(self) -> float:
-        """Of the ceiling; of 1 where no ceiling is known."""
+        """Accuracy relative to the ceiling, or to 1 if no ceiling is known."""
         return self.accuracy / self.ceiling if self.ceiling else self.accuracy
 
 
 @dataclass
 class Conditioning:
-    """What an evaluation found out about how pictures follow their conditions."""
+    """Condition-following results of one evaluation: its setting and the accuracy of each attribute."""
 
     about: str
     attributes: list[Attribute]
@@ -87,6 +87,7 @@ def _of_metric(evaluation: Evaluation) -> Conditioning | None:
 
 
 def _share(numbers: Any, key: str) -> float | None:
+    """The number `key` of a mapping if it is in [0, 1], else None."""
     value = finite(numbers.get(key)) if isinstance(numbers, dict) else None
     return value if value is not None and 0 <= value <= 1 else None
 

@@ -1,6 +1,6 @@
-"""How a run is doing: what its log says about the balance of G and D and about its speed, each with some advice.
+"""Health checks of a run from its log: balance of G and D, gradients, data and speed, with advice.
 
-The bounds are rules of thumb, named where they come from; they decide the colour of a line, nothing else.
+The bounds are rules of thumb, with their source where there is one; they only decide the colour of a line.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def checks(run: Run) -> list[Check]:
 
 
 def _signs(run: Run) -> Iterator[Check]:
-    """Only differences of a relativistic loss's scores mean anything, so their signs are not judged."""
+    """Mean signs of D's scores; not of a relativistic loss, of whose scores only differences mean anything."""
     if run.loss.startswith("relativistic"):
         return
     real, fake = run.series.get("sign/real"), run.series.get("sign/fake")
@@ -225,7 +225,8 @@ def _ada(run: Run) -> Iterator[Check]:
 
 
 def _diversity(run: Run) -> Iterator[Check]:
-    """That of the sample grids, and whatever a plugin logs under the name of diversity, compared with its own past."""
+    """Variety of the sample grids, and whatever a plugin logs under the name of diversity, compared with its own
+    past."""
     for logged in (s for s in run.series.values() if "diversity" in s.name and len(s.finite) >= ENOUGH_TICKS):
         now, before = logged.recent(), logged.early()
         assert now is not None
@@ -246,7 +247,7 @@ def _diversity(run: Run) -> Iterator[Check]:
         return
     status: Status = "good" if now >= NARROW else "watch" if now >= COLLAPSED else "bad"
     if run.nimg and status != "good" and len(series.finite if series else ()) < 3:
-        status = "watch"  # a run that has just begun draws much of a muchness
+        status = "watch"  # samples of a run that has just begun look alike
     advice = {
         "good": "The samples differ from each other about as much as real images with the same conditions do.",
         "watch": "The samples differ less from each other than real images do: early on that passes, later it is the "

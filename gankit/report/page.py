@@ -1,7 +1,7 @@
-"""`gankit report` and `gankit compare`: runs as one HTML page that needs nothing but a browser.
+"""The HTML pages of `gankit report` and `gankit compare`, one self-contained file each.
 
-Templates escape whatever comes from a run (jinja2's autoescape); the page's own policy forbids all requests and any
-script but its own, so that a run from elsewhere is safe to look at.
+Templates escape whatever comes from a run (jinja2's autoescape); the page's content security policy forbids all
+requests and any script but its own, so that a run from elsewhere is safe to look at.
 """
 
 from __future__ import annotations
@@ -107,7 +107,7 @@ def _render(template: str, **values: Any) -> str:
 
 @dataclass(frozen=True)
 class Shown:
-    """A health line with its little chart."""
+    """A health line with its sparkline."""
 
     check: Check
     spark: str
@@ -162,7 +162,7 @@ def _health(run: Run) -> list[Shown]:
 
 
 def _figures(run: Run) -> list[tuple[str, str]]:
-    """The numbers at the top: (what, value)."""
+    """The key figures at the top of the page: (name, value)."""
     of = f" of {_count(run.goal)}" if run.goal else ""
     found = [("images", f"{_count(run.nimg)}{of}")]
     if run.seconds:
@@ -205,8 +205,10 @@ def _metric_rows(run: Run) -> list[tuple[str, str, str, str, str]]:
 
 
 def _metric_pictures(run: Run) -> list[pictures.Picture]:
-    """What metrics show beside their numbers, such as generated images and the training images nearest to them: that of
-    the newest evaluation which has any."""
+    """Pictures that metrics made, such as generated images beside their nearest training images.
+
+    They are those of the newest evaluation that has any.
+    """
     for evaluation in reversed(run.evaluations):
         found = []
         metrics = evaluation.page.get("metrics")
@@ -223,7 +225,7 @@ def _metric_pictures(run: Run) -> list[pictures.Picture]:
 
 
 def _setting(evaluation: Evaluation) -> str:
-    """How the numbers of a page were taken, in short: only equal ones compare."""
+    """The setting of an evaluation in short; only numbers with the same setting are comparable."""
     generated, real, feature = (
         section if isinstance(section := evaluation.page.get(key), dict) else {}
         for key in ("generated", "real", "feature")
@@ -255,7 +257,7 @@ def _hardware(run: Run) -> list[dict[str, str]]:
 
 
 def _charts(runs: Sequence[Run]) -> list[Chart]:
-    """Charts of one run with related numbers in one, or of several with one number of all runs in each."""
+    """Charts of one run, related numbers in one chart, or of several runs, one number of all runs in each chart."""
     names = list(dict.fromkeys(name for run in runs for name, series in run.series.items() if _worth(series)))
     measured = _measured(runs)
     found = [_measured_chart(name, measured[name], runs) for name in measured]
@@ -270,6 +272,7 @@ def _charts(runs: Sequence[Run]) -> list[Chart]:
 
 
 def _worth(series: Series) -> bool:
+    """True unless the series is a count of skipped steps that stayed 0."""
     return series.name != "bad_steps" or any(series.finite)
 
 

@@ -1,4 +1,4 @@
-"""Sample grids as they go into a page: chosen evenly, shrunk to a budget, as data URIs and as a video."""
+"""Pictures of report pages: sample grids as data URIs within a budget of bytes, and as a video."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw, ImageFont, UnidentifiedImageError
 from gankit.report.reading import Grid, Run, Series
 
 MAX_SIDE = 1280  # pixels of a grid in the page
-MAX_FRAMES = 40  # of the slider
+MAX_FRAMES = 40  # frames of the slider
 VIDEO_FRAMES, VIDEO_FPS, VIDEO_SIDE = 240, 10, 960
 QUALITY = 82
 GAP = 2  # of `gankit.core.data.contact_sheet.sheet`
@@ -37,7 +37,7 @@ class Picture:
 
 
 def open_rgb(path: Path) -> Image.Image | None:
-    """An image file over white, or None if it cannot be read."""
+    """Read an image file, composited over white; None if it cannot be read."""
     try:
         with Image.open(path) as image:
             rgba = image.convert("RGBA")
@@ -48,7 +48,7 @@ def open_rgb(path: Path) -> Image.Image | None:
 
 
 def picture(image: Image.Image, caption: str, nimg: int = 0, max_side: int = MAX_SIDE) -> Picture:
-    """Encode an RGB image as WebP, smaller where it is larger than `max_side`."""
+    """Encode an RGB image as WebP, shrunk if a side is longer than `max_side`."""
     if max(image.size) > max_side:
         image = image.copy()
         image.thumbnail((max_side, max_side), Image.Resampling.LANCZOS)
@@ -68,7 +68,7 @@ def evenly(items: Sequence[Item], count: int) -> list[Item]:
 
 
 def slides(grids: Sequence[Grid], budget: int) -> list[Picture]:
-    """Grids over the run, as many as fit into `budget` bytes of text; the last one always."""
+    """Grids spread over the run, as many as fit into `budget` bytes of text, always with the last one."""
     chosen = evenly(grids, MAX_FRAMES)
     made: list[Picture] = []
     while chosen:
@@ -88,9 +88,10 @@ def slides(grids: Sequence[Grid], budget: int) -> list[Picture]:
 
 
 def variety(run: Run) -> Series | None:
-    """How much the pictures of each grid differ from each other, as a share of what the real ones do.
+    """Variety of the sample grids relative to that of the real images, over the run.
 
-    The mean over pairs of tiles of the root mean square difference of pixels; None without a readable real grid.
+    The variety of a grid is the mean over pairs of tiles of the root mean square difference of pixels; None without a
+    readable real grid.
     """
     size = run.flat_recipe.get("data.size")
     if run.real is None or not (isinstance(size, list) and len(size) == 2 and all(_is_size(n) for n in size)):
@@ -115,6 +116,7 @@ def _is_size(value: Any) -> bool:
 
 
 def _spread(image: Image.Image, height: int, width: int) -> float | None:
+    """Mean over pairs of tiles of the root mean square difference of pixels; None for fewer than two tiles."""
     tiles = []
     for y in range(GAP, image.height - height + 1, height + GAP):
         for x in range(GAP, image.width - width + 1, width + GAP):
@@ -133,7 +135,7 @@ def _spread(image: Image.Image, height: int, width: int) -> float | None:
 
 
 def can_encode() -> bool:
-    """Whether PyAV is installed."""
+    """True if PyAV is installed."""
     try:
         import av  # noqa: F401
     except ImportError:
@@ -142,7 +144,7 @@ def can_encode() -> bool:
 
 
 def montage(grids: Sequence[Grid], budget: int) -> str | None:
-    """The grids as a WebM film with the number of images above, as a data URI.
+    """A WebM film of the grids, with the number of images above, as a data URI.
 
     None with fewer than two readable grids, without PyAV (see `can_encode`), or if it does not fit into `budget` bytes
     of text at any of three qualities.
@@ -175,6 +177,7 @@ def _frame(image: Image.Image, text: str) -> Image.Image:
 
 
 def _encode(frames: Iterable[Image.Image], quality: int) -> bytes:
+    """Encode frames of one size as VP9 in WebM; `quality` is the constant rate factor, lower is better."""
     import av
 
     stream_file = io.BytesIO()

@@ -1,4 +1,4 @@
-"""A run's folder, read without opening a network: recipe, log, sample grids, evaluations, what it ran on.
+"""Reader of a run's folder that loads no network: recipe, log, sample grids, evaluations, hardware.
 
 Everything but the recipe may be missing or cut off: a run may have just begun, been interrupted in the middle of a
 line, or been trained by an older gankit. What cannot be read is left out, never guessed.
@@ -38,7 +38,7 @@ class Series:
         return [value for value in self.values if value is not None]
 
     def recent(self, share: float = 0.1) -> float | None:
-        """Median of the last `share` of the finite values, of three or more where there are as many."""
+        """Median of the last `share` of the finite values, at least three of them if there are as many."""
         values = self.finite
         return median(values[-max(3, round(share * len(values))) :]) if values else None
 
@@ -65,7 +65,7 @@ class Evaluation:
     nimg: int | None
 
     def numbers(self) -> Iterator[tuple[str, str, float, str]]:
-        """(metric, number, value, which is better)."""
+        """Yield (metric, name of the number, value, 'lower' or 'higher' if one of them is better, else '')."""
         for metric, result in _mapping(self.page.get("metrics")).items():
             better = _mapping(_mapping(result).get("better"))
             for name, value in _mapping(_mapping(result).get("values")).items():
@@ -73,7 +73,7 @@ class Evaluation:
                     yield str(metric), str(name), float(value), str(better.get(name, ""))
 
     def file(self, name: Any, folder: Path) -> Path | None:
-        """A file beside the page, if it is there and within `folder`."""
+        """Path of a file beside the page, or None if it does not exist or is not within `folder`."""
         if not isinstance(name, str):
             return None
         path = (self.path.parent / name).resolve()
@@ -81,11 +81,11 @@ class Evaluation:
 
 
 class Run:
-    """What is in a run's folder.
+    """The contents of a run's folder.
 
     Attributes:
-        folder: of the run.
-        name: of the folder; a page that shows several runs may set another one, to tell them apart.
+        folder: path of the folder.
+        name: name of the folder; a page that shows several runs may set another one, to tell them apart.
         recipe: its recipe.yaml as nested dicts, as written (plugins that are not installed do not matter).
         series: logged numbers by name.
         grids: sample grids, oldest first.
@@ -125,13 +125,12 @@ class Run:
 
     @cached_property
     def flat_recipe(self) -> dict[str, Any]:
-        """Dotted keys -> values."""
+        """The recipe as dotted keys -> values."""
         return {key: value for key, value in flatten(self.recipe).items() if key != "gankit"}
 
     @property
     def sessions(self) -> list[tuple[int, float | None, Mapping[str, Any]]]:
-        """Each time that training began, as far as it is recorded: images and time at its first log line, what it ran
-        on."""
+        """Recorded sessions of training: images and time (or None) at the first log line, hardware."""
         return [
             (line["nimg"], finite(line.get("time")), line["machine"])
             for line in self.lines
@@ -140,13 +139,13 @@ class Run:
 
     @property
     def nimg(self) -> int:
-        """Images trained so far, as far as the folder tells."""
+        """Images trained so far, by the log and the sample grids."""
         seen = [grid.nimg for grid in self.grids] + [line["nimg"] for line in self.lines[-1:]]
         return max(seen, default=0)
 
     @property
     def goal(self) -> int | None:
-        """Images that the recipe asks for."""
+        """Images that the recipe asks for, None if it does not say."""
         try:
             goal = parse_count(_mapping(self.recipe.get("train")).get("images"))
         except ValueError:
@@ -155,6 +154,7 @@ class Run:
 
     @property
     def batch(self) -> int | None:
+        """Batch size of the recipe, None if it does not say."""
         batch = _mapping(self.recipe.get("train")).get("batch")
         return batch if isinstance(batch, int) and batch > 0 else None
 
@@ -166,7 +166,7 @@ class Run:
 
     @cached_property
     def seconds(self) -> float:
-        """Time spent training, pauses between sessions not counted."""
+        """Seconds of training, without the pauses between sessions."""
         total, before = 0.0, 0
         for line in self.lines:
             speed = finite(line.get("speed/images_per_s"))
@@ -177,9 +177,9 @@ class Run:
 
     @property
     def state(self) -> tuple[str, str]:
-        """('finished' | 'running' | 'stopped' | 'starting', a sentence).
+        """Pair of 'finished', 'running', 'stopped' or 'starting', and a sentence about it.
 
-        Told from the age of the last log line; the folder's lock is not touched.
+        It is inferred from the age of the last log line; the folder's lock is not touched.
         """
         goal = self.goal
         if not self.lines:

@@ -1,1 +1,1 @@
-"""Pipelines, engines, traced graphs, drawing many pictures, export."""
+"""Sampling pipelines, engines, traced graphs, bulk sampling and export."""

@@ -1,4 +1,4 @@
-"""`gankit sample`: draws many pictures into a folder, with a contact sheet."""
+"""`gankit sample`: writes one PNG for each request and seed, and a contact sheet, into a folder."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from gankit.sampling.pipeline import load
 
 
 def parse_seeds(text: str) -> list[int]:
-    """'0-3,7' -> [0, 1, 2, 3, 7]."""
+    """'0-3,7' -> [0, 1, 2, 3, 7]. Raises GankitError for other text and for seeds outside [0, 2^32)."""
     seeds: list[int] = []
     for part in text.split(","):
         match = re.fullmatch(r"\s*(\d+)(?:\s*-\s*(\d+))?\s*", part)
@@ -43,6 +43,7 @@ def parse_tags(text: str) -> dict[str, float]:
     return tags
 
 
+# Long because it checks the request first, so that mistakes show before any drawing, and writes each image's metadata.
 def run_sampling(
     model: str,
     *,
@@ -59,9 +60,25 @@ def run_sampling(
     engine: str = "eager",
     dtype: str = "fp32",
 ) -> list[Path]:
-    """Write one PNG for each wish and seed, and sheet.png with a row for each wish; returns the paths, sheet last.
+    """Write one PNG for each request and seed, and sheet.png with a row for each request.
 
-    Prompts, tag lists and classes of equal number are combined pairwise; a single one goes with all the others.
+    Args:
+        model: model as `gankit.load` takes it.
+        prompts: prompts; request i has prompt, tags and class i. Each of the three lists may be empty, or have one item
+            that goes with all requests.
+        tags: tag lists, see `parse_tags`.
+        classes: class names.
+        seeds: seeds, see `parse_seeds`.
+        psi: truncation; 1 is none.
+        center: 'condition' or 'global', see `Pipeline.__call__`.
+        noise: 'const', 'random' or 'none'.
+        out: folder for the PNG files.
+        batch_size: images at a time.
+        device: 'auto', 'cpu', 'cuda' or 'mps'.
+        engine: engine plugin, or 'auto'.
+        dtype: dtype of the synthesis network, 'fp32' or 'bf16'.
+
+    Returns the paths, the sheet's last. Raises GankitError for requests that the model does not take.
     """
     numbers = parse_seeds(seeds)
     if noise not in ("const", "random", "none"):
@@ -74,7 +91,7 @@ def run_sampling(
             )
     pipe = load(model, device=device, engine=engine, dtype=dtype)
     if pipe.device.type == "cpu":
-        devices.keep_freed_memory()  # this process is the command's own
+        devices.keep_freed_memory()  # changes the whole process, which is this command's own
     pipe.engine.say = lambda text: print(f"gankit: {text}", file=sys.stderr)
     try:
         out.mkdir(parents=True, exist_ok=True)

@@ -1,7 +1,8 @@
-"""Sampling with engines: set-up for each batch size, falling back to torch, and choosing the fastest.
+"""Sampling with engines: set-up for each batch size, fallback to torch, and choice of the fastest engine.
 
-`auto` measures every engine that can run, once for each kind of network, batch size and machine, and remembers the
-times in the cache folder `engines`. Each wish then goes to the engine that has it done first, set-up included.
+`auto` measures every engine that can run, once for each network architecture, batch size and machine, and stores the
+times in the cache folder `engines`. Each request is then drawn by the engine that is estimated to finish first, set-up
+included.
 """
 
 from __future__ import annotations
@@ -33,28 +34,30 @@ from gankit.sampling.graphs import SynthesisGraph, noise_numbers, synthesize
 
 EAGER, AUTO = "eager", "auto"
 TOLERANCE = 1 / 127.5  # one grey level, for images in [-1, 1]
-# In bf16, engines round at other places than torch. Their images are as good as torch's, or at least this good:
+# In bf16, engines round at other places than torch. Their PSNR against fp32 must be at least SIMILAR, or at most SLACK
+# below that of torch's bf16 images.
 SIMILAR, SLACK = 40.0, 3.0  # dB (peak 2) beside fp32
-REPEATS = 3  # of a measurement, of which the fastest counts
+REPEATS = 3  # runs of a measurement; the fastest counts
 Draw = Callable[[Mapping[str, Tensor]], Tensor]
 
 
 class EngineRunner:
-    """A generator's synthesis, done by an engine.
+    """Runs a generator's synthesis with an engine.
 
     Args:
-        generator: in eval mode, on `device`.
-        device: where it is.
-        spec: an engine as a recipe would write it, 'name' or {'name': ..., option: value}; or 'auto'.
-        identity: what tells networks of different speed apart; with it, `auto` remembers what it has measured.
-        dtype: what synthesis computes in, 'fp32' or 'bf16'; ws and images are float32 in any case. On a CPU that has no
-            products in bf16, only what gankit's own kernels do is in it.
+        generator: generator in eval mode, on `device`.
+        device: the generator's device.
+        spec: engine spec, 'name' or {'name': ..., option: value}; or 'auto'.
+        identity: JSON value that is equal for networks of equal speed, a key of stored measurements of `auto`; None
+            stores none.
+        dtype: dtype of the synthesis network, 'fp32' or 'bf16'; ws and images are float32 in any case. On a CPU without
+            bf16 matrix products, only gankit's own kernels compute in bf16.
 
     Raises GankitError for an unknown engine or dtype, and for an engine that cannot run here or not in this dtype.
 
     Attributes:
-        used: names of the engines that have drawn since it was last emptied.
-        say: gets a sentence before something that takes long.
+        used: names of the engines that have drawn since the caller last cleared it.
+        say: called with a sentence before a long operation.
     """
 
     def __init__(
@@ -102,13 +105,21 @@ class EngineRunner:
     def __call__(
         self, ws: Tensor, cond: Condition, noise_mode: str, *, batch: int | None = None, images: int = 1
     ) -> Tensor:
-        """Images [B, C, H, W]. `batch` is the usual B, this one or more; `images` are still to come, with these."""
+        """Draw images [B, C, H, W], float32 in [-1, 1].
+
+        Args:
+            ws: [B, num_ws, w_dim], float32.
+            cond: condition of the images.
+            noise_mode: 'const', 'random' or 'none'.
+            batch: batch size of the request, at least B; its last batch may be smaller. None is B.
+            images: number of images left to draw, including these; `auto` weighs set-up time against it.
+        """
         batch = batch or len(ws)
         name = self._choose(ws, cond, noise_mode, batch, images) if self.name == AUTO else self.name
         if name != EAGER and name not in self._failed and len(ws):
             try:
                 drawn = self._draw(name, ws, cond, noise_mode, batch)
-            except Exception as error:  # of compilers and runtimes: anything may come out of them
+            except Exception as error:  # compilers and runtimes may raise anything
                 self._give_up(name, error)
             else:
                 self.used.add(name)
@@ -176,7 +187,9 @@ class EngineRunner:
         )
 
     def _measure(self, ws: Tensor, cond: Condition, noise_mode: str) -> dict[str, dict[str, float]]:
-        """Seconds of 'setup', as a new process has it, and of a 'batch', by engine."""
+        """Engine -> seconds of 'setup', as in a new process, and of a 'batch'.
+
+        Engines that fail or whose images differ from torch's are left out, with a warning."""
         others = [name for name in self._engines if name != EAGER]
         if others:
             self.say(
@@ -195,7 +208,7 @@ class EngineRunner:
                     raise ValueError(reason)
                 self._engines[
                     name
-                ].forget()  # files that the first set-up has left are there in later processes
+                ].forget()  # measure the set-up of later processes, which find files of the first one
                 self._prepared = {key: draw for key, draw in self._prepared.items() if key[0] != name}
                 draw = functools.partial(self._draw, name, ws, cond, noise_mode, len(ws))
                 setup = _seconds(draw, self.device)
@@ -207,7 +220,13 @@ class EngineRunner:
         return times
 
     def _difference(self, drawn: Tensor, expected: Tensor, torchs: Tensor) -> str:
-        """What is wrong with an engine's images, beside torch's in fp32 (`expected`) and in this dtype (`torchs`)."""
+        """Reason why an engine's images are not accepted, or ''.
+
+        Args:
+            drawn: images of the engine, in [-1, 1].
+            expected: torch's images in fp32.
+            torchs: torch's images in this runner's dtype.
+        """
         if self.dtype == "fp32":
             error = (drawn - expected).abs().max().item()
             return "" if error <= TOLERANCE else f"its images are off by {error * 127.5:.3g} grey levels"
@@ -217,7 +236,7 @@ class EngineRunner:
         return f"its {self.dtype} images are {similarity:.1f} dB from fp32, those of torch {usual:.1f} dB"
 
     def _page(self, batch: int, noise_mode: str) -> dict[str, Any] | None:
-        """All that the times depend on."""
+        """Everything on which the measured times depend, the key of the stored times; None without an `identity`."""
         if self.identity is None:
             return None
         device = (
@@ -259,12 +278,12 @@ def _file(page: Mapping[str, Any]) -> str:
 
 
 def _fill(t: Tensor, count: int) -> Tensor:
-    """The last row repeated."""
+    """Pad a tensor to `count` rows by repeating its last row."""
     return t if len(t) >= count else torch.cat([t, t[-1:].expand(count - len(t), *t.shape[1:])])
 
 
 def _decibels(images: Tensor, expected: Tensor) -> float:
-    """PSNR of images in [-1, 1], infinite where they are the same."""
+    """PSNR in dB of images in [-1, 1]; infinite if they are equal."""
     return 10 * torch.log10(4 / (images.double() - expected.double()).square().mean()).item()
 
 

@@ -1,7 +1,7 @@
-"""`gankit export --format`: a generator as a file that runs without gankit.
+"""`gankit export --format`: writes a generator as a file, such as ONNX, that runs without gankit.
 
-The file is a function of z, psi, the condition and perhaps noise. Beside it lies FILE.json, which says what the inputs
-are and what each number of the condition stands for.
+The file is a function of z, psi, the condition and, if exported so, noise. FILE.json beside it describes the inputs and
+the meaning of each number of the condition.
 """
 
 from __future__ import annotations
@@ -29,9 +29,10 @@ from gankit.sampling.pipeline import Pipeline, load
 
 NOISES, CENTERS = ("const", "none", "input"), ("condition", "global")
 TOLERANCE = 1 / 255  # half a grey level, for images in [-1, 1]
-CHECKED_AT = ((3, 1.0), (1, 0.6))  # batch, psi: the file is run and compared before it is put in place
+CHECKED_AT = ((3, 1.0), (1, 0.6))  # (batch, psi) at which a written file is compared with the model
 
 
+# Long because the file is written, run and compared aside, and moved to its place only if its images are right.
 def export_file(
     model: str,
     out: Path,
@@ -41,15 +42,15 @@ def export_file(
     center: str = "condition",
     settings: Mapping[str, Any] | None = None,
 ) -> Path:
-    """Write a model's generator as a file of another framework, having run it and compared its images.
+    """Write a model's generator as a file of another framework, run the file and compare its images with the model's.
 
     Args:
-        model: as `gankit.load` takes it.
-        out: the file; the format's suffix is added where it lacks.
-        format_: an exporter: 'onnx', 'openvino', 'torch-export' or another plugin.
+        model: model as `gankit.load` takes it.
+        out: the file; the format's suffix is added if it is missing.
+        format_: exporter plugin: 'onnx', 'openvino', 'torch-export' or another one.
         noise: 'const' keeps the constant noise, 'none' leaves noise out, 'input' makes normal numbers [B, N] an input.
-        center: what psi pulls towards, as in `Pipeline.__call__`: the mean under the condition, which the file works
-            out itself, or the mean of the network's family.
+        center: centre of truncation, as in `Pipeline.__call__`: 'condition' is the mean under the condition, which the
+            file computes itself, 'global' the mean of the network's family.
         settings: options of the exporter.
 
     Returns the path of the file.
@@ -81,13 +82,13 @@ def export_file(
     ):
         written = Path(aside) / out.name
         try:
-            with warnings.catch_warnings():  # of converters about themselves
+            with warnings.catch_warnings():  # converters warn about their own code
                 warnings.simplefilter("ignore")
                 exporter.write(program, written)
                 draw = exporter.open(written)
         except OSError:
             raise
-        except Exception as error:  # of converters: anything may come out of them
+        except Exception as error:  # converters may raise anything
             raise GankitError(
                 f"--format {format_} cannot hold this network ({type(error).__name__}: "
                 f"{' '.join(str(error).split())[:300]}); try another format"
@@ -104,7 +105,9 @@ def export_file(
 
 
 def sampling_graph(pipe: Pipeline, noise: str, center: str) -> tuple[SamplingGraph, dict[str, Tensor]]:
-    """What is exported, and an example of its inputs for three images under different conditions."""
+    """The module to export, and example inputs by name for three images under different conditions.
+
+    Raises GankitError if `noise` is 'input' and the generator takes no noise."""
     count = 3
     cond = pipe.conditioner.encode([Label()] * count)
     with torch.random.fork_rng(devices=[]):
@@ -139,7 +142,9 @@ def _compare(
     draw: Callable[[Mapping[str, np.ndarray]], np.ndarray],
     format_: str,
 ) -> float:
-    """Run the file for several batch sizes and psi; the largest difference to the images of torch."""
+    """Run a written file at CHECKED_AT; returns the largest absolute difference from torch's images.
+
+    Raises GankitError if it does not run or a difference is above TOLERANCE."""
     worst = 0.0
     for count, psi in CHECKED_AT:
         rows = {

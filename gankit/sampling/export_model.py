@@ -17,7 +17,15 @@ DTYPES = {"fp32": None, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 def export_model(model: str, out: Path, dtype: str) -> None:
-    """Write a model folder with what sampling needs, weights stored as `dtype`."""
+    """Write a model folder with recipe, conditioner, generator and model card, without training state.
+
+    Args:
+        model: model as `gankit.load` takes it.
+        out: the new folder, which must not exist.
+        dtype: dtype in which weights are stored, 'fp32', 'fp16' or 'bf16'.
+
+    Raises GankitError.
+    """
     if dtype not in DTYPES:
         raise GankitError(unknown("dtype", dtype, DTYPES))
     if out.exists():
@@ -38,7 +46,7 @@ def export_model(model: str, out: Path, dtype: str) -> None:
 
 
 def _card(model: model_folder.Model, name: str) -> str:
-    """A model card with the header that the Hugging Face hub reads."""
+    """Model card in Markdown with the YAML header of the Hugging Face hub."""
     channels, height, width = model.recipe.image_shape
     wishes = {
         "text": "'a prompt'",
@@ -70,7 +78,7 @@ A generator of {size}, trained with gankit {version} by the recipe `{recipe}`
 ({description}) on {images} images. `recipe.yaml` has every option.
 
 ```python
-from gankit._version import __version__
+import gankit
 
 pipe = gankit.load("{name}")  # this folder, or owner/name on the hub
 pipe({asked}seeds=range(8), psi=0.7)  # -> PIL images

@@ -1,6 +1,6 @@
-"""Generators as functions of tensors: what engines make fast and exporters write to files.
+"""Generators as modules of tensor inputs that can be traced, for engines and exporters.
 
-Both modules below are traced into one graph of torch's own operators, with a batch of any size.
+`SynthesisGraph` and `SamplingGraph` are traced into one graph of torch's own operators, with a dynamic batch size.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def synthesize(
 ) -> Tensor:
     """Images [B, C, H, W] in float32 for ws in float32, computed in `dtype`, 'fp32' or 'bf16'.
 
-    In bf16, a generator that `follows_ws` gets its ws so; others draw under torch.autocast, as they train.
+    In bf16, a generator that `follows_ws` gets ws in bfloat16; others run under torch.autocast, as in training.
     """
     if dtype == "fp32":
         return generator.synthesis(ws, cond, noise_mode=noise_mode)
@@ -37,7 +37,7 @@ def synthesize(
 
 
 def noise_numbers(generator: Generator, ws: Tensor, cond: Condition) -> int:
-    """How many normal numbers the noise of one image takes; draws an image to find out."""
+    """Number of normal numbers in the noise of one image, counted by drawing an image."""
     supply = Supply()
     with torch.no_grad(), supplied(supply):
         generator.synthesis(ws[:1], cond[:1], noise_mode="random")
@@ -45,12 +45,12 @@ def noise_numbers(generator: Generator, ws: Tensor, cond: Condition) -> int:
 
 
 class SynthesisGraph(nn.Module):
-    """ws [B, num_ws, w_dim] and the condition's tensors -> images.
+    """Module: ws [B, num_ws, w_dim] and the condition's tensors -> images [B, C, H, W].
 
     Args:
-        generator: in eval mode.
-        noise: as in `synthesis`; or 'input', which takes normal numbers [B, N], layer after layer.
-        dtype: what it computes in, see `synthesize`; inputs and images are float32.
+        generator: generator in eval mode.
+        noise: noise mode of `synthesis`, or 'input' for normal numbers [B, N] as an input, in order of the layers.
+        dtype: dtype of the computation, see `synthesize`; inputs and images are float32.
     """
 
     def __init__(self, generator: Generator, noise: Noise = "const", dtype: str = "fp32") -> None:
@@ -73,14 +73,16 @@ class SynthesisGraph(nn.Module):
 
 
 class SamplingGraph(nn.Module):
-    """z [B, z_dim], psi [], the condition's tensors and perhaps noise -> images, truncated as `Pipeline` does.
+    """Module: z [B, z_dim], psi [], the condition's tensors and, for noise 'input', noise -> images [B, C, H, W].
+
+    The centre of truncation is `center`, else the mean of ws over `latents` under each row's condition, else the mean
+    of the network's family.
 
     Args:
-        generator: in eval mode.
+        generator: generator in eval mode.
         noise: see `SynthesisGraph`.
-        latents: [K, z_dim], whose mean ws under each row's condition psi pulls towards; None for the mean that the
-            network's family uses.
-        center: [1, num_ws, w_dim], that mean where it does not depend on inputs.
+        latents: [K, z_dim], or None.
+        center: [1, num_ws, w_dim], or None.
     """
 
     latents: Tensor | None
@@ -120,7 +122,7 @@ class SamplingGraph(nn.Module):
         return self.synthesis(ws, c, tokens, mask, noise)
 
     def _mean(self, count: int, latents: Tensor, cond: Condition) -> Tensor:
-        """[count, num_ws or 1, w_dim]: mean over the latents under the condition of each row."""
+        """Mean of ws over the latents under each row's condition, [count, num_ws or 1, w_dim]."""
 
         def rows(t: Tensor) -> Tensor:  # [B, ...] -> [B K, ...]
             return t[:, None].expand(-1, len(latents), *t.shape[1:]).flatten(0, 1)
@@ -131,7 +133,7 @@ class SamplingGraph(nn.Module):
 
 
 def _one_w(generator: Generator) -> Callable[..., Tensor]:
-    """The mapping network without its repetition of one w for every layer, where it is known to be one."""
+    """The mapping network, returning ws [B, 1, w_dim] if it merely repeats one w for all layers; else unchanged."""
     mapping = generator.mapping
     if not (isinstance(mapping, nn.Module) and isinstance(getattr(mapping, "num_ws", None), int)):
         return mapping
@@ -141,11 +143,11 @@ def _one_w(generator: Generator) -> Callable[..., Tensor]:
 
 
 def export_program(module: nn.Module, inputs: Mapping[str, Tensor]) -> torch.export.ExportedProgram:
-    """Trace a module of keyword inputs with a dynamic batch; inputs that turn out to be unused are left out.
+    """Trace a module of keyword inputs with a dynamic batch size; unused inputs are left out of the program.
 
     Args:
-        module: in eval mode, of composite operators.
-        inputs: an example of at least two images; axis 0 of every one with axes is the batch.
+        module: module in eval mode that uses composite operators only.
+        inputs: example inputs for at least two images; axis 0 is the batch, except in scalars.
     """
     program = _export(module, inputs)
     needed: set[torch.fx.Node] = set()
@@ -156,7 +158,7 @@ def export_program(module: nn.Module, inputs: Mapping[str, Tensor]) -> torch.exp
             needed.add(node)
             size_only = (
                 node.target is torch.ops.aten.sym_size.int
-            )  # the batch, which any other input tells as well
+            )  # only the batch size is read, which any other input has too
             pending += [] if size_only else node.all_input_nodes
     names = {node.name for node in needed}
     used = {name: tensor for name, tensor in inputs.items() if name in names}

@@ -1,4 +1,4 @@
-"""Sampling: prompts, tags, classes, seeds -> images."""
+"""`gankit.load` and Pipeline: sampling images by prompt, tags, class and seed."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ from gankit.errors import GankitError, unknown
 from gankit.interop.find_model import find_model
 from gankit.sampling.engine_runner import EAGER, EngineRunner
 
-CENTER_LATENTS = 1024  # latents whose mean is the centre of truncation
-CENTER_CACHE = 256  # conditions whose centre is remembered
+CENTER_LATENTS = 1024  # number of latents over which the centre of truncation is averaged
+CENTER_CACHE = 256  # number of conditions whose centre is kept
 
 
 def load(
@@ -42,14 +42,14 @@ def load(
         model: a model folder, a run (its newest checkpoint is taken), a checkpoint, the name of a model that an
             installed package carries (such as 'avatars'), or a Hugging Face id 'owner/name'.
         device: 'auto', 'cpu', 'cuda' or 'mps'.
-        engine: what draws: 'eager' (torch as it is, no set-up), 'compile', 'openvino' or another plugin, also with
-            options as {'name': 'compile', 'mode': 'max-autotune'}; 'auto' measures them once for each kind of model
-            and batch size, and takes the one that is done first.
-        dtype: what the synthesis network computes in: 'fp32', or 'bf16' for a device that is faster so. Mapping stays
-            in fp32, and so do weights and images.
+        engine: engine of synthesis: 'eager' (plain torch, no set-up), 'compile', 'openvino' or another plugin, or with
+            options {'name': 'compile', 'mode': 'max-autotune'}; 'auto' measures all engines once for each architecture
+            and batch size, and takes the one that finishes first.
+        dtype: dtype of the synthesis network: 'fp32', or 'bf16' on devices that are faster in it. The mapping network,
+            weights and images stay in fp32.
 
-    Raises GankitError if there is no such model, or it is damaged or of another version; if there is no such engine
-        or dtype, or the engine cannot run here or not in this dtype.
+    Raises GankitError if the model, engine or dtype is unknown, the model is damaged or of another version, or the
+        engine cannot run here or not in this dtype.
     """
     check_dtype(dtype)  # before a model is looked for, which may take a download
     return Pipeline(model_folder.load_model(find_model(model)), devices.pick_device(device), engine, dtype)
@@ -59,10 +59,10 @@ class Pipeline:
     """A model ready to sample.
 
     Attributes:
-        generator: the moving average of the trained generator, see `gankit.core.interfaces.networks.Generator`.
-        conditioner: turns labels into conditions, see `gankit.core.interfaces.conditions.Conditioner`.
-        recipe: the recipe that it was trained with.
-        engine: what draws, see `gankit.sampling.engine_runner.EngineRunner`.
+        generator: the generator with EMA weights, see `gankit.core.interfaces.networks.Generator`.
+        conditioner: encodes labels into conditions, see `gankit.core.interfaces.conditions.Conditioner`.
+        recipe: the recipe with which the model was trained.
+        engine: runs the synthesis, see `gankit.sampling.engine_runner.EngineRunner`.
     """
 
     def __init__(
@@ -102,8 +102,9 @@ class Pipeline:
             cls: name of a class.
             seeds: the same seed gives the same image whatever the batch size (within one grey level).
             psi: truncation: 1 is the full variety, smaller values are more typical, 0 is the mean image.
-            center: what psi pulls towards: the mean for this condition, or the family's own (often global) mean.
-            noise_mode: 'const' repeats the same per-pixel noise, 'random' draws it anew, 'none' leaves it out.
+            center: centre of truncation: 'condition' is the mean under this condition, 'global' that of the network's
+                family (often the mean over all conditions).
+            noise_mode: 'const' uses the same per-pixel noise for all images, 'random' draws it anew, 'none' has none.
             batch_size: images at a time.
 
         Raises GankitError for a prompt, tag or class that the model does not know or does not take.
@@ -140,7 +141,7 @@ class Pipeline:
     def mapping(
         self, z: torch.Tensor, cond: Condition, *, psi: float = 1.0, center: str = "condition"
     ) -> torch.Tensor:
-        """ws [B, num_ws, w_dim] for latents [B, z_dim] under one condition (of batch 1), truncated."""
+        """Truncated ws [B, num_ws, w_dim] for latents z [B, z_dim] under one condition (batch 1)."""
         rows = _repeat(cond, len(z))
         if psi == 1:
             return self.generator.mapping(z, rows)
@@ -151,7 +152,7 @@ class Pipeline:
         return torch.lerp(self.center(cond), self.generator.mapping(z, rows), psi)
 
     def center(self, cond: Condition) -> torch.Tensor:
-        """Mean of ws over many latents under one condition, [1, num_ws, w_dim]; estimated once for each."""
+        """Mean of ws over CENTER_LATENTS latents under one condition (batch 1), [1, num_ws, w_dim]; cached."""
         key = b"".join(
             t.cpu().numpy().tobytes() for t in (cond.embedding, cond.tokens, cond.mask) if t is not None
         )
@@ -164,7 +165,7 @@ class Pipeline:
         return self._centers[key]
 
     def center_latents(self) -> torch.Tensor:
-        """The latents [K, z_dim] whose mean is the centre of truncation."""
+        """The fixed latents [CENTER_LATENTS, z_dim] over which the centre of truncation is averaged."""
         z = np.random.RandomState(0).randn(CENTER_LATENTS, self.generator.z_dim)
         return torch.from_numpy(z.astype(np.float32)).to(self.device)
 
@@ -175,7 +176,7 @@ class Pipeline:
         tags: Sequence[str] | Mapping[str, float] | None = None,
         cls: str | None = None,
     ) -> Label:
-        """Check a wish against what the model takes."""
+        """The Label of a request. Raises GankitError for fields that the model does not take and for bad weights."""
         given = {"text": prompt, "tags": tags, "cls": cls}
         words = {"text": "a prompt", "tags": "tags", "cls": "a class"}
         accepts = self.conditioner.accepts
@@ -201,5 +202,5 @@ class Pipeline:
 
 
 def _repeat(cond: Condition, count: int) -> Condition:
-    """A condition of batch 1 for a batch."""
+    """Expand a condition of batch 1 to `count` rows."""
     return cond.map(lambda t: t.expand(count, *t.shape[1:]))

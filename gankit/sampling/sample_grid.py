@@ -1,4 +1,4 @@
-"""The grids of samples that a run writes as it goes."""
+"""Sample grids of a training run: the same latents and conditions each time, drawn with the EMA weights."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from gankit.core.interfaces.data import Source
 from gankit.core.interfaces.labels import Label
 from gankit.core.training.step import Stepper
 
-SAMPLE_IMAGES = 32  # on a grid
+SAMPLE_IMAGES = 32  # images on a grid
 
 
 class SampleGrid:
-    """The same latents and conditions each time, so that grids of a run can be compared."""
+    """Draws grids with the same latents and conditions each time, so that the grids of a run can be compared."""
 
     def __init__(self, source: Source, stepper: Stepper, recipe: Recipe) -> None:
         self.stepper, self.recipe, self.source = stepper, recipe, source
@@ -31,7 +31,7 @@ class SampleGrid:
         self.z = torch.from_numpy(z[: self.count].astype(np.float32))
 
     def real(self) -> Image.Image:
-        """The images that the conditions were taken from; black where one cannot be read."""
+        """Grid of the real images whose labels give the conditions; an unreadable one is black."""
         height, width = self.recipe.data.size
         tiles = []
         for index in self.indices:
@@ -46,7 +46,7 @@ class SampleGrid:
 
     @torch.no_grad()
     def fake(self) -> Image.Image:
-        """What the moving average of G draws now."""
+        """Grid drawn with the current EMA weights of G."""
         stepper, tiles = self.stepper, []
         micro = min(stepper.micro, 16)
         for start in range(0, self.count, micro):

@@ -1,4 +1,4 @@
-"""Conformance tests: whether plugins keep the contracts of `gankit.core.interfaces`.
+"""Conformance tests of plugins against the contracts of `gankit.core.interfaces`.
 
 The tests of a plugin package need no more than this::
 
@@ -22,13 +22,25 @@ from unittest import mock
 
 from gankit.core.config.registry import registry
 from gankit.errors import GankitError
-from gankit.testing import common, data, engines, foreign, metrics, networks, op_backends, packaged, training
+from gankit.testing import (
+    common,
+    data,
+    engines,
+    features,
+    foreign,
+    metrics,
+    networks,
+    op_backends,
+    packaged,
+    training,
+)
 from gankit.testing.common import Subject
 
 __all__ = ["ConformanceSuite", "Subject", "checks_of"]
 
 _CHECKS: dict[str, list[Callable[[Subject], None]]] = {
     **networks.CHECKS,
+    **features.CHECKS,
     **training.CHECKS,
     **data.CHECKS,
     **foreign.CHECKS,
@@ -66,7 +78,7 @@ class ConformanceSuite:
         return getattr(registry().load(kind, name), "conformance", {})
 
     def source_path(self, name: str, folder: Path) -> str:
-        """What a source plugin is to open, made in an empty folder; '' suits sources that need no files."""
+        """Path for a source plugin to open, created in an empty folder; '' suits sources that need no files."""
         return ""
 
     def pytest_generate_tests(self, metafunc: Any) -> None:
@@ -81,13 +93,13 @@ class ConformanceSuite:
         metafunc.parametrize(("kind", "name", "check"), cases, ids=ids)
 
     def test_registration(self) -> None:
-        """Everything that the package wants to register was registered."""
+        """No registration of the package failed."""
         for failure in registry().failures:
             mine = self.package is None or _canonical(failure.package) == _canonical(self.package)
             assert not mine, f"{failure.summary}\n{failure.traceback}"
 
     def test_plugin(self, kind: str, name: str, check: Callable[[Subject], None]) -> None:
-        """Nothing is downloaded."""
+        """Run a check on a plugin, without downloads; skipped if it needs weights that are not here."""
         try:
             with mock.patch("huggingface_hub.constants.HF_HUB_OFFLINE", True):
                 options = {} if kind in packaged.CHECKS else self.options(kind, name)

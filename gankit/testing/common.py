@@ -1,4 +1,4 @@
-"""What all checks share: building the plugin under test, and the checks of every kind that is a class with options."""
+"""Shared helpers of the conformance checks, and the checks of every kind that is a class with options."""
 
 from __future__ import annotations
 
@@ -58,14 +58,14 @@ class Subject:
 
 @contextmanager
 def seeded(seed: int = 0) -> Iterator[None]:
-    """The same random numbers inside each time, without a trace outside."""
+    """Context with torch's seed set; the state of its generator is restored afterwards."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         yield
 
 
 def perturb(module: nn.Module, scale: float = 0.1) -> nn.Module:
-    """Move trained weights away from zeros that hide a part of a fresh network."""
+    """Add noise to trained weights in place: zeros at initialisation would hide a part of the network."""
     with torch.no_grad(), seeded(1):
         for parameter in module.parameters():
             if parameter.requires_grad:
@@ -74,7 +74,7 @@ def perturb(module: nn.Module, scale: float = 0.1) -> nn.Module:
 
 
 def condition(spec: CondSpec, count: int = BATCH, seed: int = 2) -> Condition:
-    """A condition of random numbers."""
+    """A random condition for `count` images."""
     with seeded(seed):
         embedding = torch.randn(count, spec.c_dim) if spec.c_dim else None
         tokens = torch.randn(count, 6, spec.token_dim) if spec.token_dim else None
@@ -83,6 +83,7 @@ def condition(spec: CondSpec, count: int = BATCH, seed: int = 2) -> Condition:
 
 
 def assert_close(actual: Tensor, expected: Tensor, what: str, tolerance: float = 1e-4) -> None:
+    """Assert equal shapes and |actual - expected| <= tolerance * (1 + max |expected|)."""
     assert actual.shape == expected.shape, f"{what}: {list(actual.shape)} is not {list(expected.shape)}"
     error = (actual - expected).detach().abs().max().item() if expected.numel() else 0.0
     limit = tolerance * (1 + expected.detach().abs().max().item() if expected.numel() else 1)
@@ -115,7 +116,7 @@ def assert_keyed(run: Callable[[slice], Tensor], what: str) -> None:
 
 
 def reload(module: nn.Module, fresh: nn.Module) -> nn.Module:
-    """`fresh` with the state of `module`, by way of a file as in a checkpoint."""
+    """Load the state of `module` into `fresh` by way of a checkpoint file; returns `fresh`."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "state.safetensors"
         tensor_files.save_tensors(path, stored_state.stored_state(module))
@@ -124,7 +125,7 @@ def reload(module: nn.Module, fresh: nn.Module) -> nn.Module:
 
 
 def refuses(action: Callable[[], Any], what: str) -> None:
-    """Assert that an action raises GankitError with a sentence."""
+    """Assert that an action raises GankitError with an explanation."""
     try:
         action()
     except GankitError as error:
@@ -135,7 +136,7 @@ def refuses(action: Callable[[], Any], what: str) -> None:
 
 
 def check_options(subject: Subject) -> None:
-    """Options have types, help and defaults that survive a recipe; the rest of the signature is gankit's."""
+    """Options have types, help and defaults that survive a recipe; other arguments are those of the plugin's kind."""
     target = subject.target
     found = options.options_of(target)
     for option in found.values():
@@ -170,7 +171,7 @@ def check_unknown_option(subject: Subject) -> None:
 
 
 def check_base_class(subject: Subject) -> None:
-    """A class derives from its contract."""
+    """The class derives from its contract and implements its abstract methods."""
     target, base = subject.target, getattr(interfaces, KINDS[subject.kind][0])
     if inspect.isclass(target):
         assert issubclass(target, base), f"{subject}: {target.__name__} must derive from {base.__name__}"
@@ -181,9 +182,9 @@ def check_base_class(subject: Subject) -> None:
 
 
 def check_unfit(subject: Subject) -> None:
-    """Asked what it cannot work with, it names that and a reason, or returns None."""
-    unfit = getattr(subject.target, "unfit", None)
-    if unfit is None:
+    """`incompatibility` returns None, or what the plugin cannot work with and a reason."""
+    ask = getattr(subject.target, "incompatibility", None)
+    if ask is None:
         return
     classes = labels.Vocabulary(classes={"a": 1, "b": 1})
     for conditioner in ("none", "class"):
@@ -191,9 +192,11 @@ def check_unfit(subject: Subject) -> None:
             data = {"size": [height, width], "channels": channels}
             recipe = recipes.parse({"data": data, "conditioner": conditioner}, "a recipe of defaults")
             made = compatibility.compose(recipe, build.build_conditioner(recipe, classes))
-            found = unfit(options.check(subject.kind, subject.spec), made)
+            found = ask(options.check(subject.kind, subject.spec), made)
             sound = found is None or (isinstance(found, tuple) and len(found) == 2 and all(found))
-            assert sound, f"{subject}: unfit returns {found!r}, not None or what it cannot work with and why"
+            assert sound, (
+                f"{subject}: incompatibility returns {found!r}, not None or what it cannot work with and why"
+            )
 
 
 CHECKS = [check_unfit, check_options, check_unknown_option, check_base_class]

@@ -1,4 +1,4 @@
-"""Checks of conditioners, sources and weight sources."""
+"""Conformance checks of conditioners, sources and weight sources."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from gankit.testing.common import (
 )
 from gankit.testing.training import LABELS
 
-FIELDS = {  # what an image may be conditioned on -> a label that says something else
+FIELDS = {  # field of a label -> a label with another value of it
     "cls": lambda label: replace(label, cls="dog" if label.cls == "cat" else "cat"),
     "tags": lambda label: replace(label, tags={"blue": 1.0} if "red" in label.tags else {"red": 1.0}),
     "text": lambda label: replace(label, texts=("something else altogether",)),
@@ -48,7 +48,7 @@ def _conditioner(subject: Subject, seed: int = 0) -> Conditioner:
 
 
 def _assert_fits(subject: Subject, cond: Condition, spec: CondSpec) -> None:
-    """A condition has the parts and widths that the spec promises."""
+    """Assert that a condition has the parts and widths that the spec promises."""
     assert isinstance(cond, Condition), f"{subject}: encode returns {type(cond).__name__}"
     if spec.c_dim:
         assert cond.embedding is not None, f"{subject}: spec.c_dim is {spec.c_dim}, but there is no embedding"
@@ -79,7 +79,7 @@ def _assert_same(one: Condition, two: Condition, what: str) -> None:
 
 
 def check_conditioner_encode(subject: Subject) -> None:
-    """Conditions are as `spec` says, also for images of which nothing is known, in training as well."""
+    """Conditions have the parts and widths of `spec`, also for empty labels and after `augment`."""
     conditioner = _conditioner(subject)
     assert conditioner.accepts <= FIELDS.keys(), f"{subject}: accepts {set(conditioner.accepts)}"
     for labels in (LABELS, [Label()] * BATCH, [LABELS[0], Label(), LABELS[1], Label()]):
@@ -90,7 +90,7 @@ def check_conditioner_encode(subject: Subject) -> None:
 
 
 def check_conditioner_fields(subject: Subject) -> None:
-    """It sees a difference in every field that it accepts, and in no other."""
+    """The condition depends on every field that is in `accepts`, and on no other."""
     conditioner = _conditioner(subject)
     before = conditioner.encode(LABELS).embedding
     for field, change in FIELDS.items():
@@ -105,7 +105,7 @@ def check_conditioner_fields(subject: Subject) -> None:
 
 
 def check_conditioner_unknown(subject: Subject) -> None:
-    """An unknown class or tag is the user's mistake."""
+    """An unknown class or tag raises GankitError."""
     conditioner = _conditioner(subject)
     wishes = {"cls": Label(cls="no such class"), "tags": Label(tags={"no such tag": 1.0})}
     for field, wish in wishes.items():
@@ -116,7 +116,7 @@ def check_conditioner_unknown(subject: Subject) -> None:
 
 
 def check_conditioner_state(subject: Subject) -> None:
-    """`conditioner.json` and the stored tensors rebuild it."""
+    """Stored vocabulary and tensors rebuild it; a deepcopy and `prepare` leave conditions as they are."""
     conditioner = _conditioner(subject)
     cond = conditioner.encode(LABELS)
     other = subject.build(seed=7)
@@ -133,7 +133,7 @@ def check_conditioner_state(subject: Subject) -> None:
 
 
 def check_conditioner_random(subject: Subject) -> None:
-    """Dropout and noise depend on the image's place in the run."""
+    """Dropout and noise depend only on the image's place in the run."""
     conditioner = _conditioner(subject)
     cond = conditioner.encode(LABELS).detach()
     if cond.embedding is not None:
@@ -153,6 +153,7 @@ def _with_source(subject: Subject, check: Callable[[Source, str], None]) -> None
 
 
 def _some(source: Source) -> list[int]:
+    """Indices of the first three images and the last."""
     return sorted({*range(min(len(source), 3)), len(source) - 1})
 
 
@@ -182,7 +183,7 @@ def check_source_samples(subject: Subject) -> None:
 
 
 def check_source_travels(subject: Subject) -> None:
-    """A pickled copy, as worker processes get it, and a second instance are the same."""
+    """A pickled copy, as worker processes get it, and a second instance equal the source."""
 
     def check(source: Source, path: str) -> None:
         for what, other in (
@@ -203,7 +204,7 @@ def check_source_travels(subject: Subject) -> None:
 
 
 def check_source_vocabulary(subject: Subject) -> None:
-    """Counts cover what the labels say."""
+    """The vocabulary contains classes, tags and captions of the labels."""
 
     def check(source: Source, path: str) -> None:
         vocabulary = source.vocabulary()
@@ -223,7 +224,7 @@ def check_source_vocabulary(subject: Subject) -> None:
 
 
 def check_source_missing(subject: Subject) -> None:
-    """A path that does not exist is the user's mistake, unless paths mean nothing to this source."""
+    """A path that does not exist raises GankitError that names it, unless the source ignores paths."""
     with tempfile.TemporaryDirectory() as folder:
         missing = Path(folder) / "no-such-path"
         assert subject.target.matches(missing) in (True, False), (
@@ -241,7 +242,7 @@ def check_source_missing(subject: Subject) -> None:
 
 
 def check_weights_ids(subject: Subject) -> None:
-    """Every id on offer can be had, an unknown one is None."""
+    """Each listed id has tensors or a folder; an unknown one gives None."""
     source = subject.build()
     assert isinstance(source, WeightSource), f"{subject}: {type(source).__name__} is no WeightSource"
     for hub_id in source.ids():

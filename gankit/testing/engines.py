@@ -1,4 +1,4 @@
-"""Checks of engines and exporters, on a small network that asks for every input."""
+"""Conformance checks of engines and exporters, on a small network with all kinds of inputs."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ HALF_TOLERANCE = 0.03  # bfloat16 has 8 bits, and several layers round
 
 
 class Painter(nn.Module):
-    """A batch of vectors and their noise -> images."""
+    """A toy network: ws [B, N, 6], c [B, 6] and noise [B, 16] -> images [B, 3, 8, 8]."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -30,7 +30,7 @@ class Painter(nn.Module):
 
 
 class HalfPainter(Painter):
-    """In bfloat16 inside."""
+    """The toy network in bfloat16 (autocast), with images in float32."""
 
     def forward(self, ws: Tensor, c: Tensor, noise: Tensor) -> Tensor:
         with torch.autocast("cpu", torch.bfloat16):
@@ -45,7 +45,7 @@ def _painting(count: int) -> tuple[nn.Module, dict[str, Tensor]]:
 
 
 def check_engine_images(subject: Subject) -> None:
-    """The images of a module are its own, for the batch size of the set-up and for another; also after `forget`."""
+    """Images equal those of the module, for the batch size of `prepare` and another one, also after `forget`."""
     engine: Engine = subject.build()
     assert isinstance(engine, Engine), f"{subject}: {type(engine).__name__} is no Engine"
     if reason := engine.obstacle(torch.device("cpu")):
@@ -70,7 +70,7 @@ def check_engine_images(subject: Subject) -> None:
 
 
 def check_engine_dtypes(subject: Subject) -> None:
-    """In each precision that it declares, images are float32, and those of float32 but for rounding."""
+    """In each declared precision, images are float32 and equal those of float32 up to rounding."""
     engine: Engine = subject.build()
     if reason := engine.obstacle(torch.device("cpu")):
         raise unittest.SkipTest(f"{subject}: {reason}")
@@ -88,7 +88,7 @@ def check_engine_dtypes(subject: Subject) -> None:
 
 
 def check_exporter_images(subject: Subject) -> None:
-    """A file draws what the network draws, for several batch sizes."""
+    """Images of an exported file equal those of the network, for several batch sizes."""
     exporter: Exporter = subject.build()
     assert isinstance(exporter, Exporter), f"{subject}: {type(exporter).__name__} is no Exporter"
     if reason := exporter.obstacle():

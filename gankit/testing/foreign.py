@@ -1,4 +1,4 @@
-"""Checks of importers: what they say they know, and that they leave alone what they do not."""
+"""Conformance checks of importers: declared classes, networks of others, incomplete networks."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from gankit.testing.common import Subject
 
 
 def check_importer_classes(subject: Subject) -> None:
-    """It names the classes that it knows, for messages."""
+    """`classes` names the classes that it knows, for messages."""
     classes = subject.target.classes
     assert isinstance(classes, tuple), f"{subject}: classes is {classes!r}, not a tuple"
     assert classes, f"{subject}: classes is empty"
@@ -18,7 +18,7 @@ def check_importer_classes(subject: Subject) -> None:
 
 
 def check_importer_declines(subject: Subject) -> None:
-    """Networks of others, among them strangers of the same class name, are not its own."""
+    """`recognises` is False for networks of others, also for those of the same class name."""
     tensor = TensorRecord(Storage("float32", bytes(16)), 0, (4,), (1,))
     strangers = [
         ForeignNetwork("file.pt", "G_ema", {}, {"no.such.tensor": tensor}),
@@ -35,7 +35,7 @@ def check_importer_declines(subject: Subject) -> None:
 
 
 def check_importer_refuses(subject: Subject) -> None:
-    """A network whose parts are missing is refused by a GankitError, not by a crash."""
+    """A network without its tensors raises GankitError, and no other error."""
     for role in ("G_ema", "D"):
         for name in subject.target.classes:
             network = ForeignNetwork("file.pkl", role, {"": Module(name, "somewhere", {})})

@@ -1,4 +1,4 @@
-"""Checks of metrics."""
+"""Conformance checks of metrics, on random features and images and a toy generator."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from gankit.core.interfaces.labels import Label
 from gankit.core.interfaces.networks import Generator
 from gankit.core.models.model_folder import Model
 from gankit.evaluation.metric import ImageMetric, Measure, Metric, ModelMetric, measure, reported
-from gankit.evaluation.metric_context import Bench
+from gankit.evaluation.metric_context import MetricContext
 from gankit.evaluation.moments import FeatureSet
 from gankit.sampling.pipeline import Pipeline
 from gankit.testing.common import Subject, seeded
@@ -34,7 +34,7 @@ def _metric(subject: Subject) -> Measure:
 
 
 def _features(metric: Metric, seed: int, shift: float = 0.0) -> FeatureSet:
-    """Rows of a normal distribution, for a metric that reads them."""
+    """Random features from N(shift, 1), with rows if the metric needs them."""
     count = max(metric.min_images, 64)
     rows = np.random.default_rng(seed).normal(shift, 1, (count, WIDTH)).astype(np.float32)
     features = FeatureSet.of(rows)
@@ -42,9 +42,10 @@ def _features(metric: Metric, seed: int, shift: float = 0.0) -> FeatureSet:
 
 
 class Waves(Generator):
-    """A toy whose images are waves with random directions, amplitudes and phases, with an input that can be
-    moved and turned as StyleGAN3's: `synthesis.input.transform` [3, 3] acts on coordinates in shares of the
-    image, x to the right, y down and the origin in the middle.
+    """A toy generator of sine waves with random directions, amplitudes and phases, and a transformable input.
+
+    As in StyleGAN3, `synthesis.input.transform` [3, 3] acts on coordinates in fractions of the image, x to the right, y
+    down and the origin in the middle.
 
     Args:
         image_shape: (C, H, W).
@@ -86,8 +87,8 @@ class _WaveSynthesis(nn.Module):
         return torch.einsum("bcf,bfhw->bchw", mixed[:, :-1], waves) / 5
 
 
-def toy_bench(num: int = 12, **extra: Any) -> Bench:
-    """A bench with the toy generator, without conditions, and the smallest network there is."""
+def toy_bench(num: int = 12, **extra: Any) -> MetricContext:
+    """A context with the toy generator, no condition, and the smallest feature network."""
     with seeded(7):
         generator = Waves((3, 32, 32))
     recipe = Recipe(name="toy", data=DataOptions(size=(32, 32)))
@@ -96,11 +97,11 @@ def toy_bench(num: int = 12, **extra: Any) -> Bench:
     feature = options.check(
         "feature", {"name": "timm-cnn", "model": "test_efficientnet.r160_in1k", "pretrained": False}
     )
-    return Bench(pipe, num=num, batch=4, feature=feature, side=32, **extra)
+    return MetricContext(pipe, num=num, batch=4, feature=feature, side=32, **extra)
 
 
 def _values(subject: Subject, metric: Measure, seed: int = 1, shift: float = 0.0) -> dict[str, float]:
-    """The numbers of a metric for made-up features, images or models."""
+    """Values of a metric on random features or images, or on the toy generator."""
     if isinstance(metric, Metric):
         return measure(subject.name, metric, _features(metric, 0), _features(metric, seed, shift))
     if isinstance(metric, ImageMetric):
@@ -113,13 +114,13 @@ def _values(subject: Subject, metric: Measure, seed: int = 1, shift: float = 0.0
             )
         return reported(subject.name, metric, metric.summarise(scores.double().numpy())[0])
     assert isinstance(metric, ModelMetric)
-    bench = toy_bench(max(12, metric.min_images))
-    metric.check(bench)
-    return reported(subject.name, metric, metric.probe(bench))
+    context = toy_bench(max(12, metric.min_images))
+    metric.check(context)
+    return reported(subject.name, metric, metric.probe(context))
 
 
 def check_metric_values(subject: Subject) -> None:
-    """Finite numbers under the declared names, the same each time; what it is given stays as it is."""
+    """Values are floats under the declared names, the same when repeated; inputs are not written to."""
     metric = _metric(subject)
     assert set(metric.values.values()) <= {"lower", "higher", ""}, f"{subject}: values = {metric.values}"
     values = _values(subject, metric)
@@ -138,7 +139,7 @@ def check_metric_values(subject: Subject) -> None:
 
 
 def check_metric_direction(subject: Subject) -> None:
-    """Images like the real ones are better than others, in the direction that `values` declares."""
+    """Features like the real ones are better than shifted ones, in the direction that `values` declares."""
     metric = _metric(subject)
     if not isinstance(metric, Metric) or not metric.needs_real:
         return

@@ -1,4 +1,4 @@
-"""Checks of what a package carries besides classes: recipes, trained models, commands."""
+"""Conformance checks of recipes, trained models and commands of a package."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from gankit.testing.common import Subject
 
 
 def check_recipe_page(subject: Subject) -> None:
-    """Every key and every plugin of it is known; what a run writes reads back as the same recipe."""
+    """All keys and plugins of the recipe are known; what a run writes reads back as the same recipe."""
     page, origin = recipes.read_page(subject.name)
     assert page.get("gankit") == recipes.VERSION, f"{origin} does not say `gankit: {recipes.VERSION}`"
     assert page.get("name") == subject.name, f"{origin} calls itself {page.get('name')!r}"
@@ -30,7 +30,7 @@ def check_recipe_page(subject: Subject) -> None:
 
 
 def check_model_draws(subject: Subject) -> None:
-    """The folder is complete, and a picture can be drawn from it."""
+    """The model's folder is complete, and an image can be drawn from it."""
     folder = find_model(subject.name)
     missing = [
         name
@@ -45,7 +45,7 @@ def check_model_draws(subject: Subject) -> None:
 
 
 def check_command_target(subject: Subject) -> None:
-    """A Typer application or a function."""
+    """The target is a Typer application or a function."""
     import typer
 
     target = subject.target

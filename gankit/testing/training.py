@@ -1,4 +1,4 @@
-"""Checks of losses, regularizers, guidance, augmentations and trackers."""
+"""Conformance checks of losses, regularizers, guidance, augmentations and trackers."""
 
 from __future__ import annotations
 
@@ -49,13 +49,13 @@ LABELS = [
 
 
 def _logits(offset: float = 0.0) -> list[Tensor]:
-    """Of two networks with different numbers of logits, all near `offset`."""
+    """Logits [B, 1] and [B, 5] of two feature networks, all near `offset`."""
     with seeded(3):
         return [0.1 * torch.randn(BATCH, count) + offset for count in (1, 5)]
 
 
 def check_loss_shapes(subject: Subject) -> None:
-    """One finite number for each image, with a gradient to the logits."""
+    """d_loss and g_loss are finite, [B], with a gradient to the logits."""
     loss = subject.build()
     assert isinstance(loss, AdversarialLoss), f"{subject}: {type(loss).__name__} is no AdversarialLoss"
     logits = [x.requires_grad_(True) for x in _logits()]
@@ -74,7 +74,7 @@ def check_loss_shapes(subject: Subject) -> None:
 
 
 def check_loss_direction(subject: Subject) -> None:
-    """D is drawn to large real and small generated logits, G to large generated ones."""
+    """d_loss falls with larger real and smaller generated logits, g_loss with larger generated ones."""
     loss = subject.build()
     start = loss.d_loss(_logits(), _logits()).mean()
     assert loss.d_loss(_logits(0.5), _logits()).mean() < start, (
@@ -93,7 +93,7 @@ def check_loss_direction(subject: Subject) -> None:
 
 
 class _TinyGenerator(Generator):
-    """Smooth, with noise and a condition: everything that a regularizer may differentiate."""
+    """A smooth toy generator with noise and a condition: all that a regularizer may differentiate."""
 
     z_dim, w_dim, num_ws, image_shape = 8, 8, 2, SHAPE
 
@@ -121,6 +121,8 @@ class _TinyGenerator(Generator):
 
 
 class _TinyDiscriminator(Discriminator):
+    """A smooth toy discriminator with a projected condition."""
+
     def __init__(self) -> None:
         super().__init__()
         self.convolve = nn.Conv2d(3, 8, 4, stride=4)
@@ -137,7 +139,7 @@ class _TinyDiscriminator(Discriminator):
 
 
 class _TinyConditioner(Conditioner):
-    """Only says what the numbers of a condition stand for: two classes, two tags, and something else."""
+    """A toy conditioner that only names its columns: two classes, two tags and one of another kind."""
 
     spec = CondSpec(C_DIM)
 
@@ -154,6 +156,7 @@ class _TinyConditioner(Conditioner):
 
 
 def _build(subject: Subject) -> Regularizer:
+    """The regularizer, set up for the toy discriminator and conditioner."""
     regularizer = subject.build()
     assert isinstance(regularizer, Regularizer), f"{subject}: {type(regularizer).__name__} is no Regularizer"
     with seeded():
@@ -162,11 +165,12 @@ def _build(subject: Subject) -> Regularizer:
 
 
 def _sides(regularizer: Regularizer) -> tuple[str, ...]:
+    """The networks that a regularizer acts on, 'D' and 'G'."""
     return ("D", "G") if regularizer.side == "both" else (regularizer.side,)
 
 
 def _context(side: str) -> StepContext:
-    """A step on tiny networks, as the trainer prepares it for a side."""
+    """A step on toy networks, as the trainer prepares it for a side."""
     with seeded(4):
         G, D, real = _TinyGenerator(), _TinyDiscriminator(), torch.rand(BATCH, *SHAPE) * 2 - 1
     G.requires_grad_(side == "G")
@@ -191,7 +195,7 @@ def _penalty(regularizer: Regularizer, context: StepContext) -> Tensor:
 
 
 def check_regularizer_penalty(subject: Subject) -> None:
-    """A finite penalty that pulls on its own side, alone or within the main step."""
+    """The penalty is finite with gradients to its own side, in a step of its own and within the main step."""
     regularizer = _build(subject)
     side = regularizer.side
     assert side in ("D", "G", "both"), f"{subject}: side is {side!r}, not 'D', 'G' or 'both'"
@@ -221,7 +225,7 @@ def check_regularizer_penalty(subject: Subject) -> None:
 
 
 def check_regularizer_state(subject: Subject) -> None:
-    """What it remembers is in its state: a copy that continues computes the same."""
+    """All that it remembers is in its state: a restored copy computes the same."""
     regularizer = _build(subject)
     perturb(regularizer)
     sides = _sides(regularizer)
@@ -238,7 +242,7 @@ def check_regularizer_state(subject: Subject) -> None:
 
 
 def check_guidance_loss(subject: Subject) -> None:
-    """One finite number for each image, with a gradient to the images."""
+    """The loss is finite, [B], with a gradient to the images."""
     guidance = subject.build()
     assert isinstance(guidance, Guidance), f"{subject}: {type(guidance).__name__} is no Guidance"
     assert float(guidance.weight) >= 0, f"{subject}: weight is {guidance.weight!r}"
@@ -264,6 +268,7 @@ def check_guidance_loss(subject: Subject) -> None:
 
 
 def _each_shape(subject: Subject, check: Callable[[Augmentation, Tensor], None]) -> None:
+    """Run `check` on the augmentation and random images for each declared number of channels and two sizes."""
     channels = subject.target.channels
     assert channels, f"{subject}: channels is empty"
     assert set(channels) <= {1, 3, 4}, f"{subject}: channels = {channels} must be out of 1, 3, 4"
@@ -290,7 +295,7 @@ def check_augmentation_shapes(subject: Subject) -> None:
 
 
 def check_augmentation_gradients(subject: Subject) -> None:
-    """Twice differentiable, as R1 on augmented images needs."""
+    """Augmented images are twice differentiable, as R1 on them needs."""
 
     def check(augmentation: Augmentation, images: Tensor) -> None:
         images.requires_grad_(True)
@@ -307,7 +312,7 @@ def check_augmentation_gradients(subject: Subject) -> None:
 
 
 def check_augmentation_random(subject: Subject) -> None:
-    """An image's augmentation depends on its place in the run, not on the other images."""
+    """An image's augmentation depends only on its place in the run, not on the other images."""
     _each_shape(
         subject,
         lambda augmentation, images: assert_keyed(lambda rows: augmentation(images[rows]), f"{subject}"),
@@ -315,7 +320,7 @@ def check_augmentation_random(subject: Subject) -> None:
 
 
 def check_augmentation_state(subject: Subject) -> None:
-    """What `update` changes is in the state."""
+    """All that `update` changes is in the state."""
     augmentation = subject.build(SHAPE)
     for nimg in (64, 128, 192):
         augmentation.update(0.9, nimg, 64)
@@ -334,7 +339,7 @@ def check_augmentation_state(subject: Subject) -> None:
 
 
 def check_tracker_events(subject: Subject) -> None:
-    """Takes scalars and sample grids, grey ones as well, in a folder that is empty at first."""
+    """The tracker accepts scalars and sample grids (RGB, grey, RGBA) in an empty folder."""
     with tempfile.TemporaryDirectory() as folder:
         run = Path(folder)
         tracker = subject.build(run)

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
-sys.path.insert(0, str(Path(__file__).parent.parent))  # metric_cases
+sys.path.insert(0, str(Path(__file__).parent.parent / "support"))  # metric_cases
 
 from metric_cases import avatar_pixels, inception_images, write_inception
 

@@ -1,7 +1,7 @@
 """The Triton kernels against the golden vectors and the plain operators: on a GPU, or in Triton's interpreter.
 
 `tests/core/cuda/triton/test_triton.py` runs this file with TRITON_INTERPRET=1, which must be set before triton is
-imported, and `tests/test_gpu.py` without it, on the GPU. By hand: `TRITON_INTERPRET=1 python -m pytest
+imported, and `tests/end_to_end/test_gpu.py` without it, on the GPU. By hand: `TRITON_INTERPRET=1 python -m pytest
 tests/support/triton_kernels.py`; add `-m "slow or not slow"` for the full matrix.
 """
 

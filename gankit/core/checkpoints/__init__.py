@@ -1,1 +1,1 @@
-"""Folders written atomically, and the checkpoints that a run keeps."""
+"""Atomic writes of folders; listing and pruning of a run's checkpoints."""

@@ -1,4 +1,4 @@
-"""Folders written aside and renamed into place, and the checkpoints of a run: listing and pruning them.
+"""Atomic writes of folders (write a temporary one, then rename); listing and pruning of a run's checkpoints.
 
 A checkpoint is a model folder (`gankit.core.models.model_folder`) with a sub-folder `training/` that holds what the run
 needs to continue: raw networks, optimizers, state of augmentation and regularizers, counters.
@@ -15,7 +15,9 @@ from gankit.core.runtime.tensor_files import write_advice
 
 
 class FolderWriter:
-    """Builds a folder aside and renames it into place; a failed one leaves nothing behind."""
+    """Context manager that yields a temporary folder and renames it to `final` on success; on an error it is deleted.
+
+    Raises GankitError if the disk is full or a permission is missing."""
 
     def __init__(self, final: Path) -> None:
         self.final = final
@@ -49,7 +51,7 @@ class FolderWriter:
 
 
 def _flush(path: Path) -> None:
-    """Force a file, or on POSIX the entries of a folder, to the disk."""
+    """fsync a file, or on POSIX the entries of a folder."""
     if path.is_dir() and os.name == "nt":
         return
     handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
@@ -69,8 +71,13 @@ def checkpoints(run: Path) -> list[Path]:
 
 
 def prune(run: Path, keep: int, spared: Collection[int] = ()) -> None:
-    """Delete all but the newest `keep` checkpoints and those after as many images as `spared` names, and what an
-    interrupted save left."""
+    """Delete old checkpoints of a run, and the temporary folders of interrupted saves.
+
+    Args:
+        run: the run's folder.
+        keep: number of newest checkpoints to keep, at least 1.
+        spared: further checkpoints to keep, by the number of images trained.
+    """
     for old in checkpoints(run)[:-keep]:
         if int(old.name) not in spared:
             shutil.rmtree(old, ignore_errors=True)

@@ -1,1 +1,1 @@
-"""Recipes, plugin options, the plugin registry, schedules, stages, compatibility."""
+"""Recipes, plugin options, the plugin registry, schedules, stages and compatibility checks."""

@@ -1,4 +1,4 @@
-"""Whether the parts of a recipe can work together, and which known recipe is nearest to it."""
+"""Checks that the plugins of a recipe can work together; search for the nearest installed recipe."""
 
 from __future__ import annotations
 
@@ -7,27 +7,29 @@ from typing import Any
 
 from gankit.core.config import recipe as recipes
 from gankit.core.config import stages
-from gankit.core.config.recipe import PLUGIN_MAPS, PLUGIN_SECTIONS, Recipe
+from gankit.core.config.recipe import Recipe
 from gankit.core.config.registry import registry
+from gankit.core.config.sections import COMPARED, PLUGIN_MAPS, PLUGINS
 from gankit.core.interfaces.conditions import Conditioner
 from gankit.core.interfaces.networks import Composition
 from gankit.errors import GankitError
 
-COMPARED = ("generator", "discriminator", "conditioner", "loss", "guidance")
-
 
 def compose(recipe: Recipe, conditioner: Conditioner) -> Composition:
-    """What a recipe's parts are asked with."""
-    parts = {section: getattr(recipe, section) for section in (*PLUGIN_SECTIONS, *PLUGIN_MAPS)}
+    """The Composition of a recipe, which its plugins are given to check whether they can work with the others."""
+    parts = {section: getattr(recipe, section) for section in (*PLUGINS, *PLUGIN_MAPS)}
     return Composition(recipe.image_shape, conditioner.spec, conditioner.accepts, parts)
 
 
 def check(recipe: Recipe, conditioner: Conditioner) -> None:
-    """Refuse parts that cannot work together, by what their plugins say. The GankitError names both and the reason."""
+    """Raise GankitError if a plugin reports that it cannot work with another; it names both and the reason.
+
+    Asks `incompatibility` of every plugin that has that method (`gankit.core.interfaces.networks.Component`)."""
     composition = compose(recipe, conditioner)
     for kind, spec in _specs(composition.parts):
-        unfit = getattr(registry().load(kind, spec["name"]), "unfit", None)  # a plugin may be a mere function
-        found = None if unfit is None else unfit(spec, composition)
+        plugin = registry().load(kind, spec["name"])  # a class, or a function, which has no such method
+        ask = getattr(plugin, "incompatibility", None)
+        found = None if ask is None else ask(spec, composition)
         if found is not None:
             other, reason = found
             raise GankitError(f"{kind} {spec['name']!r} and {other} cannot work together: {reason}")
@@ -43,19 +45,20 @@ def _specs(parts: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def advice(recipe: Recipe) -> str | None:
-    """For a combination of parts that no installed recipe has, in one of its stages: a sentence naming the nearest one;
-    else None."""
+    """A sentence naming the nearest installed recipe if no installed one has the same plugins in the sections COMPARED.
+
+    Checks the stages in order and reports the first such one; None if there is none."""
     pages = [recipe.at_stage(stage) for stage in range(len(recipe.stages))] or [recipe]
     known = list(_installed())
     return next(filter(None, (_advice(_names(page.model_dump()), known) for page in pages)), None)
 
 
 def _installed() -> Iterator[tuple[str, dict[str, str]]]:
-    """Installed recipes, each with the names of its parts in every stage."""
+    """Yield (recipe name, section -> plugin name) for every stage of every installed recipe."""
     for name in registry().names("recipe"):
         try:
             page = recipes.read_page(name)[0]
-        except GankitError:  # a broken page is told when it is used
+        except GankitError:  # a broken page is reported when it is used
             continue
         for stage in page.get("stages") or [{}]:
             yield name, _names(stages.merge(page, stage))
@@ -76,7 +79,7 @@ def _advice(mine: dict[str, str], known: list[tuple[str, dict[str, str]]]) -> st
 
 
 def _names(page: Mapping[str, Any]) -> dict[str, str]:
-    """The names of a page's parts, by section."""
+    """Plugin names of a raw page, by section in COMPARED; several names are joined by ' + '."""
     names = {}
     for key in COMPARED:
         spec = page.get(key, Recipe.model_fields[key].default)

@@ -1,7 +1,7 @@
-"""Options of a plugin, read from its own code: keyword-only constructor parameters, their types, defaults and help.
+"""Options of plugins (keyword-only constructor parameters): reading, checking and passing them.
 
-`build` is the one hop from a recipe to a constructor: it checks the options against the signature (nearest valid name
-for an unknown one), builds nested plugins, and calls the constructor with exactly these arguments.
+An option's type and default come from the signature, its help from the docstring's `Args:`. `build` checks the options
+of a recipe against the signature, builds nested plugins, and calls the constructor with exactly these arguments.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from gankit.errors import GankitError, unknown
 class Nested:
     """Marks an option that is itself a plugin: ``feature: Annotated[FeatureNetwork, Nested("feature")]``.
 
-    In a recipe it is a name or a mapping ``{name: ..., option: value}``, where without a name the default plugin is
-    meant; with `many`, a mapping from plugin name to options, built into a dict in the same order; a key may be any
-    label instead if its options have the plugin's ``name``. The constructor receives the built object, or without
-    `build` the checked mapping, for whoever shares the object with others.
+    In a recipe the option is a name or a mapping ``{name: ..., option: value}``; without a name, the default plugin is
+    meant. With `many` it is a mapping from plugin name to options, built into a dict in the same order; a key may be
+    any label if its options have the plugin's ``name``. The constructor receives the built object or, if `build` is
+    False, the checked mapping, so that the object can be shared with others.
     """
 
     kind: str
@@ -57,7 +57,9 @@ class Option:
 
 @cache
 def options_of(target: Any) -> dict[str, Option]:
-    """Options of a plugin class (or factory function), in the order of its signature."""
+    """Options of a plugin class (or factory function), in the order of its signature.
+
+    Raises GankitError if the types in the signature cannot be resolved."""
     function = target.__init__ if inspect.isclass(target) else target
     try:
         hints = get_type_hints(function, include_extras=True)
@@ -79,7 +81,7 @@ def options_of(target: Any) -> dict[str, Option]:
 
 
 def _argument_help(docstring: str) -> dict[str, str]:
-    """The entries of a Google-style ``Args:`` section, each joined to one line."""
+    """Entries of a Google-style ``Args:`` section: parameter name -> its text, joined to one line."""
     section = re.search(r"^Args:\n((?:[ \t]+.*\n?|\n)+)", docstring, re.MULTILINE)
     if not section:
         return {}
@@ -96,7 +98,9 @@ def _argument_help(docstring: str) -> dict[str, str]:
 
 
 def split_spec(kind: str, spec: Any, where: str) -> tuple[str, dict[str, Any]]:
-    """A plugin as a recipe writes it, 'name' or {name: ..., options}, -> (name, options)."""
+    """A plugin spec of a recipe, 'name' or {name: ..., option: value} -> (name, options).
+
+    Raises GankitError for anything else; `where` is its place in the recipe."""
     if isinstance(spec, str):
         return spec, {}
     if isinstance(spec, Mapping) and isinstance(spec.get("name"), str):
@@ -161,7 +165,16 @@ def _check_nested(option: Option, value: Any, place: str) -> dict[str, Any]:
 
 
 def build(kind: str, spec: Any, *positional: Any, where: str = "") -> Any:
-    """Construct a plugin from its spec; `positional` are the arguments that gankit supplies for this kind."""
+    """Check a plugin spec and construct the plugin.
+
+    Args:
+        kind: kind of plugin, a key of `gankit.hookspecs.KINDS`.
+        spec: 'name' or {name: ..., option: value}.
+        positional: the arguments that gankit supplies for this kind.
+        where: place in the recipe, for messages.
+
+    Raises GankitError as `check` does.
+    """
     resolved = check(kind, spec, where)
     target = registry().load(kind, resolved["name"])
     arguments = {}

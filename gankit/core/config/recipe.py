@@ -1,4 +1,4 @@
-"""A recipe: one YAML page that names plugins and their options, checked against the plugins' own signatures."""
+"""Recipes, the YAML pages that name plugins and their options, checked against the plugins' signatures."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
 
-from gankit.core.config import options, schedules, stages
+from gankit.core.config import options, schedules, sections, stages
 from gankit.core.config.registry import registry
-from gankit.core.config.retention import Keep, checked_keep
+from gankit.core.config.retention import Retention, checked_retention
 from gankit.core.runtime import yaml_files
 from gankit.core.runtime.units import Count
 from gankit.core.runtime.units import parse_count as parse_count
@@ -22,7 +22,7 @@ VERSION: Literal[1] = 1
 
 
 def parse_size(value: Any) -> Any:
-    """'128x64' (height x width) or '64' -> (H, W)."""
+    """'128x64' (height x width), '64' or 64 -> (H, W); other values pass through. Raises ValueError for other text."""
     if isinstance(value, int):
         return (value, value)
     if isinstance(value, str):
@@ -109,7 +109,7 @@ class TrainOptions(_Section):
     tick: Count = Field(1000, ge=1, description="images between log lines")
     samples_every: Count = Field(10_000, ge=1, description="images between sample grids")
     checkpoint_every: Count = Field(10_000, ge=1, description="images between checkpoints")
-    keep: Annotated[int | str, BeforeValidator(checked_keep)] = Field(
+    keep: Annotated[int | str, BeforeValidator(checked_retention)] = Field(
         2, description="checkpoints that are kept: a number, or last:2,best:3"
     )
     workers: int | None = Field(
@@ -128,7 +128,7 @@ class EvaluationOptions(_Section):
     seconds: float = Field(120.0, gt=0, description="an evaluation that takes longer is given up")
 
 
-# Changing these does not change what the run computes, so a resumed run may differ in them.
+# Keys in which a resumed run may differ from the saved one: they do not change what a training step computes.
 FREE_TO_CHANGE = frozenset(
     {"name", "description", "trackers", "data.path"}
     | {"train.images", "train.micro_batch", "train.max_bad_steps", "train.tick", "train.samples_every"}
@@ -137,7 +137,7 @@ FREE_TO_CHANGE = frozenset(
 
 
 class Recipe(_Section):
-    """The resolved recipe: plugin sections hold a name and every option of that plugin."""
+    """A resolved recipe: each plugin section holds the plugin's name and all of its options."""
 
     gankit: Literal[1] = VERSION
     name: str = "custom"
@@ -156,7 +156,7 @@ class Recipe(_Section):
     train: TrainOptions = TrainOptions()
     evaluation: EvaluationOptions = EvaluationOptions()
 
-    @field_validator("regularizers", "guidance", "trackers", mode="before")
+    @field_validator(*sections.PLUGIN_MAPS, mode="before")
     @classmethod
     def _no_none(cls, value: Any) -> Any:
         entries = {} if value is None else value
@@ -172,7 +172,7 @@ class Recipe(_Section):
         return {} if value is None else value
 
     def to_yaml(self) -> str:
-        """The page as text; `parse` of it gives an equal recipe."""
+        """The recipe as YAML; parsing that gives an equal recipe."""
         data = self.model_dump(mode="json")
         return yaml.safe_dump(data, sort_keys=False, allow_unicode=True, width=110)
 
@@ -181,7 +181,7 @@ class Recipe(_Section):
         return (self.data.channels, *self.data.size)
 
     def at_stage(self, index: int) -> Recipe:
-        """What is trained in a stage: this page with the stage's changes, and without stages; itself if it has none."""
+        """The recipe of one stage: this one with the stage's changes merged in; itself if it has no stages."""
         if not self.stages:
             return self
         page = self.model_dump(mode="json", exclude={"stages"})
@@ -189,12 +189,12 @@ class Recipe(_Section):
         return parse(stages.merge(page, changes), f"stages.{index}")
 
     def scheduled_options(self) -> dict[str, Any]:
-        """The sections whose numbers may have schedules, as plain mappings."""
-        page = {name: getattr(self, name) or {} for name in schedules.SECTIONS}
+        """The sections whose numbers may have schedules, as plain mappings by name."""
+        page = {name: getattr(self, name) or {} for name in sections.SCHEDULED if name != "train"}
         return {**page, "train": self.train.model_dump()}
 
     def differences(self, other: Recipe) -> list[str]:
-        """Lines 'key: mine -> other' for everything that decides what a run computes."""
+        """Lines 'key: mine -> other' for the keys in which the recipes differ, without those in FREE_TO_CHANGE."""
         mine, theirs = (
             flatten({**page, "stages": dict(enumerate(page["stages"]))})
             for page in (self.model_dump(mode="json"), other.model_dump(mode="json"))
@@ -206,10 +206,6 @@ class Recipe(_Section):
             if not free and mine.get(key) != theirs.get(key):
                 lines.append(f"{key}: {mine.get(key)!r} -> {theirs.get(key)!r}")
         return lines
-
-
-PLUGIN_SECTIONS = ("conditioner", "generator", "discriminator", "loss", "augmentation")
-PLUGIN_MAPS = {"regularizers": "regularizer", "guidance": "guidance", "trackers": "tracker"}
 
 
 def parse(data: Any, origin: str) -> Recipe:
@@ -232,11 +228,11 @@ def parse(data: Any, origin: str) -> Recipe:
         recipe = Recipe.model_validate(data)
     except ValidationError as error:
         raise GankitError(f"{origin}: {_explain(error)}") from None
-    for section in PLUGIN_SECTIONS:
-        spec = getattr(recipe, section)
-        if spec is not None or section != "augmentation":
-            setattr(recipe, section, options.check(section, spec, section))
-    for section, kind in PLUGIN_MAPS.items():
+    for name, plugin in sections.PLUGINS.items():
+        spec = getattr(recipe, name)
+        if spec is not None or not plugin.optional:
+            setattr(recipe, name, options.check(plugin.kind, spec, name))
+    for section, kind in sections.PLUGIN_MAPS.items():
         checked = {}
         for name, given in getattr(recipe, section).items():
             spec = options.check(kind, {**given, "name": name}, f"{section}.{name}")
@@ -255,8 +251,10 @@ def parse(data: Any, origin: str) -> Recipe:
 
 
 def _check_evaluation(recipe: Recipe) -> None:
-    """Fill in the options of the plugins that measure while a run trains; they are loaded only if it is to."""
-    wish, best = recipe.evaluation, Keep.parse(recipe.train.keep).best
+    """Check and fill in the metric and feature plugins of `evaluation`, if `evaluation.every` is set.
+
+    Raises GankitError for options that do not fit, and if train.keep names a number that is not measured."""
+    wish, best = recipe.evaluation, Retention.parse(recipe.train.keep).best
     if wish.every is None:
         if best:
             raise GankitError(
@@ -277,7 +275,8 @@ def _check_evaluation(recipe: Recipe) -> None:
 
 
 def measured(wish: EvaluationOptions) -> dict[str, str]:
-    """Numbers that evaluations give and that have a better side -> 'lower' or 'higher', in the order of the metrics."""
+    """Value name -> 'lower' or 'higher', whichever is better, in the order of the metrics; values with neither are left
+    out."""
     found: dict[str, str] = {}
     for name in wish.metrics:
         for number, better in registry().load("metric", name).values.items():
@@ -302,9 +301,14 @@ def _join(parts: Any, name: str) -> str:
 
 
 def read(name_or_path: str, overrides: dict[str, Any] | None = None, *, tiny: bool = False) -> Recipe:
-    """A recipe by registered name or YAML file, with overrides {'generator.channel_base': 4096}.
+    """Read and check a recipe.
 
-    With `tiny`, the page's own section of that name comes first: it makes the recipe train in seconds on a CPU.
+    Args:
+        name_or_path: registered name, YAML file, or folder with a recipe.yaml.
+        overrides: dotted key -> value, such as {'generator.channel_base': 4096}.
+        tiny: first apply the page's section 'tiny', which makes the recipe train in seconds on a CPU.
+
+    Raises GankitError for an unknown name, an unreadable file or an invalid recipe.
     """
     data, origin = read_page(name_or_path)
     if tiny:
@@ -322,7 +326,7 @@ def read(name_or_path: str, overrides: dict[str, Any] | None = None, *, tiny: bo
 
 
 def read_page(name_or_path: str) -> tuple[dict[str, Any], str]:
-    """The raw page behind a recipe's name or path, and how to call it in messages."""
+    """The raw page of a recipe's name or path, and its name for messages. Raises GankitError if it cannot be read."""
     path = Path(name_or_path)
     if path.is_dir() and (path / "recipe.yaml").is_file():
         path = path / "recipe.yaml"
@@ -360,7 +364,10 @@ def _tiny_changes(section: Any, origin: str) -> dict[str, Any]:
 
 
 def override(data: dict[str, Any], dotted: str, value: Any, *, origin: str = "--set") -> None:
-    """Set a value in a raw page: a name given as text is opened into {'name': ...} when an option of it is set."""
+    """Set a value in a raw page, by dotted key, in place.
+
+    A plugin given by its bare name becomes {'name': ...} when one of its options is set. Raises GankitError if the key
+    leads into a value that is not a mapping."""
     keys = dotted.split(".")
     node = data
     for depth, key in enumerate(keys[:-1]):
@@ -376,12 +383,14 @@ def override(data: dict[str, Any], dotted: str, value: Any, *, origin: str = "--
         node[key] = child
         node = child
     if isinstance(value, str) and isinstance(node.get(keys[-1]), dict) and "name" in node[keys[-1]]:
-        value = {"name": value}  # another plugin: the options of the old one do not apply to it
+        value = {"name": value}  # another plugin: the options of the replaced one do not apply to it
     node[keys[-1]] = value
 
 
 def parse_set(items: list[str]) -> dict[str, Any]:
-    """'--set key=value' arguments; values are YAML: 4096, 0.5, true, null, [1, 3, 3, 1], text."""
+    """Arguments 'key=value' of --set -> dotted key -> value, parsed as YAML: 4096, 0.5, true, null, [1, 3, 3, 1], text.
+
+    Raises GankitError for an argument without '='."""
     overrides = {}
     for item in items:
         key, equals, value = item.partition("=")
@@ -401,7 +410,7 @@ def parse_set(items: list[str]) -> dict[str, Any]:
 
 
 def flatten(data: Any, prefix: str = "") -> dict[str, Any]:
-    """Nested dicts -> dotted keys; empty ones are values."""
+    """Nested dicts -> one dict with dotted keys; empty dicts are kept as values."""
     if not isinstance(data, dict) or not data:
         return {prefix: data}
     flat: dict[str, Any] = {}

@@ -1,7 +1,7 @@
-"""Discovers plugins, resolves (kind, name) to a class, and explains what went wrong.
+"""The registry of plugins: discovery by entry points, look-up by (kind, name), reports of broken packages.
 
-Every installed distribution may declare entry points in the group ``gankit``. They are loaded one by one and guarded:
-a broken one is reported and skipped. Nothing here imports torch.
+Every installed distribution may declare entry points in the group ``gankit``. They are loaded one by one: a broken one
+is reported and skipped. This module does not import torch.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Plugin:
 
 @dataclass(frozen=True)
 class Failure:
-    """An entry point or a registration that could not be taken."""
+    """An entry point that failed to load, or a registration that was ignored."""
 
     package: str
     summary: str
@@ -50,18 +50,19 @@ class Failure:
 
 @dataclass
 class Registry:
-    """All plugins of this process. Get it with `registry()`."""
+    """All plugins of this process; `registry()` returns it."""
 
     plugins: dict[tuple[str, str], Plugin] = field(default_factory=dict)
     failures: list[Failure] = field(default_factory=list)
 
     def names(self, kind: str) -> list[str]:
-        """Names of a kind, third-party packages first, in the order in which they were registered."""
+        """Names of a kind in order of registration, those of third-party packages first."""
         found = [p for p in self.plugins.values() if p.kind == kind]
         return [p.name for p in sorted(found, key=lambda p: p.package == "gankit")]
 
     def get(self, kind: str, name: str, also: Sequence[str] = ()) -> Plugin:
-        """The registration of a name. Raises GankitError with near matches, among them `also`, for an unknown one."""
+        """The plugin of a kind and name. Raises GankitError for an unknown name; `also` are further valid names for its
+        suggestions."""
         if (kind, name) in self.plugins:
             return self.plugins[kind, name]
         hint = ""
@@ -70,7 +71,7 @@ class Registry:
         raise GankitError(unknown(kind, name, [*self.names(kind), *also], hint=hint))
 
     def load(self, kind: str, name: str) -> Any:
-        """Import and return the class behind a name."""
+        """Import and return the target of a plugin. Raises GankitError if it is unknown or cannot be imported."""
         plugin = self.get(kind, name)
         module_name, _, attribute = plugin.target.partition(":")
         try:
@@ -100,7 +101,10 @@ class Registry:
 
 @lru_cache(maxsize=1)
 def registry() -> Registry:
-    """The registry, discovered at the first call. `registry.cache_clear()` discovers anew."""
+    """The registry, filled at the first call; `registry.cache_clear()` makes the next call fill it anew.
+
+    Warns of broken packages; raises GankitError for one with --strict-plugins, and if gankit itself is not installed.
+    """
     found = Registry()
     manager = pluggy.PluginManager(GROUP)
     manager.add_hookspecs(hookspecs)
@@ -108,7 +112,7 @@ def registry() -> Registry:
     wanted = None if selected is None else {_canonical(n) for n in selected.split(",") if n.strip()}
     seen: set[tuple[str, str]] = set()
     for entry_point in sorted(importlib.metadata.entry_points(group=GROUP), key=_builtin_first):
-        if entry_point.dist is None or not entry_point.dist.name:  # what an interrupted pip leaves behind
+        if entry_point.dist is None or not entry_point.dist.name:  # left over from an interrupted pip
             continue
         package, version = entry_point.dist.name, entry_point.dist.version
         if wanted is not None and package != "gankit" and _canonical(package) not in wanted:
@@ -142,7 +146,7 @@ def _load(
             raise GankitError(f"{entry_point.value} has no function gankit_register with @gankit.hookimpl")
         others = [p for p in manager.get_plugins() if p is not module]
         manager.subset_hook_caller("gankit_register", remove_plugins=others)(register=register)
-    except (Exception, SystemExit) as error:  # a stranger's code: anything may come out of it
+    except (Exception, SystemExit) as error:  # third-party code may raise anything
         found.plugins = before
         if module is not None and manager.is_registered(module):
             manager.unregister(module)

@@ -1,4 +1,4 @@
-"""Which checkpoints a run keeps: the last ones, and the best ones by a number that is measured while it trains."""
+"""The option `train.keep`: how many of the newest checkpoints, and of the best by a metric, a run keeps."""
 
 from __future__ import annotations
 
@@ -8,20 +8,21 @@ from typing import Any
 
 
 @dataclass(frozen=True)
-class Keep:
-    """The newest `last` checkpoints, and of those that were measured the best.
+class Retention:
+    """The checkpoints that a run keeps: the newest ones and the best ones.
 
     Args:
-        last: at least 1.
-        best: pairs (how many, by which number; "" for the first one that is measured).
+        last: number of newest checkpoints, at least 1.
+        best: pairs (number of best checkpoints, name of the metric's value; "" is the first value that is measured).
     """
 
     last: int
     best: tuple[tuple[int, str], ...] = ()
 
     @classmethod
-    def parse(cls, value: int | str) -> Keep:
-        """2, '2', 'last:2,best:3' or 'best:3:precision' (then one last one). Raises ValueError for anything else."""
+    def parse(cls, value: int | str) -> Retention:
+        """Parse 2, '2', 'last:2,best:3' or 'best:3:precision'; `last` is 1 if not given. Raises ValueError for anything
+        else."""
         last, best = 1, []
         for part in str(value).split(","):
             match = re.fullmatch(r"\s*(?:(\d+)|last:(\d+)|best:(\d+)(?::([\w.-]+))?)\s*", part)
@@ -38,9 +39,11 @@ class Keep:
         return cls(last, tuple(best))
 
 
-def checked_keep(value: Any) -> Any:
-    """For pydantic: a number as int, other text as it was, if it can be parsed."""
+def checked_retention(value: Any) -> Any:
+    """Pydantic validator of `train.keep`: returns an int for a plain number, else the text unchanged.
+
+    Raises ValueError for values that `Retention.parse` rejects."""
     if isinstance(value, bool) or not isinstance(value, (int, str)):
         raise ValueError(f"{value!r} is not a number of checkpoints or text such as last:2,best:3")
-    kept = Keep.parse(value)
+    kept = Retention.parse(value)
     return value if kept.best else kept.last

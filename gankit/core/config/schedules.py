@@ -1,6 +1,6 @@
-"""Schedules of a recipe: options that change as a run goes on, such as learning rates, weights and probabilities.
+"""Schedules of a recipe: options that change during a run, such as learning rates and loss weights.
 
-A schedule depends on the number of images alone, so that there is nothing to save and a run continues exactly.
+A schedule is a function of the number of images alone, so it has no state to save and a run resumes exactly.
 """
 
 from __future__ import annotations
@@ -11,12 +11,13 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from gankit.core.config.sections import PLUGIN_MAPS, SCHEDULED
 from gankit.core.runtime.units import Count
 from gankit.errors import GankitError, unknown
 
 Number = float | tuple[float, ...]
 
-# of `train`; below 1 for betas, at most 1 for shares and probabilities
+# Options of `train` that may have a schedule; betas must be below 1, those in AT_MOST_ONE at most 1.
 TRAIN = (
     *("lr_g", "lr_d", "lr_conditioner", "ttur", "betas", "betas_g", "betas_d"),
     *("ema_kimg", "style_mixing", "top_k"),
@@ -24,18 +25,16 @@ TRAIN = (
 
 AT_MOST_ONE = ("style_mixing", "top_k")
 
-SECTIONS = ("train", "regularizers", "guidance", "augmentation")
-
 
 class Schedule(BaseModel):
-    """How one option moves from `start` to `end` over the first `over` images, and stays there.
+    """Schedule of one option: from `start` to `end` over the first `over` images, constant afterwards.
 
     Args:
-        start: value at 0 images; the option's own when null.
-        end: value from `over` images on; like the start when null, for a warm-up alone.
+        start: value at 0 images; null is the option's own value in the recipe.
+        end: value from `over` images on; null is the start, for a warm-up alone.
         over: images from start to end.
         shape: 'linear', 'cosine' (half a wave), 'exponential', or 'step' (the start until `over`, then the end).
-        warmup: images over which a factor grows linearly from 0 to 1.
+        warmup: images over which a factor on the value grows linearly from 0 to 1.
         since: count images from the beginning of the 'stage' or of the 'run'.
     """
 
@@ -49,7 +48,7 @@ class Schedule(BaseModel):
     since: Literal["stage", "run"] = "stage"
 
     def value(self, own: Number | None, images: int) -> Number:
-        """The value after so many images; `own` is what the recipe says beside the schedule."""
+        """The option's value after `images` images; `own` is its value in the recipe, used if `start` is null."""
         start = own if self.start is None else self.start
         end = start if self.end is None else self.end
         assert start is not None
@@ -73,17 +72,19 @@ class Schedule(BaseModel):
 
 
 def check(given: Any, options: Mapping[str, Any], origin: str) -> dict[str, Any]:
-    """The section `schedules` of a recipe with every default filled in.
+    """Check the section `schedules` of a recipe and fill in its defaults.
 
     Args:
-        given: nested as the recipe is: {'train': {'lr_g': {...}}, 'regularizers': {'r1': {'gamma': {...}}}}.
-        options: the recipe's own sections of these names.
-        origin: of the page, for messages.
+        given: the section: {'train': {'lr_g': {...}}, 'regularizers': {'r1': {'gamma': {...}}}}.
+        options: the recipe's sections by name, see `Recipe.scheduled_options`.
+        origin: name of the recipe, for messages.
+
+    Raises GankitError for unknown options or keys and for values out of range.
     """
     checked: dict[str, Any] = {}
-    for path, page in _leaves(given, options, origin):
+    for path, page in scheduled_entries(given, options, origin):
         where = f"{origin}: schedules.{'.'.join(path)}"
-        own = _lookup(options, path)
+        own = own_value(options, path)
         try:
             schedule = Schedule.model_validate(dict(_mapping(page, where)))
         except ValidationError as error:
@@ -106,7 +107,13 @@ def check(given: Any, options: Mapping[str, Any], origin: str) -> dict[str, Any]
     return checked
 
 
-def _leaves(given: Any, options: Mapping[str, Any], origin: str) -> list[tuple[tuple[str, ...], Any]]:
+def scheduled_entries(
+    given: Any, options: Mapping[str, Any], origin: str
+) -> list[tuple[tuple[str, ...], Any]]:
+    """The schedules of a page, as pairs of a path such as ('train', 'lr_g') and the schedule's own mapping.
+
+    Raises GankitError, naming `origin`, for what is no section or entry of the recipe's `options`.
+    """
     if not isinstance(given, Mapping):
         raise GankitError(
             f"{origin}: schedules must be a mapping such as train: {{lr_g: {{...}}}}, not {given!r}"
@@ -114,9 +121,9 @@ def _leaves(given: Any, options: Mapping[str, Any], origin: str) -> list[tuple[t
     leaves: list[tuple[tuple[str, ...], Any]] = []
     for section, entries in given.items():
         where = f"{origin}: schedules.{section}"
-        if section not in SECTIONS:
-            raise GankitError(f"{origin}: {unknown('section of schedules', str(section), SECTIONS)}")
-        named = section in ("regularizers", "guidance")
+        if section not in SCHEDULED:
+            raise GankitError(f"{origin}: {unknown('section of schedules', str(section), SCHEDULED)}")
+        named = section in PLUGIN_MAPS
         for key, page in _mapping(entries, where).items():
             if not named:
                 leaves.append(((section, key), page))
@@ -133,7 +140,11 @@ def _mapping(value: Any, where: str) -> Mapping[str, Any]:
     return value
 
 
-def _lookup(options: Mapping[str, Any], path: tuple[str, ...]) -> Any:
+def own_value(options: Mapping[str, Any], path: tuple[str, ...]) -> Any:
+    """The value that a recipe itself gives to a scheduled option, by the option's path.
+
+    Raises GankitError, with near matches, for an option that cannot follow a schedule.
+    """
     node: Any = options
     for key in path[:-1]:
         node = node.get(key) or {}

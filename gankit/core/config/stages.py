@@ -1,38 +1,39 @@
-"""The stages of a recipe, such as growing resolutions: checks of the page, and merging a stage into it."""
+"""Stages of a recipe, such as growing resolutions: checking them and merging a stage into the recipe."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
+from gankit.core.config.sections import NETWORKS, STAGED
 from gankit.core.runtime.units import parse_count
 from gankit.errors import GankitError, unknown
 
-SECTIONS = (
-    *("data", "conditioner", "generator", "discriminator", "loss", "regularizers"),
-    *("guidance", "augmentation", "schedules", "train"),
-)
-
-OWN = ("until", "patience", "restart")
-
+OWN = ("until", "patience", "restart")  # keys that only a stage has; its other keys override the recipe
 ENDS = ("until", "patience")
 
-RESTARTS = ("generator", "discriminator", "conditioner")
-
-# of the run as a whole
+# section -> keys that must be the same in all stages
 FIXED = {"data": ("path", "options", "channels"), "train": ("images", "seed")}
 
 
 def check(stages: list[dict[str, Any]], evaluated: bool, origin: str) -> list[dict[str, Any]]:
-    """The list `stages` of a recipe with its counts as numbers; what is in a stage is checked by merging it."""
+    """Check the list `stages` of a recipe; returns it with 'until' as int.
+
+    Overridden sections are checked elsewhere, by merging the stage into the recipe. Raises GankitError.
+
+    Args:
+        stages: the list as the recipe has it.
+        evaluated: True if the recipe sets `evaluation.every`, which 'patience' needs.
+        origin: name of the recipe, for messages.
+    """
     if len(stages) == 1:
         raise GankitError(f"{origin}: a single stage is no stage; add another, or move its keys to the page")
     checked = []
     for index, stage in enumerate(stages):
         where = f"{origin}: stages.{index}"
         for key in stage:
-            if key not in (*OWN, *SECTIONS):
-                raise GankitError(f"{where}: {unknown('key', str(key), [*OWN, *SECTIONS])}")
+            if key not in (*OWN, *STAGED):
+                raise GankitError(f"{where}: {unknown('key', str(key), [*OWN, *STAGED])}")
         for section, keys in FIXED.items():
             for key in keys:
                 if isinstance(stage.get(section), Mapping) and key in stage[section]:
@@ -41,10 +42,10 @@ def check(stages: list[dict[str, Any]], evaluated: bool, origin: str) -> list[di
                     )
         restart = stage.get("restart", [])
         if not isinstance(restart, list) or not all(isinstance(name, str) for name in restart):
-            raise GankitError(f"{where}.restart = {restart!r} must be a list of {', '.join(RESTARTS)}")
+            raise GankitError(f"{where}.restart = {restart!r} must be a list of {', '.join(NETWORKS)}")
         for name in restart:
-            if name not in RESTARTS:
-                raise GankitError(f"{where}.restart: {unknown('part', name, RESTARTS)}")
+            if name not in NETWORKS:
+                raise GankitError(f"{where}.restart: {unknown('part', name, NETWORKS)}")
         if restart and index == 0:
             raise GankitError(f"{where}: the first stage starts everything; leave restart away")
         last = index == len(stages) - 1
@@ -72,7 +73,7 @@ def check(stages: list[dict[str, Any]], evaluated: bool, origin: str) -> list[di
 
 
 def merge(page: Any, changes: Any) -> Any:
-    """A page with changes: mappings are merged, but another plugin takes none of the options of the one it replaces."""
+    """A page with `changes` merged in, recursively; a plugin of another name replaces the old one and its options."""
     if isinstance(page, Mapping) and isinstance(changes, str) and "name" in page:
         return page if page["name"] == changes else {"name": changes}
     if not isinstance(page, Mapping) or not isinstance(changes, Mapping):

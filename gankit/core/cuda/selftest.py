@@ -79,7 +79,7 @@ def _derivatives(
     return [t.detach() for t in (y, alone, *first, *second)]
 
 
-# Long, as it lists the cases of all operators, one after the other.
+# Long because it is a list: the calls of one operator after the other.
 def _cases(operator: str) -> Iterator[tuple[list[Tensor], Callable[..., Any]]]:
     """Float32 variables, and a call of (function, device, *variables)."""
     generator = torch.Generator().manual_seed(0)

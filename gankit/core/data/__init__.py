@@ -1,1 +1,1 @@
-"""Images and labels as resumable batches; image files; caches of text embeddings; contact sheets."""
+"""Resumable batches of images and labels, decoding of image files, caches of text embeddings, contact sheets."""

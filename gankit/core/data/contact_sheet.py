@@ -1,4 +1,4 @@
-"""Contact sheets."""
+"""Contact sheets (grids of images), and conversion of arrays to PIL images and PNG files."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from gankit.errors import GankitError
 
 
 def sheet(images: Sequence[np.ndarray], columns: int, gap: int = 2) -> Image.Image:
-    """Images uint8 [H, W, C] of one shape, row by row on a white ground."""
+    """Arrange images uint8 [H, W, C] of one shape row by row on white, `gap` pixels apart."""
     height, width, channels = images[0].shape
     rows = -(-len(images) // columns)
     shape = (rows * (height + gap) + gap, columns * (width + gap) + gap, channels)
@@ -25,12 +25,12 @@ def sheet(images: Sequence[np.ndarray], columns: int, gap: int = 2) -> Image.Ima
 
 
 def to_pil(image: np.ndarray) -> Image.Image:
-    """uint8 [H, W, C] with C = 1, 3 or 4."""
+    """uint8 [H, W, C], C = 1, 3 or 4 -> a PIL image in mode L, RGB or RGBA."""
     return Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image)
 
 
 def save_png(image: Image.Image, path: Path, **kwargs: object) -> None:
-    """Write aside and rename."""
+    """Write a PNG file atomically, creating its folder. Raises GankitError if it cannot be written."""
     aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,6 +1,6 @@
-"""Any image file -> uint8 array of the size, channels and framing that a network wants, and back from tensors.
+"""Decoding image files, fitting them to a size and channel count, and conversion between uint8 and [-1, 1].
 
-Colour profiles are ignored. Alpha is kept with 4 channels and laid over white with 1 or 3.
+Colour profiles are ignored. Alpha is kept with 4 channels and composited over white with 1 or 3.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torch import Tensor
 
 from gankit.errors import GankitError, unknown
 
-# Pillow's other readers are never tried, whatever a file claims to be: some of them start programs (EPS).
+# Pillow's other readers are never tried, whatever the file's content: some of them start programs (EPS).
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "PPM", "TGA", "JPEG2000", "AVIF")
 SUFFIXES = frozenset(
     [
@@ -49,7 +49,7 @@ FITS = ("crop", "top-crop", "pad", "stretch")
 MAX_MEGAPIXELS = 200.0
 
 _EXIF_ORIENTATION = 0x0112
-_UPRIGHT = {  # value of the EXIF tag -> what turns the stored picture upright
+_UPRIGHT = {  # value of the EXIF orientation tag -> the transposition that turns the stored picture upright
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -71,8 +71,8 @@ def open_image(data: bytes | str | Path, *, max_megapixels: float = MAX_MEGAPIXE
         data: the bytes of a file, or its path.
         max_megapixels: larger images are refused before they are decoded.
 
-    Returns the first frame, turned upright as EXIF says, in mode L, RGB or RGBA (16-bit and float images are scaled to
-    8 bit). Raises BadImage with the reason.
+    Returns the first frame, turned upright by its EXIF orientation, in mode L, RGB or RGBA (16-bit and float images are
+    scaled to 8 bit). Raises BadImage with the reason.
     """
     try:
         with io.BytesIO(data) if isinstance(data, bytes) else open(data, "rb") as stream:
@@ -101,14 +101,14 @@ def open_image(data: bytes | str | Path, *, max_megapixels: float = MAX_MEGAPIXE
 
 
 def fit(image: Image.Image, size: tuple[int, int], mode: str = "crop", channels: int = 3) -> np.ndarray:
-    """Bring an image to a size with an antialiasing Lanczos filter.
+    """Crop or pad an image and resize it with an antialiasing Lanczos filter.
 
     Args:
-        image: of any mode that PIL knows.
+        image: image of any mode that PIL knows.
         size: (H, W).
         mode: 'crop' scales the shorter side and keeps the centre, 'top-crop' likewise but keeps the top (heads), 'pad'
             scales the longer side and adds black borders (transparent ones with 4 channels), 'stretch' ignores the
-            aspect.
+            aspect ratio.
         channels: 1, 3 or 4; transparent parts become white with 1 and 3. With 4, colours are resized weighted by alpha.
 
     Returns uint8 [H, W, channels].
@@ -147,7 +147,7 @@ def fit(image: Image.Image, size: tuple[int, int], mode: str = "crop", channels:
 
 
 def to_uint8(images: Tensor) -> np.ndarray:
-    """Float [N, C, H, W] in [-1, 1] -> uint8 [N, H, W, C]; 127.5 x + 128, clamped and truncated."""
+    """Float [N, C, H, W] in [-1, 1] -> uint8 [N, H, W, C] by 127.5 x + 128, clamped and truncated."""
     levels = (images.detach().float() * 127.5 + 128).clamp(0, 255).to(torch.uint8)
     return levels.permute(0, 2, 3, 1).cpu().numpy()
 
@@ -168,7 +168,7 @@ _limit_lock = threading.Lock()
 
 @contextlib.contextmanager
 def _size_limit(max_megapixels: float) -> Iterator[None]:
-    """Put our limit in the place of Pillow's own (179 megapixels, warnings from 89), which is global, for a moment."""
+    """Context in which `max_megapixels` replaces Pillow's global limit (179 megapixels, warnings from 89)."""
     with _limit_lock:
         before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, round(1e6 * max_megapixels)
         try:
@@ -190,7 +190,7 @@ def _upright(image: Image.Image) -> Image.Image:
 
 
 def _to_8bit(image: Image.Image) -> Image.Image:
-    """Any mode -> L, RGB or RGBA."""
+    """Convert an image of any mode to L, RGB or RGBA."""
     mode = image.mode
     if mode in ("RGB", "L", "RGBA") and "transparency" not in image.info:
         return image
@@ -202,8 +202,10 @@ def _to_8bit(image: Image.Image) -> Image.Image:
 
 
 def _scale_to_8bit(values: np.ndarray) -> np.ndarray:
-    """Grey values -> uint8. The white point is the type's (16-bit: 65535); for 32-bit and float images, which do not
-    say, it is the first of 1 (float only), 255 (float only), 65535, 2^31 that no value exceeds."""
+    """Scale grey values to uint8 by their white point.
+
+    It is 65535 for 16-bit images. For 32-bit integers and floats it is the first of 1 (floats only), 255 (floats only),
+    65535 and 2^31 that no value exceeds."""
     if values.dtype.itemsize == 2:
         white = 65535.0
     else:

@@ -1,7 +1,7 @@
-"""Images and labels -> an endless stream of batches that depends on seed and position only.
+"""The data loader: an endless stream of batches of images and labels that depends on seed and position only.
 
-The image at position p of a run is number p % n of the p // n-th permutation of the n images, whatever the number of
-processes and workers and wherever the stream begins; so is whether it is mirrored and which of its captions it gets.
+The image at position p of a run is number p % n of the (p // n)-th permutation of the n images. Image, mirroring and
+choice of a caption depend on seed and p only, not on the number of processes or workers or on the stream's start.
 """
 
 from __future__ import annotations
@@ -34,12 +34,14 @@ MAX_BAD_IN_A_ROW = 1000
 
 
 def open_source(data_path: str, source_options: Mapping[str, Any] | None = None) -> Source:
-    """The source that `--data` means.
+    """Open the data set of `--data`.
 
     Args:
-        data_path: 'NAME:REST' with the name of a source plugin ('avatars:', 'folder:PATH'), or a path, which goes to
-            the first source that knows what to do with it.
+        data_path: 'NAME:REST' with the name of a source plugin ('avatars:', 'folder:PATH'), or a path, which is opened
+            by the first source plugin whose `matches` returns True for it.
         source_options: options of the source.
+
+    Raises GankitError if the path does not exist or no source reads it.
     """
     names = registry().names("source")
     given = dict(source_options or {})
@@ -51,7 +53,7 @@ def open_source(data_path: str, source_options: Mapping[str, Any] | None = None)
     for name in names:
         try:
             matches = registry().load("source", name).matches(path)
-        except GankitError as error:  # cannot be imported; that matters only if nobody else takes the path
+        except GankitError as error:  # cannot be imported; raised only if no other source takes the path
             broken = error
         else:
             if matches:
@@ -73,9 +75,9 @@ class Batch:
 
     Args:
         images: uint8 [b, C, H, W], channels last in memory.
-        labels: b labels, each with the one caption drawn for this occasion.
-        indices: of the images in the source.
-        skipped: (name, reason) of unreadable images that were met for the first time; others stand in for them.
+        labels: b labels, each with the one caption drawn for this position.
+        indices: indices of the images in the source.
+        skipped: (name, reason) of unreadable images, each reported once; the next readable image replaces them.
     """
 
     images: Tensor
@@ -87,20 +89,20 @@ class Batch:
 class Batches(Iterator[Batch]):
     """An endless stream of batches, decoded and resized in worker processes.
 
-    Mirroring flips images, not what their captions say: leave it off where these mention left or right, and for
-    pictures of text.
+    Mirroring flips images but not their captions: leave it off if these mention left or right, and for pictures of
+    text.
 
     Args:
-        source: where images come from.
+        source: source of images and labels.
         size: (H, W) of the images.
         channels: 1, 3 or 4.
-        fit: how images are brought to size, see `gankit.core.data.images.fit`.
+        fit: 'crop', 'top-crop', 'pad' or 'stretch', see `gankit.core.data.images.fit`.
         mirror: flip each image with probability 1/2.
-        batch: images a step, over all processes.
-        seed: decides order, mirroring and captions.
-        rank: this process, which gets rows [rank * b, (rank + 1) * b) of each batch, b = batch / world.
+        batch: images of a batch, over all processes.
+        seed: seed of order, mirroring and choice of captions.
+        rank: rank of this process, which gets rows [rank * b, (rank + 1) * b) of each batch, b = batch / world.
         world: number of processes.
-        workers: processes that decode; 0 decodes in this one; default by number of cores.
+        workers: processes that decode; 0 decodes in this one; None is `default_workers()`.
         start_image: position of the first image, for resuming.
         prefetch: batches that each worker prepares in advance.
     """
@@ -139,10 +141,10 @@ class Batches(Iterator[Batch]):
             num_workers=workers,
             prefetch_factor=prefetch if workers else None,
             worker_init_fn=_init_worker,
-            generator=torch.Generator(),  # else the loader draws from the global one
+            generator=torch.Generator(),  # else DataLoader draws from torch's global generator
         )
         self._streams: list[Iterator[Batch | str]] = []  # none or one
-        # The workers are deaf to SIGTERM, so an interpreter that ends with them would wait for them for ever.
+        # The workers ignore SIGTERM, so an interpreter that exits would wait for them for ever.
         weakref.finalize(self, _stop, self._streams)
 
     def __next__(self) -> Batch:
@@ -163,7 +165,7 @@ class Batches(Iterator[Batch]):
 
 
 def _stop(streams: list[Iterator[Batch | str]]) -> None:
-    """End the workers of a loader's iterators: by its own protocol, then by force."""
+    """Shut down the workers of a DataLoader's iterators, and kill those that are still alive."""
     while streams:
         stream = streams.pop()
         workers = list(getattr(stream, "_workers", ()))
@@ -175,13 +177,13 @@ def _stop(streams: list[Iterator[Batch | str]]) -> None:
 
 
 def default_workers() -> int:
-    """Half the cores of a process's share, at most 4: the rest is for the training itself."""
+    """Default number of decoding processes: half of the cores for each local training process, at most 4."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return min(4, cores // 2 // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 
 class _Schedule:
-    """Positions and source indices of one process's rows, batch by batch. Runs in the main process."""
+    """Sampler of (first position, source indices) of one process's rows, batch by batch. Runs in the main process."""
 
     def __init__(self, images: int, seed: int, first: int, rows: int, stride: int) -> None:
         self.images, self.seed, self.first, self.rows, self.stride = images, seed, first, rows, stride
@@ -212,7 +214,7 @@ class _Assembler(Dataset):
         self.fit_mode, self.mirror, self.seed = fit_mode, mirror, seed
 
     def __getitem__(self, rows: tuple[int, list[int]]) -> Batch | str:
-        """A GankitError is returned as text: the loader would wrap it in a traceback."""
+        """The batch, or the message of a GankitError: DataLoader would wrap a raised one in a traceback."""
         try:
             return self.assemble(*rows)
         except GankitError as error:
@@ -235,7 +237,9 @@ class _Assembler(Dataset):
         return Batch(torch.from_numpy(pixels).permute(0, 3, 1, 2), labels, used, list(skipped.items()))
 
     def readable(self, index: int, skipped: dict[str, str]) -> tuple[np.ndarray, int]:
-        """The image at an index in the network's size, or the next one of the source that can be read."""
+        """The image at an index, fitted to the size, or the next readable one; and the index of the image returned.
+
+        Adds name and reason of unreadable images to `skipped`. Raises GankitError after MAX_BAD_IN_A_ROW of them."""
         images = len(self.source)
         tries = min(images, MAX_BAD_IN_A_ROW)
         for candidate in range(index, index + tries):
@@ -252,7 +256,7 @@ class _Assembler(Dataset):
 
 
 def _init_worker(_: int) -> None:
-    """Ctrl-C and SIGTERM go to the whole process group; the main process decides what happens then."""
+    """Ignore SIGINT and SIGTERM, which go to the whole process group and are handled by the main process."""
     torch.set_num_threads(1)
     for number in (signal.SIGINT, signal.SIGTERM):
         with contextlib.suppress(ValueError):

@@ -1,11 +1,11 @@
-"""A cache of text embeddings: in memory, or on disk for runs that show the same captions again and again.
+"""A cache of text embeddings, in memory or on disk.
 
-On disk it is a folder of segments, one for each process that ever added something, so that no two processes write to
-one file. A segment is a pair of append-only files: `*.f32` with the embeddings, and `*.idx` with a hash of the text and
-a checksum for each of them. What a crash cut off or damaged is ignored and computed again.
+On disk it is a folder of segments, one for each process that ever added an entry, so that no two processes write to one
+file. A segment is a pair of append-only files: `*.f32` with the embeddings, and `*.idx` with a hash of the text and a
+checksum for each embedding. Truncated and damaged entries are ignored and computed again.
 
 Texts are encoded one at a time, so that an embedding has the same bits whichever batch asked for it first, and a run
-that continues without its cache is still the same run.
+resumed without its cache computes the same.
 """
 
 from __future__ import annotations
@@ -30,13 +30,14 @@ _FLOAT = np.dtype("<f4")
 
 
 class TextCache:
-    """Embeddings by text.
+    """Cache of text embeddings, by text.
 
     Args:
-        folder: where caches live, shared between encoders and processes; None keeps the embeddings in memory only.
+        folder: folder of all caches, shared between encoders and processes; None keeps the embeddings in memory only.
         key: everything that determines the embedding of a text; another key is another cache.
         dim: length of an embedding.
-        memory_bytes: how much to hold in memory; beyond it the oldest are read from the disk, or forgotten.
+        memory_bytes: limit of the embeddings held in memory; beyond it they are read from the disk, or the oldest are
+            dropped if there is no folder.
     """
 
     def __init__(self, folder: Path | None, key: str, dim: int, *, memory_bytes: int = 256 << 20) -> None:
@@ -92,7 +93,7 @@ class TextCache:
         data = index.with_suffix(".f32")
         try:
             rows = data.stat().st_size // (self.dim * _FLOAT.itemsize)
-            entries = np.fromfile(index, _ENTRY, rows)  # stops at a record that was cut off
+            entries = np.fromfile(index, _ENTRY, rows)  # stops at a truncated record
             if len(entries) == 0:
                 return
             vectors = np.memmap(data, _FLOAT, "r", shape=(len(entries), self.dim))
@@ -122,7 +123,7 @@ class TextCache:
             self._give_up(error)
 
     def _give_up(self, error: OSError) -> None:
-        """A half-written record would shift all later ones, so nothing more is written after an error."""
+        """Stop writing after an error, with a warning: a half-written record would shift all later ones."""
         warnings.warn(f"text embeddings are no longer cached in {self._folder}: {error}", stacklevel=4)
         self._folder = self._writer = None
 
@@ -141,7 +142,7 @@ def _hash(text: str) -> bytes:
 
 
 class _Segment:
-    """The two files that this process appends to."""
+    """The pair of files to which this process appends."""
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -155,6 +156,6 @@ class _Segment:
         self._entries.write(np.array((name, zlib.crc32(row.data)), _ENTRY).tobytes())
 
     def flush(self) -> None:
-        """Embeddings first: an entry must not point to what is not there."""
+        """Flush the embeddings, then the index, so that no index entry lacks its embedding."""
         self._data.flush()
         self._entries.flush()

@@ -1,1 +1,1 @@
-"""The contracts that the core itself calls: labels, conditions, networks, training, data."""
+"""Base classes of the plugins that the core calls: conditioners, networks, losses, regularizers, data sources."""

@@ -1,4 +1,4 @@
-"""The condition of a batch of images, and the contract of conditioners, which encode labels into it."""
+"""The condition of a batch of images, and the base class of conditioners, which encode labels into it."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ class CondSpec:
 
 @dataclass
 class Condition:
-    """What a batch of images is conditioned on.
+    """The condition of a batch of images.
 
     Args:
-        embedding: [B, c_dim], one vector an image, or None.
-        tokens: [B, T, token_dim], a sequence an image, or None.
+        embedding: [B, c_dim], one vector for each image, or None.
+        tokens: [B, T, token_dim], one sequence for each image, or None.
         mask: [B, T] bool, True where `tokens` holds a token.
     """
 
@@ -65,12 +65,12 @@ Cond = Condition | Tensor | None
 
 
 def embedding_of(cond: Cond) -> Tensor | None:
-    """The embedding [B, c_dim] of a condition given in any accepted form."""
+    """The embedding [B, c_dim] of a Condition, a tensor (returned unchanged) or None."""
     return cond.embedding if isinstance(cond, Condition) else cond
 
 
 def required_embedding(cond: Cond, c_dim: int) -> Tensor | None:
-    """The embedding [B, c_dim] that a conditional network cannot do without; whatever there is if c_dim is 0."""
+    """The embedding [B, c_dim] of a condition; raises ValueError if it is missing or of another width and c_dim > 0."""
     c = embedding_of(cond)
     if c_dim and (c is None or c.shape[1:] != (c_dim,)):
         given = "none" if c is None else list(c.shape)
@@ -79,21 +79,21 @@ def required_embedding(cond: Cond, c_dim: int) -> Tensor | None:
 
 
 class Conditioner(nn.Module, ABC):
-    """Turns labels into conditions. Emits one-hot, multi-hot or encoder features; learned projections live in G and D.
+    """Encodes labels into conditions: one-hot, multi-hot or encoder features; learned projections belong to G and D.
 
-    Life: constructed with its options, then `set_vocabulary` once (from the data set, or from `conditioner.json`),
-    after which `spec` is valid. Parameters with `requires_grad` are trained together with G.
+    It is constructed with its options; then `set_vocabulary` is called once (with the vocabulary of the data set or of
+    `conditioner.json`), after which `spec` is valid. Parameters with `requires_grad` are trained together with G.
     """
 
     spec: CondSpec
 
     @abstractmethod
     def set_vocabulary(self, vocabulary: Vocabulary) -> None:
-        """Take the classes and tags that exist. Raises GankitError when a needed one is missing from the data."""
+        """Set the classes and tags of the data. Raises GankitError if one that this conditioner needs is missing."""
 
     @abstractmethod
     def vocabulary(self) -> Vocabulary:
-        """What `set_vocabulary` needs to rebuild this conditioner; saved as `conditioner.json`."""
+        """The vocabulary with which `set_vocabulary` rebuilds this conditioner; saved in `conditioner.json`."""
 
     @abstractmethod
     def encode(self, labels: Sequence[Label]) -> Condition:
@@ -103,26 +103,30 @@ class Conditioner(nn.Module, ABC):
         matches."""
 
     def augment(self, cond: Condition) -> Condition:
-        """Dropout and noise of training mode; draws from `gankit.core.runtime.random`. Identity by default."""
+        """Apply dropout and noise to a condition in training; draws from `gankit.core.runtime.random`.
+
+        Returns `cond` unchanged by default."""
         return cond
 
     @property
     def accepts(self) -> frozenset[str]:
-        """Which of 'cls', 'tags', 'text' this conditioner reads."""
+        """The fields of a label that this conditioner reads, of 'cls', 'tags', 'text'."""
         raise NotImplementedError
 
     def columns(self) -> list[tuple[str, str]]:
-        """What each of the `spec.c_dim` numbers stands for: pairs of a kind ('cls', 'tags' or one of its own) and a
-        name, all different. Numbers with the same name in two models mean the same, so that `--init` can match them."""
+        """Meaning of each of the `spec.c_dim` numbers of an embedding: a pair (kind, name), all different.
+
+        The kind is 'cls', 'tags' or one of the conditioner's own. Numbers with the same pair in two models mean the
+        same; `--init` matches them by it."""
         return [(type(self).__name__, str(i)) for i in range(self.spec.c_dim)]
 
     def ignored(self, label: Label) -> list[str]:
-        """Tags of a label that are known but without effect, because they are rare in the training data."""
+        """Tags of a label that are in the vocabulary but have no effect because they are rare in the training data."""
         return []
 
     def identity(self) -> dict[str, str]:
-        """Hashes of frozen pretrained encoders by what they are for; a model is tied to them."""
+        """Hashes of frozen pretrained encoders, by role; a model loads only with encoders of the same hashes."""
         return {}
 
     def prepare(self, cache_dir: Path | None, device: torch.device) -> None:
-        """Called once before training: a place to open an on-disk cache of embeddings."""
+        """Called once before training; may open a cache of embeddings in `cache_dir` (None: no cache on disk)."""

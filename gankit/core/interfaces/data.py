@@ -1,4 +1,4 @@
-"""The contracts of image sources and of sources of pretrained weights."""
+"""Base classes of data sources and of sources of pretrained weights."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ if TYPE_CHECKING:
 
 
 class Source(ABC):
-    """An indexable set of images. `__init__(self, path: str, *, options)`, picklable (it travels to worker processes).
+    """An indexable set of images with labels. `__init__(self, path: str, *, options)`.
 
-    Raise GankitError in the constructor for a missing or empty path. `image` may raise `gankit.interfaces.BadImage`:
-    the sample is skipped and its name reported.
+    Must be picklable, for worker processes. The constructor raises GankitError for a missing or empty path. `image` may
+    raise `gankit.interfaces.BadImage`: the image is skipped and its name reported.
     """
 
     @classmethod
     def matches(cls, path: Path) -> bool:
-        """Whether `--data PATH` without a source's name means this one."""
+        """True if this source opens `--data PATH` given without a source's name."""
         return False
 
     @abstractmethod
@@ -36,32 +36,34 @@ class Source(ABC):
 
     @abstractmethod
     def label(self, index: int) -> Label:
-        """Class, tags, texts; cheap, decodes no image."""
+        """The image's class, tags and texts; must be fast, without decoding the image."""
 
     @abstractmethod
     def name(self, index: int) -> str:
-        """A name that lets the user find the image."""
+        """The image's name for messages, such as its path."""
 
     @abstractmethod
     def fingerprint(self) -> str:
-        """Changes when the content does; keys caches and guards resume."""
+        """Hash that changes when the content does; used as a key of caches and checked when a run resumes."""
 
     def vocabulary(self) -> Vocabulary:
-        """Classes and tags that occur; the default reads every label."""
+        """Classes and tags of the data set with their counts; the default reads every label."""
         return Vocabulary.collect(self.label(i) for i in range(len(self)))
 
 
 class WeightSource(ABC):
-    """Offline origin of pretrained weights, asked before the hub and the local cache. Both return None if unknown."""
+    """Offline source of pretrained weights, asked before the hub and its cache.
+
+    `folder` and `state_dict` return None for an unknown hub id."""
 
     def folder(self, hub_id: str) -> Path | None:
-        """A folder in the hub's own layout (config.json, tokenizer, model.safetensors)."""
+        """Folder in the hub's layout (config.json, tokenizer, model.safetensors)."""
         return None
 
     def state_dict(self, hub_id: str) -> dict[str, Tensor] | None:
-        """Tensors under the names that the library which knows `hub_id` expects."""
+        """State dict with the tensor names that the library of `hub_id` (timm, transformers) expects."""
         return None
 
     @abstractmethod
     def ids(self) -> Iterable[str]:
-        """The hub ids on offer."""
+        """The hub ids whose weights this source has."""

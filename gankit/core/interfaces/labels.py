@@ -1,4 +1,4 @@
-"""What is known about an image: class, tags, texts. No torch here."""
+"""Labels of images (class, tags, texts) and the vocabulary of a data set; does not import torch."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Label:
-    """Ground truth of an image, or a user's wish for one. Every field may be absent.
+    """Label of a training image, or a user's request for a generated one. Every field may be absent.
 
     Args:
         cls: name of the class.
@@ -29,7 +29,7 @@ class Label:
 
 @dataclass
 class Vocabulary:
-    """Names that a model knows, most frequent first, with their counts in the training data."""
+    """Classes and tags of a data set with their counts, most frequent first; numbers of captioned and of all images."""
 
     classes: dict[str, int] = field(default_factory=dict)
     tags: dict[str, int] = field(default_factory=dict)

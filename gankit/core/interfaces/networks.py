@@ -1,7 +1,7 @@
-"""The contracts of generators, discriminators and frozen feature networks.
+"""Base classes of generators, discriminators and frozen feature networks.
 
 Keyword-only constructor parameters of an implementation are its options (see `gankit.hookspecs`); positional ones are
-given by gankit. Images are NCHW float tensors in [-1, 1]; at the edges (files, sources) they are uint8 arrays HWC.
+given by gankit. Images are float tensors [B, C, H, W] in [-1, 1]; in files and sources, uint8 arrays [H, W, C].
 """
 
 from __future__ import annotations
@@ -22,13 +22,14 @@ SPATIAL_NUMBERS = 2023
 
 @dataclass(frozen=True)
 class Composition:
-    """What a plugin is to work with in a recipe, known before any network is built.
+    """The plugins of a recipe and the sizes of images and conditions, known before any network is built.
 
     Args:
         image_shape: (C, H, W).
         cond: sizes of the condition.
-        accepts: which of 'cls', 'tags', 'text' the conditioner reads.
-        parts: section of the recipe -> {'name': ..., option: value}, of regularizers and guidance name -> options.
+        accepts: fields of labels that the conditioner reads, of 'cls', 'tags', 'text'.
+        parts: section of the recipe -> {'name': ..., option: value}; for sections of several plugins, such as
+            regularizers, plugin name -> options.
     """
 
     image_shape: ImageShape
@@ -38,22 +39,23 @@ class Composition:
 
     @property
     def conditioner(self) -> str:
-        """How to call it in messages."""
+        """The conditioner's description in messages: "conditioner 'NAME'"."""
         return f"conditioner {self.parts['conditioner']['name']!r}"
 
 
-class Part:
-    """A network or a training part, which may be unfit for others."""
+class Component:
+    """Base class of plugins of a recipe that can report an incompatibility with others."""
 
     @classmethod
-    def unfit(cls, options: Mapping[str, Any], composition: Composition) -> tuple[str, str] | None:
-        """What this plugin, with these options, cannot work with, and why: ("conditioner 'none'", "there is ...").
+    def incompatibility(cls, options: Mapping[str, Any], composition: Composition) -> tuple[str, str] | None:
+        """(other plugin, reason) if this plugin cannot work in the recipe, such as ("conditioner 'none'", "..."), or
+        None.
 
-        Asked before any network is built, for mistakes that would show late or not at all; None if there is none."""
+        Called before any network is built, for mistakes that would show late or not at all."""
         return None
 
 
-class Generator(nn.Module, Part):
+class Generator(nn.Module, Component):
     """`__init__(self, image_shape: (C, H, W), cond: CondSpec, *, options)`.
 
     `mapping` and `synthesis` are methods or submodules with these signatures::
@@ -63,14 +65,14 @@ class Generator(nn.Module, Part):
         synthesis(ws, cond=None, *, noise_mode='random'|'const'|'none')
             -> images [B, C, H, W] in [-1, 1]
 
-    A network without a mapping network returns z itself as ws [B, 1, z_dim]. A synthesis network that keeps running
-    statistics of its own takes `update_emas=False`, too, and says so by `synthesis_emas`. One that sets `follows_ws`
-    takes ws in bfloat16 as well: its feature maps are bfloat16 then, its images float32 still.
+    A network without a mapping network returns z itself as ws [B, 1, z_dim]. A synthesis network with running
+    statistics also takes `update_emas=False` and sets `synthesis_emas`. One that sets `follows_ws` also takes ws in
+    bfloat16: its feature maps are then bfloat16, its images still float32.
     """
 
-    batch_statistics: ClassVar[str] = ""  # names the layers that look across the batch in training mode
+    batch_statistics: ClassVar[str] = ""  # name of layers with statistics over the batch in training mode
     synthesis_emas: ClassVar[bool] = False
-    follows_ws: ClassVar[bool] = False  # maps are bfloat16 where ws is; else torch.autocast makes them so
+    follows_ws: ClassVar[bool] = False  # feature maps get the dtype of ws; else bf16 needs torch.autocast
     z_dim: int
     w_dim: int
     num_ws: int
@@ -79,12 +81,12 @@ class Generator(nn.Module, Part):
     synthesis: Callable[..., Tensor]
 
     def renamed(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        """Tensors of a relative, such as one of another size, under the names that they have in this network."""
+        """State dict of a related network, such as one of another size, with the tensor names of this network."""
         return tensors
 
     def fade_in(self, share: float) -> bool:
-        """Let what the finest resolution adds count for a share in [0, 1], 1 being the network as it is (progressive
-        growing, Karras et al. 2018, section 2); False if the architecture has no such thing."""
+        """Set the fade-in weight alpha in [0, 1] of the finest resolution; 1 is the full network (progressive growing,
+        Karras et al. 2018, section 2). Returns False if the architecture has no fade-in."""
         return False
 
     def forward(
@@ -108,14 +110,14 @@ class Generator(nn.Module, Part):
         return self.synthesis(ws, cond, noise_mode=noise_mode, **emas)
 
 
-class Discriminator(nn.Module, Part, ABC):
+class Discriminator(nn.Module, Component, ABC):
     """`__init__(self, image_shape: (C, H, W), cond: CondSpec, *, options)`.
 
     Pretrained frozen networks inside are `FeatureNetwork`s; gankit leaves their tensors out of checkpoints.
     """
 
     batch_statistics: ClassVar[str] = (
-        ""  # names the layers that look across the batch, e.g. "minibatch stddev"
+        ""  # name of layers with statistics over the batch, e.g. "minibatch stddev"
     )
 
     def forward(self, images: Tensor, cond: Cond = None) -> list[Tensor]:
@@ -123,16 +125,16 @@ class Discriminator(nn.Module, Part, ABC):
         return self.score(self.features(images), cond)
 
     def fade_in(self, share: float) -> bool:
-        """Let what is seen at the finest resolution only count for a share in [0, 1], as `Generator.fade_in`."""
+        """Set the fade-in weight of the finest resolution, as `Generator.fade_in`."""
         return False
 
     @abstractmethod
     def features(self, images: Tensor) -> Any:
-        """The part that does not see the condition, so that several conditions can be scored at its cost once."""
+        """Compute the part of D that does not depend on the condition; `score` may use it for several conditions."""
 
     @abstractmethod
     def score(self, features: Any, cond: Cond = None) -> list[Tensor]:
-        """Logits [B, N_i] of what `features` returned, under a condition."""
+        """Logits [B, N_i] for the result of `features` and a condition."""
 
 
 @dataclass(frozen=True)
@@ -146,48 +148,49 @@ class Tap:
 class FeatureNetwork(nn.Module, ABC):
     """A frozen network: always in eval mode, no gradients on its weights, gradients to its input.
 
-    `forward` takes RGB images in [-1, 1] *already at the size* at which they shall enter, and applies its own mean and
-    std. It is referenced by `identity()` in checkpoints, never stored.
+    `forward` takes RGB images in [-1, 1] *already at the network's input size*, and applies its own mean and std.
+    Checkpoints refer to the network by `identity()` and do not store it.
     """
 
     taps: list[Tap]
     num_pooled: int  # width of `pooled`
     num_logits: int  # width of `logits`; 0 where the network has no classifier
     input_multiple: int = 1  # sides of the input must be multiples of this
-    input_side: int | None = None  # of the square images that it was trained on, where that is known
+    input_side: int | None = None  # side of the square images that it was trained on; None if not known
     own_resize: str | None = (
-        None  # the filter by which all but `forward` bring images of any size to its input, if so
+        None  # filter with which all methods but `forward` resize images of any size; None: they do not
     )
     answers: Mapping[
         str, Sequence[str | None]
-    ] = {}  # what its logits decide, for the metric 'accuracy', see there
+    ] = {}  # meaning of the logits, for the metric 'accuracy'; its docstring has the format
 
     @abstractmethod
     def forward(self, images: Tensor) -> list[Tensor]:
-        """Feature maps, one for each of `taps`, fine to coarse (a ViT's are all of one size)."""
+        """Feature maps, one for each of `taps`, from fine to coarse (all of one size in a ViT)."""
 
     @abstractmethod
     def pooled(self, images: Tensor) -> Tensor:
-        """[B, num_pooled] descriptor."""
+        """Pooled features [B, num_pooled]."""
 
     def logits(self, images: Tensor) -> Tensor:
-        """[B, num_logits] classifier output."""
+        """Classifier logits [B, num_logits]. Raises NotImplementedError if there is no classifier."""
         raise NotImplementedError(f"{type(self).__name__} has no classifier")
 
     def spatial(self, images: Tensor) -> Tensor:
-        """[B, N] descriptor of what is where: the first channels of the map whose stride is nearest to 16, as many as
-        give about as many numbers as the 2023 of spatial FID (Nash et al., Generating Images with Sparse
-        Representations, 2021)."""
+        """Spatial features [B, N]: the first channels of the feature map whose stride is nearest to 16, flattened.
+
+        The number of channels is the largest with N <= 2023, the size in spatial FID (Nash et al., Generating Images
+        with Sparse Representations, 2021), and at least 1."""
         maps = self(images)
         chosen = maps[min(range(len(maps)), key=lambda i: abs(self.taps[i].stride - 16))]
         return chosen[:, : max(1, SPATIAL_NUMBERS // chosen[0, 0].numel())].flatten(1)
 
     def read(self, images: Tensor, outputs: Sequence[str]) -> dict[str, Tensor]:
-        """Several of 'pooled', 'spatial' and 'logits' at once; override it where they share work."""
+        """Name -> tensor for several of 'pooled', 'spatial', 'logits'; override it if they share computation."""
         return {name: getattr(self, name)(images) for name in outputs}
 
     def identity(self) -> dict[str, str]:
-        """{'name': ..., 'sha256': ...} over the fp32 bytes of the tensors in name order."""
+        """{'name': ..., 'sha256': ...}; the hash is that of `sha256_of` over the state dict."""
         from gankit.core.runtime.tensor_files import sha256_of
 
         return {"name": self.name, "sha256": sha256_of(self.state_dict())}

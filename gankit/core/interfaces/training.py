@@ -1,4 +1,4 @@
-"""The contracts of what a training step calls: losses, regularizers, guidance, augmentations, trackers."""
+"""Base classes of the plugins of a training step: losses, regularizers, guidance, augmentations, trackers."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from torch import Tensor, nn
 
 from gankit.core.interfaces.conditions import Condition, Conditioner
 from gankit.core.interfaces.labels import Label
-from gankit.core.interfaces.networks import Discriminator, Generator, ImageShape, Part
+from gankit.core.interfaces.networks import Component, Discriminator, Generator, ImageShape
 
 
-class AdversarialLoss(Part, ABC):
-    """Logits are lists as `Discriminator.forward` returns them; results are per image, [B]."""
+class AdversarialLoss(Component, ABC):
+    """Adversarial losses of D and G: logits, as `Discriminator.forward` returns them -> losses of the images, [B]."""
 
-    g_needs_real: ClassVar[bool] = False  # relativistic losses compare with real logits in G's step too
+    g_needs_real: ClassVar[bool] = False  # True if G's loss uses real logits too (relativistic losses)
 
     @abstractmethod
     def d_loss(self, real: list[Tensor], fake: list[Tensor]) -> Tensor: ...
@@ -29,13 +29,14 @@ class AdversarialLoss(Part, ABC):
 
 @dataclass
 class StepContext:
-    """What a regularizer may use: one micro-batch of the running step.
+    """The inputs of a regularizer: one micro-batch of the running step.
 
-    `side` is 'D' or 'G', whose phase it is; `real` is the batch before augmentation, [B, C, H, W]; `cond` its condition
-    as the networks see it, `full_cond` the same before dropout and noise; `augment` is the pipeline in front of D;
-    `sample_z(n)` draws fresh latents [n, z_dim]. In the main phases `features` holds what these have computed: "real"
-    are D's features of the augmented reals (D's phase), "fake" G's images under the same conditions, before
-    augmentation, and "fake features" D's features of them, after it (both phases; D's without a gradient to G).
+    `side` is the phase, 'D' or 'G'; `real` are the real images before augmentation, [B, C, H, W]; `cond` is their
+    condition as the networks see it, `full_cond` the same before dropout and noise; `augment` is the augmentation in
+    front of D; `sample_z(n)` draws new latents [n, z_dim]; `nimg` is the number of images trained so far. In the main
+    phases `features` holds intermediate results: "real", D's features of the augmented real images (D's phase); "fake",
+    G's images under the same conditions, before augmentation, and "fake features", D's features of them, after it
+    (both phases; in D's without a gradient to G).
     """
 
     side: str
@@ -51,27 +52,30 @@ class StepContext:
     g_cond: Condition | None = None
 
 
-class Regularizer(nn.Module, Part, ABC):
-    """A penalty on one network, computed every `interval` steps and multiplied by it (lazy regularisation, StyleGAN2
-    section 3.2). With interval 1 it joins the main loss; otherwise it is a step of its own and the optimiser of its
-    side gets lr * k/(k+1) and beta ** (k/(k+1)). Parameters of its own are trained in D's phases."""
+class Regularizer(nn.Module, Component, ABC):
+    """A penalty on G or D, computed every `interval` steps and multiplied by it (lazy regularisation, StyleGAN2 section
+    3.2).
 
-    side: ClassVar[str]  # 'D', 'G', or 'both' for one that joins both main losses
-    second_order: ClassVar[bool] = True  # takes gradients of gradients, so it always runs in fp32
+    With interval 1 it is added to the main loss. With interval k > 1 it is a step of its own, and the optimiser of its
+    side gets lr * k/(k+1) and beta ** (k/(k+1)). Parameters of the regularizer itself are trained in D's phases."""
+
+    side: ClassVar[str]  # 'D', 'G', or 'both' if it is added to both main losses
+    second_order: ClassVar[bool] = True  # True if it needs second derivatives, so that it always runs in fp32
     interval: int = 1
     batch_statistics: ClassVar[str] = ""
 
     def set_up(self, D: Discriminator, conditioner: Conditioner, image_shape: ImageShape) -> None:
-        """Called once, before training, with the networks at hand: the place to make parameters whose shapes depend on
-        them. Raises GankitError if this regularizer cannot work with them."""
+        """Called once before training; may create parameters whose shapes depend on the networks.
+
+        Raises GankitError if this regularizer cannot work with them."""
 
     @abstractmethod
     def penalty(self, step: StepContext) -> Tensor:
-        """Weighted penalty of each image, [B]; state that it keeps belongs in buffers."""
+        """Weighted penalty of each image, [B]. State must be kept in buffers, so that checkpoints have it."""
 
 
-class Guidance(nn.Module, Part, ABC):
-    """A loss on generated images; its frozen networks are not stored."""
+class Guidance(nn.Module, Component, ABC):
+    """A loss on generated images, added to G's loss with `weight`; checkpoints do not store its frozen networks."""
 
     weight: float
 
@@ -80,8 +84,10 @@ class Guidance(nn.Module, Part, ABC):
         """Unweighted loss of each image, [B]; images [B, C, H, W] in [-1, 1], before augmentation."""
 
 
-class Augmentation(nn.Module, Part, ABC):
-    """`__init__(self, image_shape: (C, H, W), *, options)`; twice differentiable with respect to the images."""
+class Augmentation(nn.Module, Component, ABC):
+    """Augmentation of all images that D sees. `__init__(self, image_shape: (C, H, W), *, options)`.
+
+    Must be twice differentiable with respect to the images."""
 
     channels: ClassVar[tuple[int, ...]] = (
         1,
@@ -93,20 +99,23 @@ class Augmentation(nn.Module, Part, ABC):
     def forward(self, images: Tensor) -> Tensor: ...
 
     def update(self, real_signs: float, nimg: int, batch: int) -> None:
-        """Adapt to the mean sign of D's real logits over the `batch` images since the last call (4 steps)."""
+        """Adapt the strength: `real_signs` is the mean sign of D's real logits over the `batch` images since the last
+        call (4 steps)."""
 
     def scalars(self) -> dict[str, float]:
-        """What to log, such as an adaptive strength."""
+        """Numbers to log, such as an adaptive strength."""
         return {}
 
 
 class Tracker(ABC):
-    """`__init__(self, run_dir: Path, *, options)`; called on the main process only, a few times a minute at most."""
+    """Receiver of training events, such as a log file. `__init__(self, run_dir: Path, *, options)`.
+
+    Called in the main process only, a few times a minute at most."""
 
     def on_tick(self, nimg: int, scalars: Mapping[str, float]) -> None:
-        """Scalars averaged since the last tick."""
+        """Log scalars by name, averaged since the last tick, at `nimg` images."""
 
     def on_images(self, nimg: int, name: str, path: Path) -> None:
-        """A sample grid was written to `path` (PNG)."""
+        """Log the sample grid that was written to `path` (PNG)."""
 
     def close(self) -> None: ...

@@ -1,1 +1,1 @@
-"""From a recipe to networks and model folders; pretrained weights, warm starts, averages of weights."""
+"""Building networks from recipes, model folders, pretrained weights, warm starts, and averages of weights."""

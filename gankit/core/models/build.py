@@ -37,7 +37,7 @@ def build_discriminator(recipe: Recipe, conditioner: Conditioner) -> Discriminat
 
 
 def build_regularizer(recipe: Recipe, name: str, D: Discriminator, conditioner: Conditioner) -> Regularizer:
-    """A regularizer of the recipe, set up for networks that are where they will be trained."""
+    """A regularizer of the recipe after `set_up`; D and the conditioner must be on the device of training already."""
 
     def make() -> Regularizer:
         regularizer: Regularizer = options.build("regularizer", {**recipe.regularizers[name], "name": name})
@@ -53,7 +53,7 @@ def build_regularizer(recipe: Recipe, name: str, D: Discriminator, conditioner: 
 
 
 def _seeded(recipe: Recipe, offset: int, make: Any) -> Any:
-    """Initial weights depend on the recipe's seed only, not on what ran before."""
+    """Call `make` with torch's global generator seeded by the recipe's seed and `offset`, and restore it afterwards."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.train.seed * 1000 + offset)
         return make()
@@ -63,15 +63,17 @@ Network = TypeVar("Network", bound=nn.Module)
 
 
 def channels_last(module: Network, device: torch.device) -> Network:
-    """Move a network; convolution weights go channels-last, which is twice as fast on CPUs and on tensor cores."""
+    """Move a network to a device, convolution weights in channels-last format (not on MPS).
+
+    Channels-last is twice as fast on CPUs and on tensor cores."""
     if device.type == "mps":
         return module.to(device)
     return module.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
 def for_sampling(generator: Generator, device: torch.device) -> Generator:
-    """As `channels_last`, but on a CPU weights stay where they are if they are `any_layout`, as their module says: the
-    operators bring them into their own order (see `gankit.core.cuda.ConstantWeights`)."""
+    """Move a generator to a device like `channels_last`, but on a CPU leave the weights of modules with `any_layout` as
+    they are: operators reorder those themselves (see `gankit.core.cuda.ConstantWeights`)."""
     if device.type != "cpu":
         return channels_last(generator, device)
     for module in generator.modules():

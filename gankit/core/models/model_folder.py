@@ -1,7 +1,7 @@
-"""The model folder: recipe, generator and conditioner on disk, saved and loaded.
+"""Saving and loading of model folders: recipe, generator and conditioner.
 
-A model folder holds `recipe.yaml`, `generator.safetensors` (the moving average), `conditioner.json` and, if it was
-trained, `conditioner.safetensors`.
+A model folder holds `recipe.yaml`, `generator.safetensors` (EMA weights), `conditioner.json` and, if the conditioner
+was trained, `conditioner.safetensors`.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ OTHER_ENCODER = (
 
 @dataclass
 class Model:
-    """What sampling needs."""
+    """A model as sampling needs it: recipe, conditioner, generator, and the number of images trained."""
 
     recipe: Recipe
     conditioner: Conditioner
@@ -57,15 +57,15 @@ def save_model(
     """Write a model into an existing folder.
 
     Args:
-        folder: where to.
-        recipe: of the run.
-        conditioner: whose vocabulary and trained weights are saved.
-        generator_state: its tensors.
-        nimg: images that it was trained on.
-        encoders: `conditioner.identity()`, which is costly.
-        dtype: stores floating-point weights narrower.
+        folder: existing folder to write to.
+        recipe: recipe of the run.
+        conditioner: conditioner; its vocabulary and trained weights are saved.
+        generator_state: the generator's `stored_state`.
+        nimg: number of images that the model was trained on.
+        encoders: `conditioner.identity()`, passed in because it is slow to compute.
+        dtype: dtype in which floating-point weights are stored; None keeps theirs.
 
-    Returns the checksums of its tensor files by name."""
+    Returns the checksums of the tensor files by file name."""
 
     def narrow(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         if dtype is None:
@@ -102,7 +102,9 @@ def save_model(
 
 
 def load_model(folder: Path) -> Model:
-    """Read a model folder (or checkpoint). Raises GankitError for a damaged one or one of another version."""
+    """Read a model folder or checkpoint.
+
+    Raises GankitError if it is damaged, of another version, or was trained with other text encoders."""
     page, origin = recipes.read_page(str(folder / "recipe.yaml"))
     recipe = recipes.parse(page, origin)
     conditioner_page = tensor_files.read_json(folder / "conditioner.json", FORMAT)
@@ -116,7 +118,7 @@ def load_model(folder: Path) -> Model:
     tensors, metadata = tensor_files.load_tensors(path)
     with filled_later():
         generator = build_generator(recipe, conditioner)
-    # elsewhere than on POSIX, a file that is in use cannot be replaced, as a training would
+    # not on Windows, where a mapped file cannot be replaced, as training does
     stored_state.load_stored(generator, tensors, path, adopt=os.name == "posix")
     return Model(recipe, conditioner, generator, int(metadata.get("gankit", {}).get("images", 0)))
 

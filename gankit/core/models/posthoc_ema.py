@@ -1,9 +1,9 @@
-"""Averages of weights whose length is chosen after training: Karras et al. 2024 (EDM2), section 3 and appendix C.
+"""Post-hoc EMA: weight averages of a length chosen after training (Karras et al. 2024, section 3).
 
-During training two averages with power-function profiles are kept, p(tau) ~ tau^gamma on (0, t], and snapshots of them
-saved. Afterwards a linear combination of the snapshots approximates the average of any other profile; its coefficients
-are the least-squares fit of the profiles, here among those that sum to 1. The length of a profile is its standard
-deviation in units of t.
+During training, averages with power-function profiles p(tau) ~ tau^gamma on (0, t] are kept, usually two, and snapshots
+of them saved. Afterwards a linear combination of the snapshots approximates the average of any other profile; its
+coefficients are the least-squares fit of the profiles, here among those that sum to 1. The length of a profile is its
+standard deviation in units of t. The paper is EDM2's; see also its appendix C.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-MAX_LENGTH = 0.28  # that of a constant profile, which is gamma = 0, is 1 / sqrt(12)
+MAX_LENGTH = 0.28  # just below 1 / sqrt(12), the length of a constant profile (gamma = 0)
 
 
 @functools.cache
 def gamma_of(length: float) -> float:
-    """The exponent gamma >= 0 of a length in (0, MAX_LENGTH], the inverse of `length_of`."""
+    """Exponent gamma >= 0 of the profile of a length in (0, MAX_LENGTH]; inverse of `length_of`. Raises ValueError."""
     if not 0 < length <= MAX_LENGTH:
         raise ValueError(f"length must be in (0, {MAX_LENGTH}], not {length}")
     low, high = 0.0, 1.0
@@ -38,12 +38,12 @@ def length_of(gamma: float) -> float:
 
 
 def beta_of(gamma: float, t: float, step: float) -> float:
-    """What the average up to t - step counts in that up to t; 0 at the first step."""
+    """Decay of the average at time t: the factor on the average at t - step; 0 at the first step."""
     return (1 - step / t) ** (gamma + 1)
 
 
 def inner_products(t_a: Tensor, gamma_a: Tensor, t_b: Tensor, gamma_b: Tensor) -> Tensor:
-    """[A, B] integrals of p_a(tau) p_b(tau); times [A] and [B] > 0, exponents alike, float64."""
+    """Integrals [A, B] of p_a(tau) p_b(tau) for profiles with times t > 0 and exponents gamma, [A] and [B], float64."""
     t_a, gamma_a = t_a[:, None], gamma_a[:, None]
     first = torch.minimum(t_a, t_b)
     # (g_a + 1) / t_a^(g_a + 1) * (g_b + 1) / t_b^(g_b + 1) * first^(g_a + g_b + 1) / (g_a + g_b + 1), in logarithms
@@ -54,15 +54,15 @@ def inner_products(t_a: Tensor, gamma_a: Tensor, t_b: Tensor, gamma_b: Tensor) -
 def fit(
     times: Sequence[float], lengths: Sequence[float], time: float, length: float
 ) -> tuple[list[float], float]:
-    """Coefficients, of sum 1, with which snapshots come nearest to another average.
+    """Coefficients, summing to 1, of the linear combination of snapshots nearest to the wanted average.
 
     Args:
-        times: of the snapshots, in images since averaging began, > 0.
-        lengths: of their profiles.
-        time: of the wanted average, at most the newest of the snapshots' times.
-        length: of its profile.
+        times: times of the snapshots, in images since averaging began, > 0.
+        lengths: lengths of the snapshots' profiles.
+        time: time of the wanted average, at most the largest of `times`.
+        length: length of the wanted profile.
 
-    Returns the coefficients and the distance of the two profiles relative to the wanted one (L2).
+    Returns the coefficients, and the L2 distance of the fitted from the wanted profile relative to the latter's norm.
     """
     scale = max(times)
     t = torch.tensor(times, dtype=torch.float64) / scale
@@ -73,7 +73,7 @@ def fit(
     sides = torch.cat([b, torch.ones_like(b)], 1) / size[:, None]
     solved = torch.linalg.lstsq(A / size[:, None] / size, sides, driver="gelsd").solution / size[:, None]
     free, ones = solved.split(1, 1)
-    # Lagrange's method for coefficients that sum to 1: weights that stood still come out as they are
+    # Lagrange multiplier for coefficients that sum to 1, so that constant weights are reproduced
     x = free + ones * ((1 - free.sum()) / ones.sum())
     norm = inner_products(*wanted, *wanted)
     rest = (norm - 2 * b.T @ x + x.T @ A @ x).clamp(min=0)
@@ -81,11 +81,11 @@ def fit(
 
 
 class PowerAverages:
-    """Averages of some networks with power-function profiles, updated in every step.
+    """Weight averages of networks with power-function profiles, updated in every step.
 
     Args:
-        lengths: of the profiles.
-        networks: by name; copied.
+        lengths: lengths of the profiles.
+        networks: networks by name; they are copied.
     """
 
     def __init__(self, lengths: Sequence[float], networks: Mapping[str, nn.Module]) -> None:
@@ -100,7 +100,7 @@ class PowerAverages:
 
     @torch.no_grad()
     def update(self, networks: Mapping[str, nn.Module], nimg: int, batch: int) -> None:
-        """Take in the networks after a step of `batch` images that led to `nimg`; buffers are copied."""
+        """Update the averages after a step of `batch` images, `nimg` being the count after it; buffers are copied."""
         for length, averages in self.averages.items():
             beta = beta_of(gamma_of(length), nimg - self.start, batch)
             for name, average in averages.items():
@@ -110,7 +110,7 @@ class PowerAverages:
                     mine.copy_(theirs)
 
     def modules(self) -> dict[str, nn.Module]:
-        """The averages by the names under which a checkpoint keeps them."""
+        """The averages by their names in checkpoints, 'posthoc-LENGTH.NETWORK'."""
         return {
             f"posthoc-{length:g}.{name}": module
             for length, averages in self.averages.items()

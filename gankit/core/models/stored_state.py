@@ -1,4 +1,4 @@
-"""State dicts without the tensors of frozen pretrained networks, which checkpoints reference by name and hash."""
+"""State dicts without the tensors of frozen pretrained networks, which checkpoints refer to by name and hash."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ def frozen_networks(module: nn.Module) -> dict[str, FeatureNetwork]:
 
 
 def stored_state(module: nn.Module) -> dict[str, Tensor]:
-    """The state dict without the tensors of frozen pretrained networks, which are referenced instead."""
+    """State dict of a module without the tensors of frozen pretrained networks inside it."""
     prefixes = tuple(f"{name}." if name else "" for name in frozen_networks(module))
     return {k: v for k, v in module.state_dict().items() if not (prefixes and k.startswith(prefixes))}
 
 
 def stored_buffers(module: nn.Module) -> list[Tensor]:
-    """Buffers outside frozen networks, also those that are not saved."""
+    """All buffers of a module outside frozen networks, non-persistent ones too."""
     prefixes = tuple(f"{name}." if name else "" for name in frozen_networks(module))
     return [b for name, b in module.named_buffers() if not (prefixes and name.startswith(prefixes))]
 
@@ -32,10 +32,10 @@ def stored_buffers(module: nn.Module) -> list[Tensor]:
 def load_stored(
     module: nn.Module, tensors: Mapping[str, Tensor], origin: Path | str, *, adopt: bool = False
 ) -> None:
-    """The inverse of `stored_state`; names and shapes must agree.
+    """Load tensors of `stored_state` into a module. Raises GankitError if names or shapes differ.
 
-    `adopt` has the module take the tensors themselves where their types agree, too: those of `load_tensors` lie in the
-    file, and cost memory only as far as they are read.
+    With `adopt`, tensors of the same dtype and device replace the module's own instead of being copied: those of
+    `load_tensors` are memory-mapped and take memory only as far as they are read.
     """
     expected = stored_state(module)
     missing = sorted(expected.keys() - tensors.keys())
@@ -58,11 +58,11 @@ def load_stored(
 
 
 def _adopt(module: nn.Module, name: str, tensor: Tensor) -> bool:
-    """Put a tensor in the place of the parameter or buffer of this name and of its type, if there is one."""
+    """Replace the parameter or buffer of this name by a tensor; False if there is none of its dtype and device."""
     path, _, name = name.rpartition(".")
     try:
         owner = module.get_submodule(path)
-    except AttributeError:  # the module saves itself in a way of its own
+    except AttributeError:  # the module has a state_dict method of its own
         return False
     parameter = owner._parameters.get(name)
     old = owner._buffers.get(name) if parameter is None else parameter

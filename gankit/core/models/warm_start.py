@@ -1,8 +1,8 @@
-"""Weights of one network for another of a different size, number of classes or kind of condition (`--init`).
+"""Warm starts (`--init`): copying weights into a network of another size, number of classes or condition.
 
-What fits is copied by name. Where a layer has more inputs than before, the new ones start with weight zero and the gain
-of equalised learning rates is evened out, so that the network begins with what the source draws. Columns that belong to
-classes and tags are matched by their names.
+Tensors of equal name and shape are copied. If a layer has more inputs than before, the new ones get weight zero and the
+gain of equalised learning rates is compensated, so that the new network first computes what the source does. Weight
+columns of classes and tags are matched by their names.
 """
 
 from __future__ import annotations
@@ -31,15 +31,17 @@ from gankit.errors import GankitError
 def start_from(
     init: str | Path, folder: Path, recipe: Recipe, conditioner: Conditioner, G: Generator, D: Discriminator
 ) -> list[str]:
-    """Take weights from a model for networks that are about to be trained; returns what was done, for the user.
+    """Copy the weights of a model folder into new networks.
 
     Args:
-        init: the model as the user named it.
-        folder: of that model.
-        recipe: of the new networks.
-        conditioner: new, with its vocabulary.
+        init: the model as the user named it, for messages.
+        folder: folder of that model.
+        recipe: recipe of the new networks.
+        conditioner: the new conditioner, with its vocabulary; changed in place if it is trainable.
         G: the new generator, changed in place.
-        D: the new discriminator, changed in place if the model has one.
+        D: the new discriminator, changed in place if the folder has one.
+
+    Returns lines that report what was copied, for the user.
     """
     lines = []
     try:
@@ -72,15 +74,17 @@ def copy_weights(
     old_columns: list[tuple[str, str]],
     conditioner: Conditioner,
 ) -> Transfer | None:
-    """Take weights from a network in memory, as `start_from` does from a model; None if there are none to take.
+    """Copy the weights of a network in memory into a new one, as `start_from` does from a model folder.
 
     Args:
         kind: 'generator', 'discriminator' or 'conditioner'.
         source: the old network.
-        target: the new one, changed in place.
-        recipe: of the new one.
-        old_columns: of the condition of the old one.
-        conditioner: of the new one.
+        target: the new network, changed in place.
+        recipe: recipe of the new network.
+        old_columns: `Conditioner.columns()` of the old network's conditioner.
+        conditioner: conditioner of the new network.
+
+    Returns a report, or None if one of the networks has no stored tensors.
     """
     tensors = stored_state.stored_state(source)
     if not tensors or not stored_state.stored_state(target):
@@ -97,21 +101,21 @@ def _axes(kind: str, recipe: Recipe, spec: CondSpec) -> dict[str, int]:
 
 Column = tuple[str, str]  # kind and name, see Conditioner.columns
 
-# Fixed, as they follow from the size and the options of the new network; layers of another may bear the same name.
+# Names of constant tensors, which follow from the new network's size and options: copied only if their values agree.
 FILTERS = ("up_filter", "down_filter", "resample_filter", "Kernel")
 
-NAMED = ("cls", "tags")  # kinds of columns whose names mean the same
+NAMED = ("cls", "tags")  # kinds of columns that match each other by name
 
 
 @dataclass(frozen=True)
 class Columns:
-    """How the numbers of a condition correspond to those of the source's condition.
+    """Mapping from the columns of a new condition's embedding to those of the source's.
 
     Attributes:
-        source: for each number of the new condition the index of the old one, None if it is new.
-        width: numbers of the old condition.
-        missing: names that the source lacks.
-        unused: names that only the source has.
+        source: for each column of the new embedding its index in the old one, or None.
+        width: width of the old embedding.
+        missing: names of new columns that the source lacks.
+        unused: names of old columns that the new condition lacks.
     """
 
     source: tuple[int | None, ...] = ()
@@ -133,7 +137,9 @@ class Columns:
 
 
 def match(old: Sequence[Column], new: Sequence[Column]) -> Columns:
-    """Columns of the same kind and name; else of the same name, since the class 'cat' and the tag 'cat' are alike."""
+    """Match columns by kind and name, else by name alone among classes and tags (class 'cat' matches tag 'cat').
+
+    Names are compared without case and with '_' as a space."""
 
     def spelled(name: str) -> str:
         return name.casefold().replace("_", " ")
@@ -150,9 +156,15 @@ def match(old: Sequence[Column], new: Sequence[Column]) -> Columns:
 
 
 def condition_axes(make: Callable[[CondSpec], nn.Module], spec: CondSpec) -> dict[str, int]:
-    """For each tensor that has a column for each number of the condition, the axis of these columns.
+    """Tensor name -> axis along which a tensor has one column for each number of the condition's embedding.
 
-    Found by building the network on the meta device with one number more. On that axis, the condition comes last."""
+    Found by building the network on the meta device with c_dim and c_dim + 1. On that axis, the condition's columns are
+    the last ones.
+
+    Args:
+        make: builds the network for given sizes of the condition.
+        spec: sizes of the condition.
+    """
     if not spec.c_dim:
         return {}
     with torch.device("meta"), filled_later():
@@ -170,7 +182,7 @@ def condition_axes(make: Callable[[CondSpec], nn.Module], spec: CondSpec) -> dic
 
 @dataclass
 class Transfer:
-    """What became of each tensor of the new network, and what of the source was of no use."""
+    """Report of `transfer`: names of copied, resized and fresh tensors, and of the source's unused ones."""
 
     copied: list[str] = field(default_factory=list)
     resized: list[str] = field(default_factory=list)
@@ -198,13 +210,13 @@ def transfer(
     axes: Mapping[str, int] | None = None,
     columns: Columns | None = None,
 ) -> Transfer:
-    """Copy what fits by name; where only sizes differ, copy the common part.
+    """Copy tensors into a network by name; where only sizes differ, copy the common part.
 
     Args:
         module: the new network, changed in place.
         tensors: state dict of the source.
-        axes: of `condition_axes`; with `columns`, these tensors are copied column by column.
-        columns: of `match`.
+        axes: result of `condition_axes`; with `columns`, these tensors are copied column by column.
+        columns: result of `match`.
     """
     done = Transfer()
     owners = dict(module.named_modules())
@@ -242,7 +254,7 @@ def _alike(source: Tensor, target: Tensor) -> bool:
 
 
 def _gain(owner: nn.Module | None, name: str, source: Tensor, target: Tensor) -> float:
-    """What evens out the gain 1/sqrt(inputs) of layers with equalised learning rates."""
+    """Factor on copied weights that compensates the gain 1/sqrt(inputs) of equalised learning rates; 1 elsewhere."""
     if name.endswith("weight") and hasattr(owner, "weight_gain") and source.dim() > 1:
         return math.sqrt(target[0].numel() / max(source[0].numel(), 1))
     return 1.0
@@ -265,7 +277,7 @@ def _copy_common(owner: nn.Module | None, name: str, source: Tensor, target: Ten
 
 
 def _overlap(a: int, b: int, centred: bool) -> tuple[slice, slice]:
-    """Where axes of a and of b numbers lie over each other: at their beginnings, or at their centres, as kernels do."""
+    """Slices of axes of length a and b that overlap, aligned at their starts or, for kernels, at their centres."""
     size = min(a, b)
     starts = ((a - size) // 2, (b - size) // 2) if centred else (0, 0)
     return slice(starts[0], starts[0] + size), slice(starts[1], starts[1] + size)
@@ -273,12 +285,12 @@ def _overlap(a: int, b: int, centred: bool) -> tuple[slice, slice]:
 
 def _copy_columns(axis: int, columns: Columns, source: Tensor, target: Tensor) -> None:
     source, target = source.movedim(axis, 0), target.movedim(axis, 0)
-    before = len(target) - len(columns.source)  # numbers on this axis that belong to no condition, such as z
+    before = len(target) - len(columns.source)  # columns that do not belong to the condition, such as z's
     old_before = len(source) - columns.width
-    for i in range(1, source.dim()):  # views of the part that both have
+    for i in range(1, source.dim()):  # views of the common part
         size = min(source.shape[i], target.shape[i])
         source, target = source.narrow(i, 0, size), target.narrow(i, 0, size)
-    if before > 0:  # a sum over z and the condition: what is new has no effect at first
+    if before > 0:  # z and condition are inputs of one layer: new columns have no effect at first
         target[:] = 0
     shared = max(min(before, old_before), 0)
     target[:shared] = source[:shared]

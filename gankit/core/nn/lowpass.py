@@ -16,17 +16,17 @@ def design_lowpass_filter(
 
     Args:
         numtaps: taps along each axis; 1 means no filter.
-        cutoff: frequency that is halved, in the unit of `fs`, below fs / 2.
-        width: of the transition band around `cutoff`, in the unit of `fs`.
+        cutoff: frequency with gain 1/2, in the unit of `fs`, at most fs / 2.
+        width: width of the transition band around `cutoff`, in the unit of `fs`, > 0.
         fs: sampling rate of the signal to be filtered.
-        radial: one cutoff for all directions: an isotropic kernel [numtaps, numtaps] (jinc under the product of two
-            Kaiser windows), for an even `numtaps`. Otherwise 1-D taps [numtaps], for one axis after the other.
+        radial: if True, return an isotropic kernel [numtaps, numtaps] (jinc times the product of two Kaiser windows);
+            needs an even `numtaps`. Otherwise return 1-D taps [numtaps] of a separable filter.
 
     Returns:
         The taps, or None for `numtaps` 1.
 
     Raises:
-        ValueError: naming the argument that is out of range.
+        ValueError: an argument is out of range; the message names it.
     """
     if numtaps < 1 or (radial and numtaps > 1 and numtaps % 2):
         raise ValueError(f"numtaps must be at least 1, and even for a radial filter, not {numtaps}")
@@ -48,7 +48,7 @@ def design_lowpass_filter(
 
 
 def _beta(numtaps: int, width: float) -> float:
-    """Shape of the Kaiser window for a transition band of `width` times half the sampling rate."""
+    """Kaiser window parameter beta for a transition band of `width` times half the sampling rate."""
     attenuation = 2.285 * (numtaps - 1) * math.pi * width + 7.95  # dB
     if attenuation > 50:
         return 0.1102 * (attenuation - 8.7)

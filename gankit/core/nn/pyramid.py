@@ -10,10 +10,11 @@ START = (
 
 
 def levels(image_shape: tuple[int, int, int]) -> tuple[tuple[int, int], int]:
-    """(C, H, W) -> ((h, w), k): the start grid and the number of doublings that lead from it to H x W.
+    """(C, H, W) -> ((h, w), k): the start grid and the number of doublings from it to H x W.
 
-    k is the largest number with min(H, W) / 2^k >= 4 for which 2^k divides both sides. A size that would leave a start
-    grid of 16 or more on both sides is refused: its learned constant and D's last layer would be larger than the rest.
+    k is the largest number with min(H, W) / 2^k >= 4 for which 2^k divides both sides. Raises GankitError for a side
+    below 4 and for a start grid of 16 or more on both sides: the learned constant and D's last layer would be larger
+    than the rest of the networks.
     """
     _, height, width = image_shape
     small = min(height, width)
@@ -38,12 +39,12 @@ def levels(image_shape: tuple[int, int, int]) -> tuple[tuple[int, int], int]:
 
 
 def nominal(level: int) -> int:
-    """The resolution that names a level: 4, 8, 16, ... from coarse to fine, whatever the aspect ratio."""
+    """Nominal resolution of a level, used in module names: 4, 8, 16, ... from coarse to fine, for any aspect ratio."""
     return START << level
 
 
 def channels(level: int, channel_base: int, channel_max: int) -> int:
-    """Feature maps of a level: C(r) = min(channel_base // r, channel_max)."""
+    """Number of feature maps of a level: C(r) = min(channel_base // r, channel_max). Raises GankitError if it is 0."""
     count = min(channel_base // nominal(level), channel_max)
     if count < 1:
         raise GankitError(

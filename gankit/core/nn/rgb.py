@@ -1,4 +1,4 @@
-"""How images of any channel count and size enter a frozen RGB network."""
+"""Conversion of images to the three channels, and choice of the input size, of a frozen RGB network."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def to_rgb(images: Tensor) -> Tensor:
 
 
 def entry_size(height: int, width: int, side: int, multiple: int) -> tuple[int, int]:
-    """The size at which images enter: shorter side `side`, aspect kept, both rounded to a multiple of `multiple`."""
+    """Input size (H, W): shorter side `side`, aspect ratio kept, both sides rounded to multiples of `multiple`."""
     scale = side / min(height, width)
     rounded = [max(1, round(length * scale / multiple)) * multiple for length in (height, width)]
     return rounded[0], rounded[1]

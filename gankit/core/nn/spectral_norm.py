@@ -1,7 +1,7 @@
 """Layers with spectral normalisation (Miyato et al. 2018), one power iteration per training forward.
 
-Names, start values and order of the iteration are those of `torch.nn.utils.spectral_norm`, so that weights of the
-original discriminators load; unlike its hooks this copies, exports and autocasts like any module.
+Parameter names, initial values and the order of the iteration are those of `torch.nn.utils.spectral_norm`, so that
+weights of the original discriminators load. Unlike its hooks, these layers can be copied, exported and autocast.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ EPS = 1e-12
 
 
 class _SpectralNorm:
-    """Replaces `weight` [O, I, ...] by `weight_orig` and the singular vectors `weight_u` [O], `weight_v` [I * ...]."""
+    """Mixin: stores `weight` [O, I, ...] as `weight_orig`, and singular vectors `weight_u` [O], `weight_v` [I * k]."""
 
     weight_orig: nn.Parameter
     weight_u: Tensor
     weight_v: Tensor
     bias: nn.Parameter | None
     training: bool
-    transposed = False  # torch sets it where the weight is [I, O, ...]
+    transposed = False  # nn.ConvTranspose2d sets it to True on the instance: its weight is [I, O, ...]
 
     def _split(self: nn.Module) -> None:  # type: ignore[misc]
         weight = cast(nn.Parameter, self.weight)
@@ -37,10 +37,10 @@ class _SpectralNorm:
         self.register_buffer("weight_v", F.normalize(torch.randn(columns), dim=0, eps=EPS))
 
     def sigma(self) -> Tensor:
-        """The largest singular value of the weight, after a power iteration in training mode."""
+        """Estimate of the largest singular value of the weight, a scalar; in training mode, after a power iteration."""
         weight = self.weight_orig.transpose(0, 1) if self.transposed else self.weight_orig
         with without_autocast(weight):
-            # The columns of a channels-last weight are taken as they lie in memory instead of copied into order.
+            # A channels-last weight is flattened in memory order, without a copy; v is permuted to match.
             permuted = not weight.is_contiguous()
             stored = weight.permute(0, 2, 3, 1) if permuted else weight
             matrix, v = stored.flatten(1), self.weight_v
@@ -58,9 +58,10 @@ class _SpectralNorm:
             return torch.dot(u, product)
 
     def _normalise(self, y: Tensor) -> Tensor:
-        """Result of the convolution with `weight_orig` -> that with weight / sigma, plus bias.
+        """Turn the output of the layer with `weight_orig` into y / sigma + bias.
 
-        The heads of Projected GAN have more weights than activations: dividing these is the smaller job by far.
+        Scaling the output is cheaper than scaling the weight in the heads of Projected GAN, which have far more
+        weights than activations.
         """
         scale = self.sigma().reciprocal().to(y.dtype)
         if self.bias is None:
@@ -91,7 +92,7 @@ class SNConv2d(_SpectralNorm, nn.Conv2d):  # type: ignore[misc]
 
 
 class SNConvTranspose2d(_SpectralNorm, nn.ConvTranspose2d):  # type: ignore[misc]
-    """`nn.ConvTranspose2d` without padding; its weight, as a matrix of one row an output channel, has norm 1."""
+    """`nn.ConvTranspose2d` without padding whose weight, as a matrix [O, I * kh * kw], has spectral norm 1."""
 
     def __init__(self, *args, **kwargs) -> None:
         super().__init__(*args, **kwargs)
@@ -114,9 +115,9 @@ class SNLinear(_SpectralNorm, nn.Linear):  # type: ignore[misc]
 
 @torch.no_grad()
 def settle(network: nn.Module, iterations: int = 10) -> None:
-    """Bring the singular vectors of fresh layers, in training mode, near those of their weights.
+    """Run power iterations in the spectrally normalised layers of a new network, which must be in training mode.
 
-    They start at random, where sigma may be near zero: in eval mode a deep network of such layers explodes.
+    The singular vectors are initialised at random, so sigma may be near zero and a deep network explode in eval mode.
     """
     for layer in network.modules():
         if isinstance(layer, _SpectralNorm) and not layer.weight_orig.is_meta:
@@ -125,11 +126,11 @@ def settle(network: nn.Module, iterations: int = 10) -> None:
 
 
 class SpectralScale(nn.Module):
-    """A parametrisation of layers with equalised learning rates: their weight, times its gain, has spectral norm 1.
+    """Parametrisation for layers with equalised learning rates: gain * weight has spectral norm 1.
 
     Args:
-        weight: [O, I, ...], where it starts.
-        gain: factor that the layer puts on its weight, > 0.
+        weight: initial weight [O, I, ...].
+        gain: factor by which the layer multiplies its weight, > 0.
     """
 
     u: Tensor
@@ -152,7 +153,7 @@ class SpectralScale(nn.Module):
 
 
 def normalise_layers(module: nn.Module) -> None:
-    """Give every layer with a `weight` and a `weight_gain` inside a module spectral norm 1."""
+    """Apply `SpectralScale` to every layer inside `module` that has a `weight` and a `weight_gain`."""
     for layer in module.modules():
         weight, gain = getattr(layer, "weight", None), getattr(layer, "weight_gain", None)
         if isinstance(weight, nn.Parameter) and isinstance(gain, float):

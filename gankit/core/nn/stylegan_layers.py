@@ -26,11 +26,11 @@ class FullyConnected(nn.Module):
     Args:
         in_features: width of the input.
         out_features: width of the result.
-        bias: whether there is one.
+        bias: add a learned bias.
         activation: name from the table of `bias_act`; its default gain applies.
         lr_multiplier: factor on the effective learning rate of weight and bias.
         weight_init: standard deviation of the effective weight, times sqrt(in_features).
-        bias_init: effective bias at the start, one number or one for each output.
+        bias_init: initial effective bias, one number or one for each output.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class FullyConnected(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         with without_autocast(x):
             x = at_least_float32(x)
-            # scaling x instead of the weight is the smaller job for any batch below `out_features`
+            # scaling x is cheaper than scaling the weight for any batch below `out_features`
             x, w = x * self.weight_gain, self.weight.to(x.dtype)
             b = None if self.bias is None else self.bias * self.bias_gain
             if self.activation == "linear":
@@ -71,12 +71,12 @@ class Conv2dLayer(nn.Module):
         in_channels: channels of the input.
         out_channels: channels of the result.
         kernel_size: odd side of the kernel; the padding keeps the size.
-        bias: whether there is one.
+        bias: add a learned bias.
         activation: name from the table of `bias_act`.
-        up: enlargement.
-        down: reduction.
+        up: integer up-sampling factor.
+        down: integer down-sampling factor.
         resample_filter: FIR taps for `up` and `down`.
-        conv_clamp: bound on the magnitude of the result, None for no bound.
+        conv_clamp: clamp the result to [-conv_clamp, conv_clamp]; None for no clamp.
     """
 
     resample_filter: Tensor
@@ -106,7 +106,7 @@ class Conv2dLayer(nn.Module):
         spec = activation(self.activation)
         clamp = None if self.conv_clamp is None else self.conv_clamp * gain
         gain = gain * spec.gain
-        fold = gain if spec.homogeneous else 1  # gain * act(y) = act(gain * y): then it costs no pass over y
+        fold = gain if spec.homogeneous else 1  # gain * act(y) = act(gain * y): the weight takes the gain
         w = (self.weight * (self.weight_gain * fold)).to(x.dtype)
         b = None if self.bias is None else (self.bias * fold).to(x.dtype)
         y = conv2d_resample(
@@ -131,14 +131,14 @@ class MappingNetwork(nn.Module):
         z_dim: width of z; 0 where only the condition is mapped.
         c_dim: width of the condition's embedding; 0 for none.
         w_dim: width of w.
-        num_ws: how often w is repeated; None leaves it [B, w_dim].
+        num_ws: repeat w to [B, num_ws, w_dim]; None returns [B, w_dim].
         num_layers: number of fully connected layers.
         embed_features: width of the projected condition; None is `w_dim`.
         layer_features: width of the hidden layers; None is `w_dim`.
-        activation: of the layers.
-        lr_multiplier: of the layers, relative to the rest of the network.
+        activation: activation of the layers, a name from the table of `bias_act`.
+        lr_multiplier: factor on the effective learning rate of the layers.
         w_avg_beta: decay of the running mean of w for each update; None keeps no mean.
-        normalize_z: bring z to unit length (root mean square 1) first.
+        normalize_z: first scale each z to root mean square 1.
     """
 
     w_avg: Tensor
@@ -183,7 +183,10 @@ class MappingNetwork(nn.Module):
         update_emas: bool = False,
         truncation_center: Tensor | None = None,
     ) -> Tensor:
-        """`truncation_center`, [w_dim] or [B or 1, w_dim], replaces the global mean w_avg."""
+        """z [B, z_dim] and the condition -> ws [B, num_ws, w_dim], or w [B, w_dim] if `num_ws` is None.
+
+        `truncation_center`, [w_dim] or [B or 1, w_dim], replaces the global mean w_avg. Raises ValueError for a z or an
+        embedding of another shape."""
         parts = []
         if self.z_dim:
             if z is None or z.shape[1:] != (self.z_dim,):
@@ -217,9 +220,10 @@ class MappingNetwork(nn.Module):
 
 
 def minibatch_std(x: Tensor, group_size: int | None, num_channels: int = 1) -> Tensor:
-    """Append `num_channels` maps with the standard deviation over groups of samples (Karras et al. 2018, section 3).
+    """x [N, C, H, W] -> [N, C + num_channels, H, W]: append maps with the standard deviation over groups of samples
+    (Karras et al. 2018, section 3).
 
-    Groups have the largest size up to `group_size` that divides the batch; None makes the batch one group. Sample i
+    The group size is the largest one up to `group_size` that divides N; None makes the batch one group. Sample i
     belongs to group i mod (N / size).
     """
     if num_channels == 0:

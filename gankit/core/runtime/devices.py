@@ -1,4 +1,4 @@
-"""Where and in which precision to compute, and what to say when memory runs out."""
+"""Device choice, bf16 support, memory of CPU tensors, and error messages for out-of-memory."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ from gankit.errors import GankitError, unknown
 
 
 def pick_device(name: str, local_rank: int = 0) -> torch.device:
-    """'auto' | 'cpu' | 'cuda' | 'mps' (or 'cuda:1') -> a device that works here."""
+    """'auto' | 'cpu' | 'cuda' | 'mps' (or 'cuda:1') -> a device that is available; 'cuda' takes GPU `local_rank`.
+
+    Also makes a GPU the current device and turns cuDNN's benchmark mode on. Raises GankitError for an unknown or
+    unavailable device."""
     kind = name.partition(":")[0]
     if kind not in ("auto", "cpu", "cuda", "mps"):
         raise GankitError(unknown("device", name, ["auto", "cpu", "cuda", "mps"]))
@@ -36,14 +39,15 @@ def pick_device(name: str, local_rank: int = 0) -> torch.device:
     return device
 
 
-# of CPUs, by the name under which torch tells of them, privately
+# private function of torch.cpu that tests for a unit -> name of the unit
 BF16_UNITS = {"_is_avx512_bf16_supported": "AVX512_BF16", "_is_amx_tile_supported": "AMX"}
 
 
 def has_fast_bf16(device: torch.device) -> bool:
-    """Whether bf16 pays: tensor cores on a GPU, AVX512_BF16 or AMX on a CPU (without them, emulation is slower than
-    fp32). With AVX512_BF16 alone a training step was 2.1 times as fast for StyleGAN2 at 128 px and 1.1 times for the
-    small networks of the recipe `avatars`."""
+    """True if the device computes in bf16 faster than in fp32: a GPU with native bf16, a CPU with AVX512_BF16 or AMX.
+
+    With AVX512_BF16 alone a training step was 2.1 times as fast for StyleGAN2 at 128 px and 1.1 times for the small
+    networks of the recipe `avatars`; emulated bf16 is slower than fp32."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     if device.type == "cpu":
@@ -53,13 +57,15 @@ def has_fast_bf16(device: torch.device) -> bool:
 
 @functools.cache
 def bf16_units() -> list[str]:
-    """Units of this CPU that compute in bf16, by name."""
+    """Names of this CPU's bf16 units, such as 'AMX'."""
     return [name for question, name in BF16_UNITS.items() if getattr(torch.cpu, question, bool)()]
 
 
 def multiplies(dtype: torch.dtype, device: torch.device) -> bool:
-    """Whether products in this half precision should be done in it. For some CPUs, such as those with AVX2 alone,
-    oneDNN has none, and those of torch take 3 to 100 times as long as in float32. Yes where torch does not tell."""
+    """True if matrix products and convolutions in this half precision are not slower than in float32.
+
+    On some CPUs, such as those with AVX2 only, oneDNN has no kernels for them, and torch's own take 3 to 100 times as
+    long as float32. True also if torch does not tell."""
     kind = {torch.bfloat16: "bf16", torch.float16: "fp16"}.get(dtype)
     if device.type != "cpu" or kind is None:
         return True
@@ -68,10 +74,10 @@ def multiplies(dtype: torch.dtype, device: torch.device) -> bool:
 
 
 def keep_freed_memory() -> None:
-    """Have the C library keep what tensors on the CPU free, for the next ones.
+    """Make glibc's malloc keep freed memory of CPU tensors for reuse; no effect with other C libraries.
 
-    glibc hands large blocks back to the kernel at once and gets them anew, zeroed and page by page, at the next
-    operation: half of the CPU time of a training on a virtual machine was seen to go there.
+    By default glibc returns large blocks to the kernel at once and gets them back, zeroed and page by page, at the next
+    operation; on a virtual machine this took half of a training's CPU time.
     """
     libc = ctypes.CDLL(None) if sys.platform.startswith("linux") else None
     if libc is None or not hasattr(libc, "gnu_get_libc_version"):
@@ -85,7 +91,7 @@ def keep_freed_memory() -> None:
 
 @contextlib.contextmanager
 def memory_advice(advice: str) -> Iterator[None]:
-    """Turn an out-of-memory error of any device into one sentence ending in `advice`."""
+    """Context manager that turns an out-of-memory error of any device into a GankitError ending in `advice`."""
     try:
         yield
     except (RuntimeError, MemoryError) as error:

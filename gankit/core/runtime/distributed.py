@@ -1,4 +1,4 @@
-"""The few collective operations that training needs; every one is a no-op for a single process.
+"""Collective operations of multi-process training and evaluation; each is a no-op for a single process.
 
 Start several processes with `torchrun --nproc-per-node N -m gankit train ...`; NCCL on GPUs, gloo on CPUs.
 """
@@ -27,7 +27,7 @@ class World:
 
 
 def world_from_env() -> World:
-    """The place of this process among those that torchrun started, else a world of one."""
+    """Rank and world size from the variables that torchrun sets; without them, a world of one process."""
     if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
         return World()
     return World(
@@ -51,15 +51,16 @@ def barrier() -> None:
 
 
 def all_sum(tensor: Tensor) -> Tensor:
-    """Sum over processes, in place."""
+    """The tensor, summed over processes in place."""
     if dist.is_initialized():
         dist.all_reduce(tensor)
     return tensor
 
 
 def all_rows(rows: Tensor, counts: Sequence[int]) -> Tensor:
-    """Rows [counts[rank], K] of all processes in the order of their ranks. Each process brings one row at
-    least, for its width; where `counts` says 0 it does not count."""
+    """All-gather rows [counts[rank], K] with a count for each process -> [sum(counts), K], in order of rank.
+
+    Each process passes at least one row, so that K is known; a process with count 0 adds none."""
     if not dist.is_initialized():
         return rows[: counts[0]]
     padded = rows.new_zeros(max(1, *counts), rows.shape[1])
@@ -71,7 +72,7 @@ def all_rows(rows: Tensor, counts: Sequence[int]) -> Tensor:
 
 
 def from_main(value: Any) -> Any:
-    """The value that the main process has."""
+    """Broadcast a picklable value from the main process."""
     if not dist.is_initialized():
         return value
     box = [value]
@@ -80,7 +81,7 @@ def from_main(value: Any) -> Any:
 
 
 def sum_gradients(parameters: Sequence[torch.nn.Parameter], others: Sequence[Tensor] = ()) -> None:
-    """Sum gradients, and `others` in place, over processes in one flat message.
+    """Sum gradients and the tensors `others` over processes, in place, with one all-reduce.
 
     A parameter without a gradient in any process stays without one, so that its optimiser skips it as it would alone.
     """
@@ -98,7 +99,7 @@ def sum_gradients(parameters: Sequence[torch.nn.Parameter], others: Sequence[Ten
 
 
 def same_everywhere(value: int | str, what: str) -> None:
-    """Raise if processes disagree on a value; catches runs that read different data or recipes."""
+    """Raise GankitError if `value` differs between processes, e.g. because they read different data or recipes."""
     if not dist.is_initialized():
         return
     values: list[int | str | None] = [None] * dist.get_world_size()

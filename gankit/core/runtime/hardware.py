@@ -1,4 +1,4 @@
-"""What a run is trained on: hardware and versions, as 'machine' in the first line of log.jsonl after each start."""
+"""Facts about the machine that a run trains on: hardware and versions, for the run's log."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from gankit.core.runtime.distributed import World
 
 
 def facts(device: torch.device, world: World, bf16: bool) -> dict[str, Any]:
-    """Device, processor, memory, processes, precision, versions."""
+    """Device, processor, memory, processes, precision, versions; 'machine' in the first log line after each start."""
     found: dict[str, Any] = {"device": str(device)}
     if device.type == "cuda":
         properties = torch.cuda.get_device_properties(device)
         found["gpu"] = f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB"
-    found["processor"] = _processor()
+    found["processor"] = processor()
     found["cores"] = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     found["threads"] = torch.get_num_threads()
     if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
@@ -34,8 +34,8 @@ def facts(device: torch.device, world: World, bf16: bool) -> dict[str, Any]:
     }
 
 
-def _processor() -> str:
-    """The processor's trade name where the system tells it."""
+def processor() -> str:
+    """The trade name of the processor, or its architecture where the system does not tell it."""
     try:
         with open("/proc/cpuinfo", encoding="utf-8") as file:
             names = [line.partition(":")[2].strip() for line in file if line.startswith("model name")]

@@ -1,4 +1,4 @@
-"""Where gankit keeps what it can make again."""
+"""Location of gankit's cache folders."""
 
 from __future__ import annotations
 

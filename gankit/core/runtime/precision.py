@@ -1,4 +1,4 @@
-"""Where automatic mixed precision must not reach."""
+"""Helpers for mixed precision: regions without autocast, casts, and the dtypes of sampling."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from gankit.errors import GankitError
 
-DRAWN_IN = ("fp32", "bf16")  # what pictures can be drawn in
+DRAWN_IN = ("fp32", "bf16")  # dtypes of sampling
 
 
 def check_dtype(dtype: str) -> str:
@@ -21,22 +21,22 @@ def check_dtype(dtype: str) -> str:
 
 
 def autocast_enabled(x: Tensor) -> bool:
-    """Whether autocast is on where `x` is; never on the meta device, of which torch's own function knows nothing."""
+    """True if autocast is on for the device of `x`; False on the meta device, which torch's own function rejects."""
     return not x.is_meta and torch.is_autocast_enabled(x.device.type)
 
 
 def without_autocast(x: Tensor) -> AbstractContextManager[object]:
-    """A region in which autocast is off on the device of `x`; nothing at all where it is off already."""
+    """Context manager that turns autocast off on the device of `x`; a null context where it is off already."""
     if autocast_enabled(x):
         return torch.autocast(x.device.type, enabled=False)
-    return contextlib.nullcontext()  # keeps exported and compiled graphs free of autocast regions
+    return contextlib.nullcontext()  # so that exported and compiled graphs have no autocast regions
 
 
 def as_half(x: Tensor, like: Tensor) -> Tensor:
-    """`x` in the half precision of `like`, if `like` has one: how a network follows the dtype of its input."""
+    """`x` cast to the dtype of `like` if that is float16 or bfloat16; else `x` unchanged."""
     return x.to(like.dtype) if like.dtype in (torch.float16, torch.bfloat16) else x
 
 
 def at_least_float32(x: Tensor) -> Tensor:
-    """Half precision becomes float32; float32 and float64 stay."""
+    """`x` in float32 if it is float16 or bfloat16; else unchanged."""
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x

@@ -1,4 +1,4 @@
-"""What a person sees while a run goes on: a live line on a terminal, plain lines elsewhere."""
+"""Progress display of a training run: a live line on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 
 class Progress:
-    """Images done, images/s, time left, and the share of time in data, D, G and frozen networks."""
+    """Shows images done, images/s, time left, and the share of time in data, D, G and frozen networks."""
 
     def __init__(self, enabled: bool) -> None:
         self.enabled = enabled
@@ -28,7 +28,7 @@ class Progress:
             print(text, flush=True)
 
     def start(self, nimg: int, total: int, deadline: float | None) -> None:
-        """`deadline` is in time.monotonic(); the run ends there or at `total` images."""
+        """Start the display. The run ends at `total` images, or at `deadline` in seconds of time.monotonic()."""
         self._total, self._deadline, self._start = total, deadline, (time.monotonic(), nimg)
         if not self.enabled or not sys.stdout.isatty():
             return

@@ -1,8 +1,8 @@
-"""Random numbers keyed by the position of a sample in the run, not by who computes it.
+"""Random numbers keyed by a sample's position in the run, independent of process and micro-batch.
 
 Inside `batch_random(...)` every draw is made for the whole batch from a generator seeded by (seed, images seen, phase),
-and the rows of the current micro-batch are returned. So one process or eight, one micro-batch or four, give each image
-the same latents, noise and augmentation, and a resumed run continues with the numbers of the uninterrupted one.
+and the rows of the current micro-batch are returned. So each image gets the same latents, noise and augmentation for
+any number of processes and micro-batches, and a resumed run continues with the numbers of the uninterrupted one.
 Outside of it, the functions are torch's own.
 """
 
@@ -32,11 +32,11 @@ class _BatchRandom:
 
 
 class Supply:
-    """Normal numbers that come from outside, see `supplied`.
+    """Standard normal numbers given by the caller, see `supplied`.
 
     Attributes:
-        numbers: [B, N]; None draws them from torch.
-        used: numbers of each row that were taken so far.
+        numbers: [B, N]; None draws from torch.
+        used: count of numbers taken from each row so far.
     """
 
     def __init__(self, numbers: Tensor | None = None) -> None:
@@ -58,7 +58,7 @@ _current: ContextVar[_BatchRandom | Supply | None] = ContextVar("gankit_batch_ra
 
 @contextlib.contextmanager
 def supplied(supply: Supply) -> Iterator[None]:
-    """Draws of `randn` inside take numbers of `supply` in turn: noise as an input of an exported network."""
+    """Context in which `randn` takes its numbers from `supply`, in order; makes noise an input of exported networks."""
     token = _current.set(supply)
     try:
         yield
@@ -68,7 +68,7 @@ def supplied(supply: Supply) -> Iterator[None]:
 
 @contextlib.contextmanager
 def batch_random(*key: int | str, total: int, start: int = 0, count: int | None = None) -> Iterator[None]:
-    """Key the draws inside by `key`; the code inside handles rows [start, start + count) of a batch of `total`."""
+    """Context in which draws are keyed by `key`, for rows [start, start + count) of a batch of `total` rows."""
     count = total - start if count is None else count
     if not 0 <= start <= start + count <= total:
         raise ValueError(f"rows {start}..{start + count} are not within a batch of {total}")
@@ -113,7 +113,7 @@ def randint(low: int, high: int, shape: tuple[int, ...], device: torch.device | 
 
 
 def shared_rand(*shape: int, device: torch.device | str | None = None) -> Tensor:
-    """U[0, 1) that is the same for every row and every process: one coin for the whole batch."""
+    """U[0, 1), float32, the same numbers in every micro-batch and process of a batch."""
     state = _current.get()
     if not isinstance(state, _BatchRandom):
         return torch.rand(shape, device=device)

@@ -1,4 +1,4 @@
-"""Safetensors, JSON and text files with checksums, written aside and renamed, so that a crash never damages a file."""
+"""Reading and writing of safetensors and JSON files with checksums, and atomic writes of text files."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from torch import Tensor
 
 from gankit.errors import GankitError
 
-# What the world outside does to a program that writes; told in one sentence instead of a traceback.
+# Errors of the environment (full disk, permissions, names); reported in one sentence instead of a traceback.
 _WRITE_ERRORS = {
     errno.EACCES,
     errno.EEXIST,
@@ -36,7 +36,7 @@ _WRITE_ERRORS = {
 
 @contextlib.contextmanager
 def write_advice(where: Path) -> Iterator[None]:
-    """Turn a full disk or a missing permission into a GankitError that names the file."""
+    """Context manager that turns a full disk or a missing permission into a GankitError naming the file."""
     try:
         yield
     except OSError as error:
@@ -48,7 +48,7 @@ def write_advice(where: Path) -> Iterator[None]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a file aside, flush it to disk, rename it into place."""
+    """Write a text file atomically: write a temporary file, fsync it, rename it."""
     aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with write_advice(path):
         try:
@@ -64,7 +64,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any] | None = None) -> str:
-    """One safetensors file; metadata values are stored as JSON. Returns the checksum, which is stored as well."""
+    """Write a safetensors file; metadata values are stored as JSON. Returns the checksum, which the file holds too."""
     flat = {name: tensor.detach().to("cpu").contiguous() for name, tensor in tensors.items()}
     texts = {key: json.dumps(value) for key, value in (metadata or {}).items()}
     checksum = _checksum(flat, texts)
@@ -78,7 +78,7 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[st
 def load_tensors(path: Path, checksum: str | None = None) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Tensors and metadata of a safetensors file, on the CPU.
 
-    Raises GankitError if it is missing, damaged, or has another checksum than the given one."""
+    Raises GankitError if the file is missing or damaged, or its checksum is not `checksum`."""
     try:
         with safe_open(str(path), "pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
@@ -97,12 +97,12 @@ def load_tensors(path: Path, checksum: str | None = None) -> tuple[dict[str, Ten
 
 
 def write_json(path: Path, page: Mapping[str, Any]) -> None:
-    """A mapping as JSON, with a checksum."""
+    """Write a mapping as a JSON file with a checksum, atomically."""
     write_text(path, json.dumps({**page, "sha256": _json_checksum(page)}, indent=1, ensure_ascii=False))
 
 
 def read_json(path: Path, version: int) -> dict[str, Any]:
-    """What `write_json` wrote. Raises GankitError if it is missing, damaged, or its 'format' is not `version`."""
+    """Read a file of `write_json`. Raises GankitError if it is missing or damaged, or its 'format' is not `version`."""
     try:
         page = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -149,9 +149,9 @@ _WAY_OUT = "use another copy of the model, or delete this checkpoint to continue
 
 
 def sha256_of(state_dict: Mapping[str, Tensor]) -> str:
-    """Hash of the floating-point tensors, as fp32 bytes in name order. Integer counters carry no weights.
+    """SHA-256 of the floating-point tensors, as fp32 bytes in order of name; integer tensors (counters) are left out.
 
-    Empty for tensors on the meta device, which have no numbers."""
+    '' if any tensor is on the meta device, where tensors hold no data."""
     if any(tensor.is_meta for tensor in state_dict.values()):
         return ""
     digest = hashlib.sha256()

@@ -1,4 +1,4 @@
-"""Numbers of images as recipes write them."""
+"""Parsing of image counts in recipes, such as 200k or 8Mi."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from pydantic import BeforeValidator
 
 
 def parse_count(value: Any) -> Any:
-    """A number of images: 200000, '200k', '1.5M', '8Mi' (powers of 1024)."""
+    """200000, '200k', '1.5M' (powers of 1000) or '8Mi' (powers of 1024) -> int; values that are not text pass through.
+
+    Raises ValueError for other text."""
     if not isinstance(value, str):
         return value
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(k|m|g|ki|mi|gi)?\s*", value, re.IGNORECASE)

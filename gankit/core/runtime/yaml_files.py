@@ -1,4 +1,4 @@
-"""YAML that may come from strangers, such as the recipe of a downloaded model, read in bounded time and memory."""
+"""Safe loading of untrusted YAML, such as a downloaded model's recipe, in bounded time and memory."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 import yaml
 
-MAX_CHARACTERS = 1_000_000  # of a page, also with its aliases written out
+MAX_CHARACTERS = 1_000_000  # of a page, both as written and with its aliases expanded
 MAX_DEPTH = 50
 MAX_DIGITS = 100
 
@@ -22,12 +22,13 @@ _Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_yaml_int)
 
 
 def load(text: str) -> Any:
-    """What `yaml.safe_load` makes of a page: dicts, lists, numbers, dates and text, aliases and merge keys included.
+    """Parse a YAML page into dicts, lists, numbers, dates and text, like `yaml.safe_load`, with limits.
 
     Raises:
-        ValueError: it is not YAML, a value is none of its kind (2026-13-45), numbers have more than 100 digits, it is
-            nested more than 50 deep, or it is longer than a million characters, also when its aliases are written out
-            (1 kB of aliases of aliases can stand for gigabytes). The message is one line, to follow a file's name.
+        ValueError: the text is not YAML, a value does not fit its type (2026-13-45), a number has more than 100 digits,
+            nesting is deeper than 50, or the page is longer than a million characters, as written or with its aliases
+            expanded (1 kB of aliases of aliases can stand for gigabytes). The message is one line, to follow a file's
+            name.
     """
     if len(text) > MAX_CHARACTERS:
         raise ValueError(f"its {len(text):,} characters are more than the {MAX_CHARACTERS:,} allowed")
@@ -38,13 +39,13 @@ def load(text: str) -> Any:
             return None
         _length(root, {})
         return _Loader("").construct_document(root)
-    # Beside YAMLError, PyYAML lets through what int(), datetime() and its own look-ups say of '!!int ""' and the like.
+    # Besides YAMLError, PyYAML lets through errors of int(), datetime() and its own look-ups, e.g. for '!!int ""'.
     except (yaml.YAMLError, ValueError, LookupError, AttributeError, TypeError) as error:
         raise ValueError(" ".join(str(error).split()) or type(error).__name__) from None
 
 
 def _check_depth(text: str) -> None:
-    """Before composing, which is recursive."""
+    """Raise ValueError for nesting deeper than MAX_DEPTH. Must run before `yaml.compose`, which is recursive."""
     depth = 0
     for event in yaml.parse(text, Loader=_Loader):
         if isinstance(event, yaml.CollectionStartEvent):
@@ -56,8 +57,10 @@ def _check_depth(text: str) -> None:
 
 
 def _length(node: yaml.Node, known: dict[int, int]) -> int:
-    """Characters and values below a node with aliases written out. Aliases stand for what was visited before them, so
-    that the recursion is no deeper than the page."""
+    """Number of characters and values below a node with its aliases expanded.
+
+    `known` holds the lengths of visited nodes by id, 0 for those being visited: an alias costs no recursion. Raises
+    ValueError beyond MAX_CHARACTERS or for an alias inside the node that it stands for."""
     if id(node) in known:
         if not known[id(node)]:
             raise ValueError("an alias stands for something that contains it")

@@ -1,1 +1,1 @@
-"""The training loop, a step, the run on disk, stages, forecasts of memory."""
+"""The training loop, the training step, run folders, stages, and estimates of memory and FLOPs."""

@@ -1,4 +1,4 @@
-"""From a recipe to everything that a step trains or asks: for real, or as skeletons that find mistakes beforehand."""
+"""Builds the networks, losses, regularizers and augmentation of a recipe, or rehearses that on the meta device."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from gankit.errors import GankitError
 
 
 def build_augmentation(recipe: Recipe) -> Augmentation | None:
-    """What a recipe puts in front of D. Raises GankitError if it does not go with the images."""
+    """The augmentation of a recipe, or None. Raises GankitError if it does not accept the recipe's channel count."""
     if recipe.augmentation is None:
         return None
     augmentation: Augmentation = options.build("augmentation", recipe.augmentation, recipe.image_shape)
@@ -32,12 +32,14 @@ def build_augmentation(recipe: Recipe) -> Augmentation | None:
 
 
 def build_parts(recipe: Recipe, conditioner: Conditioner, device: torch.device) -> Parts:
-    """Networks and training parts of a recipe on a device. Raises GankitError, first of all, if they do not fit."""
+    """Networks, losses, regularizers, guidance and augmentation of a recipe on a device.
+
+    Raises GankitError if plugins cannot work together, before anything is built."""
     compatibility.check(recipe, conditioner)
     augmentation = build_augmentation(recipe)
-    judge = None
+    d_conditioner = None
     if recipe.train.judge_condition == "pretrained" and stored_state.stored_state(conditioner):
-        judge = copy.deepcopy(conditioner).requires_grad_(False).to(device)
+        d_conditioner = copy.deepcopy(conditioner).requires_grad_(False).to(device)
     G = build.build_generator(recipe, conditioner)
     D = build.channels_last(build.build_discriminator(recipe, conditioner), device).train()
     return Parts(
@@ -54,17 +56,18 @@ def build_parts(recipe: Recipe, conditioner: Conditioner, device: torch.device) 
             for name, spec in recipe.guidance.items()
         },
         augmentation=None if augmentation is None else augmentation.to(device),
-        judge=judge,
+        d_conditioner=d_conditioner,
     )
 
 
 def rehearse(recipe: Recipe, vocabulary: Vocabulary, device: torch.device = META) -> Parts:
-    """`build_parts` with a conditioner of its own, by default on the meta device: without weights, in no memory.
+    """`build_parts` with a new conditioner, by default on the meta device, where weights take no memory.
 
-    Raises GankitError for parts that do not fit, options that a constructor refuses, schedules of what cannot be moved;
-    anything, most often one of `footprint.NEEDS_NUMBERS`, if a plugin does not work on the meta device.
+    Raises GankitError for plugins that cannot work together, options that a constructor refuses, and schedules of
+    options that cannot change; any exception, most often of `footprint.NEEDS_NUMBERS`, for a plugin that does not work
+    on the meta device.
     """
-    augmentation = build_augmentation(recipe)  # on the CPU: it looks at numbers, but it is not run
+    augmentation = build_augmentation(recipe)  # on the CPU: its constructor reads values; it is not run here
     with device:
         conditioner = build.build_conditioner(recipe, vocabulary)
         parts = build_parts(recipe.model_copy(update={"augmentation": None}), conditioner, device)
@@ -74,12 +77,13 @@ def rehearse(recipe: Recipe, vocabulary: Vocabulary, device: torch.device = META
 
 
 def check_stages(recipe: Recipe, vocabulary: Vocabulary, first: int = 0) -> None:
-    """Rehearse a run from the stage `first` on, before a network gets weights: a mistake in the last stage is not to
-    show after days of training. Raises GankitError naming the stage."""
+    """Rehearse every stage of a run from index `first` on, so that a mistake in the last one shows before training.
+
+    Raises GankitError naming the stage."""
     for index in range(first, len(recipe.stages) or 1):
         try:
             rehearse(recipe.at_stage(index), vocabulary)
         except GankitError as error:
             raise GankitError(f"stages.{index}: {error}" if recipe.stages else str(error)) from None
-        except Exception:  # a plugin needs numbers; what is wrong with it shows when it is built
+        except Exception:  # a plugin does not work on the meta device; its mistakes show when it is built
             continue

@@ -1,4 +1,4 @@
-"""Carries networks, averages and optimizer state from one stage of a run into the next."""
+"""Carries weights, averages and optimiser state from one stage of a run into the next."""
 
 from __future__ import annotations
 
@@ -12,21 +12,24 @@ if TYPE_CHECKING:
     from gankit.core.training.step import Stepper
 
 
+# Long because weights, averages, moments and other state are carried over here, in this order.
 def carry(
     old: Stepper, new: Stepper, before: Recipe, after: Recipe, restart: Sequence[str] = ()
 ) -> list[str]:
-    """Continue with the networks of a new stage where those of the old one ended; returns what was done, for the user.
+    """Copy weights, averages and optimiser state of the old stage's networks into those of the new stage.
 
-    Everything goes by name, as with `--init`. Where G changes or parts of it are frozen, it starts from its average, as
-    in StyleGAN-XL and StyleGAN-T; where it stays the same it goes on as it is. Moments of the optimisers go on where a
-    network is the same.
+    Tensors are matched by name, as with `--init`. If G's architecture or its frozen parameters change, the new G starts
+    from the old EMA weights, as in StyleGAN-XL and StyleGAN-T; otherwise from the raw weights. Adam's moments are
+    copied for networks whose architecture is the same.
 
     Args:
-        old: at the end of its stage.
-        new: as built for its own stage; changed in place.
-        before: the recipe of the old stage.
-        after: that of the new one.
-        restart: networks that begin anew instead, of RESTARTS.
+        old: stepper at the end of the old stage.
+        new: stepper of the new stage, freshly built; changed in place.
+        before: recipe of the old stage.
+        after: recipe of the new stage.
+        restart: sections whose networks keep their initial weights, of `gankit.core.config.sections.NETWORKS`.
+
+    Returns one line for each network and thing left behind, for the user.
     """
     from gankit.core.models import warm_start
 
@@ -100,7 +103,7 @@ def _load(target: nn.Module, source: nn.Module) -> None:
 
 
 def _carry_state(old: Stepper, new: Stepper, before: Recipe, after: Recipe) -> None:
-    """Weights and running means of regularizers; the strength of an augmentation that is set up as before."""
+    """Copy tensors of regularizers, and of the augmentation if its section of the recipe is unchanged."""
     theirs = old.parts.stateful()
     for name, module in new.parts.stateful().items():
         if name == "augmentation" and before.augmentation != after.augmentation:

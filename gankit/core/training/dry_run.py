@@ -1,4 +1,4 @@
-"""`gankit train ... --dry-run`: the resolved recipe, a table of modules, and what training takes."""
+"""`gankit train ... --dry-run`: the resolved recipe, a table of modules, and estimates of FLOPs and memory."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ from gankit.core.training.freezing import freeze
 from gankit.core.training.step import Parts
 
 BATCH = 4  # the batch that runs through the networks to find output shapes
-DEPTH = 2  # names of sub-modules that are shown: synthesis.b64
-ASSUMED = 1000  # classes and tags, where no data says how many there are
+DEPTH = 2  # sub-modules are shown down to this depth: synthesis.b64
+ASSUMED = 1000  # number of classes and of tags if no data set is given
 
 
 def summarize(recipe: Recipe) -> str:
-    """The page and what it makes, of a run with stages in each of them."""
+    """The resolved recipe as YAML and the description of its training, for every stage."""
     return "\n\n".join(sections(recipe))
 
 
 def sections(recipe: Recipe) -> Iterator[str]:
-    """The parts of `summarize` as they become known."""
+    """Yield the sections of `summarize` one by one, as they are computed."""
     yield recipe.to_yaml().rstrip()
     count = len(recipe.stages)
     for index in range(count or 1):
@@ -41,7 +41,9 @@ def sections(recipe: Recipe) -> Iterator[str]:
 
 
 def describe_training(recipe: Recipe) -> str:
-    """Build the networks at full size without memory or weights, run a batch through them, and describe all of it."""
+    """Table of modules, FLOPs and memory estimate of a recipe, from networks on the meta device.
+
+    If a plugin does not work there, the networks are built on the CPU and memory is not estimated."""
     notes = []
     if recipe.data.path is not None:
         vocabulary = open_source(recipe.data.path, recipe.data.options).vocabulary()
@@ -55,7 +57,7 @@ def describe_training(recipe: Recipe) -> str:
         costs = footprint(
             view.parts, micro, view.label, averages=1 + len(train.posthoc_ema), d_steps=train.d_steps
         )
-    except NEEDS_NUMBERS:  # a plugin that looks at numbers
+    except NEEDS_NUMBERS:  # a plugin that reads tensor values
         view, costs = _View(rehearse(recipe, vocabulary, torch.device("cpu"))), None
         frozen = freeze(view.parts.trainable(), train.freeze)
         notes.append("memory cannot be estimated: a plugin of this recipe does not work on the meta device")
@@ -84,20 +86,20 @@ def describe_training(recipe: Recipe) -> str:
 
 
 def assumed_vocabulary() -> Vocabulary:
-    """Classes and tags named 0 to 999, as those of ImageNet are for classifiers."""
+    """Vocabulary with classes and tags '0' to '999', the indices of ImageNet's classes."""
     names = {str(i): ASSUMED for i in range(ASSUMED)}
     return Vocabulary(names, dict(names), ASSUMED, ASSUMED)
 
 
 @dataclass
 class _View:
-    """What a batch tells on its way through the networks."""
+    """Shapes and FLOPs observed in a forward pass of one batch through G and D."""
 
     parts: Parts
     rows: list[tuple[str, ...]] = field(init=False)
-    images: list[int] = field(init=False)  # shape of one
-    logits: list[int] = field(init=False)  # how many an image gets
-    flops: dict[str, float] = field(init=False)  # of an image, by network
+    images: list[int] = field(init=False)  # (C, H, W) of a generated image
+    logits: list[int] = field(init=False)  # logits for each image, for each of D's outputs
+    flops: dict[str, float] = field(init=False)  # 'G' or 'D' -> FLOPs for each image
 
     def __post_init__(self) -> None:
         G, D = self.parts.G, self.parts.D
@@ -106,7 +108,7 @@ class _View:
             cond = meta_condition(self.parts.conditioner.spec, BATCH)
         else:
             cond = self.parts.conditioner.augment(self.parts.conditioner.encode([Label()] * BATCH))
-        # with gradients on a CPU: without them convolutions go where they cannot be counted
+        # with gradients on a CPU: without them convolutions run in operators that Tally does not count
         with torch.set_grad_enabled(device != META):
             with _watched(G) as watch:
                 images = G(torch.randn(BATCH, G.z_dim, device=device), cond)
@@ -156,7 +158,7 @@ def _si(number: float) -> str:
 
 
 class _Watch:
-    """Output shapes and FLOPs of sub-modules, filled in by a forward pass."""
+    """Output shapes and FLOPs for each image of sub-modules by name, filled in by a forward pass."""
 
     def __init__(self) -> None:
         self.shapes: dict[str, str] = {}
@@ -205,7 +207,7 @@ def _shape(output: Any) -> str:
 
 
 def _rows(prefix: str, module: nn.Module, watch: _Watch) -> list[tuple[str, ...]]:
-    """Modules with parameters that took part; a frozen network is one row."""
+    """Table rows of the modules with parameters that ran in the forward pass; a frozen network is one row."""
     frozen = stored_state.frozen_networks(module)
     rows: list[tuple[str, ...]] = []
     for name, child in module.named_modules():

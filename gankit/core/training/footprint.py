@@ -1,9 +1,9 @@
-"""What a training step takes, found without training: FLOPs and memory of every phase, on torch's meta device.
+"""Estimates FLOPs and memory of every phase of a training step by running it on torch's meta device.
 
-Tensors there have shapes but no numbers, so a step of any network at any batch size runs in seconds and in no memory.
-The phases are those of `training/step.py`, forward and backward, without augmentation. Memory is what a phase's tensors
-occupy at once when each is freed as soon as nothing needs it; what libraries take for themselves is not in it: work
-areas of convolutions, caches of allocators, the process itself.
+Meta tensors have shapes but no data, so a step of any network at any batch size runs in seconds and in no memory. The
+phases are those of `training/step.py`, forward and backward, without augmentation. Memory is the peak of a phase's live
+tensors, each freed after its last use; not included are work areas of convolutions, caches of allocators, and the
+process itself.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ from gankit.core.training.step import Parts
 from gankit.errors import GankitError
 
 META = torch.device("meta")
-TOKENS = 77  # of a text, where a condition has a sequence of them; CLIP's context length
+TOKENS = 77  # assumed length of a condition's token sequence; CLIP's context length
 
-# What torch raises where a plugin looks at numbers; NotImplementedError is a RuntimeError.
+# Errors of torch when a plugin reads values of meta tensors; NotImplementedError is a RuntimeError.
 NEEDS_NUMBERS = (RuntimeError, TypeError, ValueError)
 
 
 class Tally(TorchDispatchMode):
-    """Adds up what operators do inside of it.
+    """Context that counts FLOPs and the memory of new tensors of the operators called inside.
 
     Attributes:
         flops: floating-point operations of convolutions, matrix products and attention, two for a multiply-add.
-        peak: the most bytes of tensors made inside that lived at the same time.
+        peak: largest number of bytes of tensors made inside that were alive at the same time.
     """
 
     def __init__(self) -> None:
@@ -74,13 +74,15 @@ class Tally(TorchDispatchMode):
 
 
 def _storages(tree: Any) -> list[torch.UntypedStorage]:
-    """Of all tensors in nested arguments, but for those whose memory belongs to a library."""
+    """Storages of all tensors in nested arguments, without mkldnn tensors, whose memory oneDNN owns."""
     tensors = [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
     return [tensor.untyped_storage() for tensor in tensors if not tensor.is_mkldnn]
 
 
 def _conv_backward_flops(grad: Tensor, x: Tensor, weight: Tensor, *rest: Any) -> int:
-    """Each gradient costs what the convolution does; torch's own count takes weights of all groups for dense ones."""
+    """FLOPs of the backward pass of a convolution: each wanted gradient costs as much as the forward pass.
+
+    Replaces torch's formula, which counts grouped convolutions as dense ones."""
     *_, transposed, _output_padding, _groups, wanted = rest
     places = (x if transposed else grad).shape[2:].numel()
     return 2 * len(x) * places * weight.numel() * sum(wanted[:2])
@@ -91,10 +93,10 @@ class Phase:
     """One phase of a step, at one micro-batch.
 
     Args:
-        name: 'D', 'G' or that of a lazy regularizer.
-        peak: most bytes that its tensors take at once, besides weights, gradients and optimiser.
+        name: 'D', 'G' or the name of a lazy regularizer.
+        peak: peak memory of its tensors in bytes, without weights, gradients and optimiser state.
         flops: floating-point operations for each image, two for a multiply-add; elementwise ones are not counted.
-        interval: it is computed every so many steps.
+        interval: the phase runs every `interval` steps.
     """
 
     name: str
@@ -105,14 +107,14 @@ class Phase:
 
 @dataclass
 class Footprint:
-    """What training takes, for micro-batches of `images`; all sizes in bytes, in fp32."""
+    """Estimated memory, in bytes of fp32, and FLOPs of training with micro-batches of `images`."""
 
     images: int
     weights: int
     gradients: int
     optimizer: int
     phases: list[Phase]
-    not_counted: list[str] = field(default_factory=list)  # parts that cannot run without numbers
+    not_counted: list[str] = field(default_factory=list)  # plugins that do not work on the meta device
 
     @property
     def activations(self) -> int:
@@ -124,7 +126,7 @@ class Footprint:
 
     @property
     def flops(self) -> float:
-        """Of training, for each image; lazy phases by their share of the steps."""
+        """FLOPs of training for each image; a phase with interval k counts 1 / k."""
         return sum(phase.flops / phase.interval for phase in self.phases)
 
 
@@ -132,29 +134,30 @@ def footprint(parts: Parts, images: int, label: Label, *, averages: int = 1, d_s
     """Run every phase of a training step on the meta device, where `parts` must be.
 
     Args:
-        parts: of a recipe; their gradients are changed.
-        images: in memory at once, the micro-batch.
-        label: such as the data has, for guidance.
-        averages: moving averages of G (and of a conditioner that is trained) that are kept.
+        parts: networks and losses of a recipe; gradients and `requires_grad` of their parameters are changed.
+        images: size of the micro-batch.
+        label: a label such as the data has, for guidance.
+        averages: number of moving averages kept of G (and of a trained conditioner).
         d_steps: D steps for one G step.
 
-    Raises RuntimeError or TypeError if G, D or the loss needs to see numbers; for other parts, `not_counted` says so.
+    Raises an error of NEEDS_NUMBERS if G, D or the loss reads tensor values; other plugins that do are listed in
+    `not_counted`.
     """
     G, D = parts.G, parts.D
-    judges: list[nn.Module] = [D, *parts.regularizers.values()]
-    trained = {"G": _trained(G, parts.conditioner), "D": _trained(*judges)}
+    d_side: list[nn.Module] = [D, *parts.regularizers.values()]
+    trained = {"G": _trained(G, parts.conditioner), "D": _trained(*d_side)}
     result = Footprint(
         images=images,
         weights=_size(G) * (1 + averages)
-        + sum(_size(m) for m in [*judges, parts.conditioner, *parts.guidance.values()]),
+        + sum(_size(m) for m in [*d_side, parts.conditioner, *parts.guidance.values()]),
         gradients=max(_bytes(side) for side in trained.values()),
         optimizer=2 * sum(_bytes(side) for side in trained.values()),
         phases=[],
     )
     if any(p.requires_grad for p in parts.conditioner.parameters()):
         result.weights += _size(parts.conditioner) * averages
-    if parts.judge is not None:
-        result.weights += _size(parts.judge)
+    if parts.d_conditioner is not None:
+        result.weights += _size(parts.d_conditioner)
 
     lazy = {name: r for name, r in parts.regularizers.items() if r.interval > 1}
     eager = {name: r for name, r in parts.regularizers.items() if r.interval == 1}
@@ -189,7 +192,7 @@ def footprint(parts: Parts, images: int, label: Label, *, averages: int = 1, d_s
 
 
 def meta_condition(spec: CondSpec, count: int) -> Condition:
-    """A condition of given sizes, without numbers."""
+    """A condition of `count` images on the meta device, with TOKENS tokens each if it has tokens."""
     return Condition(
         torch.empty(count, spec.c_dim, device=META) if spec.c_dim else None,
         torch.empty(count, TOKENS, spec.token_dim, device=META) if spec.token_dim else None,
@@ -198,7 +201,7 @@ def meta_condition(spec: CondSpec, count: int) -> Condition:
 
 
 class _Step:
-    """The main phases, as in `gankit.core.training.step`, for tensors without numbers."""
+    """Losses of the main phases of `gankit.core.training.step`, for meta tensors."""
 
     def __init__(
         self,
@@ -249,7 +252,7 @@ class _Step:
         for name, guidance in self.parts.guidance.items():
             try:
                 loss = loss + guidance.loss(fake, Condition(), self.labels).mean()
-            except (*NEEDS_NUMBERS, GankitError):  # such as an invented class that a classifier does not know
+            except (*NEEDS_NUMBERS, GankitError):  # such as an assumed class that a classifier does not know
                 self.not_counted.append(name)
         return loss + sum(self._penalties("G", context))
 

@@ -1,5 +1,7 @@
-"""Which parameters a run trains: `train.freeze` names parts that stay as they are (Mo et al. 2020, "Freeze the
-discriminator: a simple baseline for fine-tuning GANs"; the frozen stems of StyleGAN-XL; the phases of StyleGAN-T)."""
+"""Freezing of parameters by the name patterns of `train.freeze`.
+
+Uses: Mo et al. 2020, "Freeze the discriminator: a simple baseline for fine-tuning GANs"; the frozen stems of
+StyleGAN-XL; the phases of StyleGAN-T."""
 
 from __future__ import annotations
 
@@ -14,12 +16,12 @@ from gankit.errors import GankitError, unknown
 def freeze(modules: Mapping[str, nn.Module], patterns: Sequence[str]) -> list[str]:
     """Turn off gradients by patterns: 'discriminator.b64', 'discriminator.*.fromrgb', '!generator.synthesis.b32'.
 
-    A pattern names a module, with all that is in it, or a parameter; `*` stands for any text. Patterns are read in
-    order, and one that begins with '!' takes back what earlier ones froze. Returns the names of frozen parameters.
+    A pattern names a parameter or a module with all of its parameters; `*` stands for any text. Patterns are applied in
+    order; one that begins with '!' excludes parameters that earlier ones matched. Returns the frozen parameters' names.
 
     Args:
-        modules: by the name that patterns begin with.
-        patterns: of `train.freeze`.
+        modules: networks by the name that patterns begin with.
+        patterns: value of `train.freeze`.
 
     Raises GankitError, with near matches, for a pattern that matches nothing.
     """

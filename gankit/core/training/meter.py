@@ -1,4 +1,4 @@
-"""Where the time of a run goes."""
+"""Sums of scalars and of times between two log lines of a run."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from gankit.core.interfaces.networks import FeatureNetwork
 
 @dataclass
 class Meter:
-    """Sums of what happened since the last tick; `reset` starts the next one."""
+    """Sums, counts and seconds by name since the last tick; `reset` clears them for the next one."""
 
     sums: dict[str, float] = field(default_factory=lambda: defaultdict(float))
     counts: dict[str, float] = field(default_factory=lambda: defaultdict(float))
@@ -44,9 +44,9 @@ class Meter:
             table.clear()
 
     def watch_frozen(self, module: nn.Module) -> None:
-        """Add the forward and backward time of every `FeatureNetwork` inside a module to 'frozen'.
+        """Register hooks that add the forward and backward time of every `FeatureNetwork` in a module to 'frozen'.
 
-        Exact on a CPU; on a GPU, where kernels run behind the program, it is the time to launch them.
+        Exact on a CPU; on a GPU, where kernels run asynchronously, it is the time to launch them.
         """
         for network in module.modules():
             if isinstance(network, FeatureNetwork):

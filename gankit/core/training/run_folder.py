@@ -20,30 +20,6 @@ from gankit.core.training import run_folder
 from gankit.core.training.step import Stepper
 from gankit.errors import GankitError
 
-
-def optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """State tensors of an optimiser as 'index.key'; hyper-parameters come from the recipe."""
-    state = optimizer.state_dict()["state"]
-    return {f"{i}.{k}": torch.as_tensor(v) for i, entry in state.items() for k, v in entry.items()}
-
-
-def load_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor], origin: Path) -> None:
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    for name, tensor in tensors.items():
-        index, _, key = name.partition(".")
-        if not index.isdigit() or int(index) >= len(parameters):
-            raise GankitError(
-                f"{origin} does not fit this run's optimiser (entry {name!r}); use --init instead"
-            )
-        parameter = parameters[int(index)]
-        if tensor.shape == parameter.shape:
-            slot = torch.empty_like(parameter, requires_grad=False)  # keeps the parameter's memory format
-            optimizer.state[parameter][key] = slot.copy_(tensor)
-        else:
-            fused = optimizer.defaults.get("fused")  # keeps its step counters on the parameters' device
-            optimizer.state[parameter][key] = tensor.to(parameter.device if fused else "cpu", copy=True)
-
-
 STATE = "training/state.json"
 
 FORMAT = 1  # of that file and of the next
@@ -52,22 +28,22 @@ SNAPSHOTS, SNAPSHOT = "posthoc", "posthoc.json"
 
 
 def ties(fingerprint: str, stepper: Stepper) -> dict[str, Any]:
-    """What a run depends on without storing it: the data and the weights of frozen networks. Costs reading them."""
+    """Fingerprint of the data, hashes of frozen networks and encoders: what a run depends on without storing it."""
     parts = stepper.parts
     frozen = {}
     for name, module in {"generator": parts.G, "discriminator": parts.D, **parts.guidance}.items():
         for path, network in stored_state.frozen_networks(module).items():
             frozen[f"{name}.{path}"] = network.identity()
-    if parts.judge is not None:
+    if parts.d_conditioner is not None:
         frozen["conditioner"] = {
             "name": "encoder",
-            "sha256": sha256_of(stored_state.stored_state(parts.judge)),
+            "sha256": sha256_of(stored_state.stored_state(parts.d_conditioner)),
         }
     return {"data": fingerprint, "frozen": frozen, "encoders": parts.conditioner.identity()}
 
 
 def stage_of(folder: Path) -> tuple[int, bool]:
-    """The stage of its run in which a checkpoint was written, and whether that was its end."""
+    """The stage of its run in which a checkpoint was written; True if that stage was over."""
     state = tensor_files.read_json(folder / STATE, FORMAT)
     return int(state.get("stage", 0)), bool(state.get("stage_over", False))
 
@@ -77,13 +53,28 @@ def save_checkpoint(
     recipe: Recipe,
     stepper: Stepper,
     ties: dict[str, Any],
+    op_backends: dict[str, str],
     keep: int,
     spared: Collection[int] = (),
     *,
     stage: int = 0,
     stage_over: bool = False,
 ) -> Path:
-    """Write checkpoints/NNN, then delete all but the newest and the spared. Collective: every process must call it."""
+    """Write checkpoints/NNN, then delete all but the newest `keep` and the spared. Every process must call it.
+
+    Args:
+        run: folder of the run.
+        recipe: of the stage.
+        stepper: owner of the networks, optimizers and counters.
+        ties: see `ties`.
+        op_backends: see `gankit.core.cuda.dispatch.backends_in_use`.
+        keep: number of newest checkpoints that stay.
+        spared: images trained at further checkpoints that stay.
+        stage: index of the stage.
+        stage_over: True if the stage is over.
+
+    Returns the checkpoint's folder.
+    """
     final = run / "checkpoints" / f"{stepper.nimg:09d}"
     if stepper.world.main:
         with folders.FolderWriter(final) as folder:
@@ -108,6 +99,7 @@ def save_checkpoint(
                 "stage_over": stage_over,
                 "stage_start": stepper.stage_start,
                 "posthoc_start": stepper.posthoc.start,
+                "op_backends": op_backends,
                 "files": files,
                 **ties,
             }
@@ -135,8 +127,11 @@ def save_snapshots(run: Path, recipe: Recipe, stepper: Stepper, ties: dict[str, 
             tensor_files.write_json(folder / SNAPSHOT, page)
 
 
-def restore(folder: Path, recipe: Recipe, stepper: Stepper, ties: dict[str, Any]) -> None:
-    """Continue from a checkpoint. Raises GankitError if it is damaged or belongs to other data or networks."""
+def restore(folder: Path, recipe: Recipe, stepper: Stepper, ties: dict[str, Any]) -> dict[str, str] | None:
+    """Load a checkpoint into the stepper. Returns the op backends that it was computed with, None in older checkpoints.
+
+    Raises GankitError if it is damaged or belongs to another recipe, other data or other networks.
+    """
     state = tensor_files.read_json(folder / STATE, FORMAT)
     differences = recipes.read(str(folder / "recipe.yaml")).differences(recipe)
     if differences:
@@ -174,10 +169,12 @@ def restore(folder: Path, recipe: Recipe, stepper: Stepper, ties: dict[str, Any]
     stepper.signs = torch.tensor(state["signs"], dtype=torch.float64)
     stepper.stage_start = state.get("stage_start", 0)
     stepper.posthoc.start = state.get("posthoc_start", 0)
+    backends: dict[str, str] | None = state.get("op_backends")
+    return backends
 
 
 def _modules(stepper: Stepper) -> dict[str, nn.Module]:
-    """Everything with parameters or state, by file name; averages, in the model's own files, included."""
+    """Modules with parameters or state by file name, the averages in the model's own files included."""
     modules: dict[str, nn.Module] = {
         "generator.safetensors": stepper.G_ema,
         "training/generator.safetensors": stepper.parts.G,
@@ -208,3 +205,26 @@ def _training_state(stepper: Stepper) -> dict[str, dict[str, torch.Tensor]]:
         if name.startswith("training/")
     }
     return tensors | {name: run_folder.optimizer_state(o) for name, o in _optimizers(stepper).items()}
+
+
+def optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """State tensors of an optimizer as 'index.key'; hyper-parameters come from the recipe."""
+    state = optimizer.state_dict()["state"]
+    return {f"{i}.{k}": torch.as_tensor(v) for i, entry in state.items() for k, v in entry.items()}
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor], origin: Path) -> None:
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    for name, tensor in tensors.items():
+        index, _, key = name.partition(".")
+        if not index.isdigit() or int(index) >= len(parameters):
+            raise GankitError(
+                f"{origin} does not fit this run's optimiser (entry {name!r}); use --init instead"
+            )
+        parameter = parameters[int(index)]
+        if tensor.shape == parameter.shape:
+            slot = torch.empty_like(parameter, requires_grad=False)  # keeps the parameter's memory format
+            optimizer.state[parameter][key] = slot.copy_(tensor)
+        else:
+            fused = optimizer.defaults.get("fused")  # keeps its step counters on the parameters' device
+            optimizer.state[parameter][key] = tensor.to(parameter.device if fused else "cpu", copy=True)

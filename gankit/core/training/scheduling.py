@@ -1,4 +1,4 @@
-"""Applies the schedules of a recipe to the objects whose options they move."""
+"""Applies the schedules of a recipe to the objects whose options they set."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from gankit.errors import GankitError
 
 if TYPE_CHECKING:
     from gankit.core.config.recipe import Recipe, TrainOptions
-from gankit.core.config.schedules import Schedule, _leaves, _lookup
+from gankit.core.config.schedules import Schedule, own_value, scheduled_entries
 
 
 @dataclass
@@ -22,13 +22,15 @@ class _Target:
 
 
 class Schedules:
-    """The schedules of a recipe, tied to the objects whose options they move."""
+    """The schedules of a recipe, bound to the objects whose options they set."""
 
     def __init__(self, recipe: Recipe, train: TrainOptions, parts: Any) -> None:
-        """`train` is changed by `apply`, as are the regularizers, guidance and augmentation of `parts`."""
+        """Bind schedules to `train` and to the regularizers, guidance and augmentation of `parts`.
+
+        `apply` changes these objects. Raises GankitError if one does not keep its option as an attribute."""
         options = recipe.scheduled_options()
         self.targets: list[_Target] = []
-        for path, page in _leaves(recipe.schedules, options, "recipe"):
+        for path, page in scheduled_entries(recipe.schedules, options, "recipe"):
             owner: Any = train if path[0] == "train" else getattr(parts, path[0])
             if len(path) == 3:
                 owner = owner[path[1]]
@@ -38,10 +40,10 @@ class Schedules:
                     "so it cannot change during a run"
                 )
             schedule = Schedule.model_validate(page)
-            self.targets.append(_Target(path, schedule, _lookup(options, path), owner, path[-1]))
+            self.targets.append(_Target(path, schedule, own_value(options, path), owner, path[-1]))
 
     def apply(self, nimg: int, stage_start: int) -> dict[str, float]:
-        """Set every option for the step that follows `nimg` images; returns single numbers by name, for the log."""
+        """Set every scheduled option for the step after `nimg` images; returns scalar values by name, for the log."""
         values = {}
         for target in self.targets:
             images = nimg - (stage_start if target.schedule.since == "stage" else 0)

@@ -36,7 +36,7 @@ ADAPT_EVERY = 4  # steps between updates of an adaptive augmentation (StyleGAN2-
 
 @dataclass
 class Parts:
-    """Everything a step works on, built from a recipe."""
+    """Networks, losses and other parts of a recipe that a training step works on."""
 
     G: Generator
     D: Discriminator
@@ -45,7 +45,7 @@ class Parts:
     regularizers: dict[str, Regularizer]
     guidance: dict[str, Guidance]
     augmentation: Augmentation | None
-    judge: Conditioner | None = None  # with pretrained weights, for D, while G's is trained
+    d_conditioner: Conditioner | None = None  # D's own, with pretrained weights, while G's is trained
 
     def stateful(self) -> dict[str, nn.Module]:
         """Modules besides the networks whose parameters and buffers a checkpoint keeps."""
@@ -61,7 +61,7 @@ class Parts:
 
 
 class Stepper:
-    """Runs steps and owns what changes in them: networks, moving average, optimisers, counters."""
+    """Runs training steps; owns the networks, their moving averages, the optimizers and the counters."""
 
     def __init__(
         self, parts: Parts, recipe: Recipe, device: torch.device, world: distributed.World, bf16: bool
@@ -81,8 +81,8 @@ class Stepper:
             self.averaged["conditioner"] = parts.conditioner
         self.posthoc = PowerAverages(train.posthoc_ema, self.averaged)
         self.g_params = [p for p in parts.G.parameters() if p.requires_grad]
-        judges: list[nn.Module] = [parts.D, *parts.regularizers.values()]
-        self.d_params = [p for module in judges for p in module.parameters() if p.requires_grad]
+        d_side: list[nn.Module] = [parts.D, *parts.regularizers.values()]
+        self.d_params = [p for module in d_side for p in module.parameters() if p.requires_grad]
         for side, found in (
             ("generator", self.g_params + self.conditioner_params),
             ("discriminator", self.d_params),
@@ -137,29 +137,28 @@ class Stepper:
             self.meter.add(f"schedule/{name}", value)
         for optimizer in (self.opt_g, self.opt_d):
             self._set_rates(optimizer)
-        self._share, self._g_fades = 1.0, False  # of the finest details, and whether G cares for its own
+        self._alpha, self._g_fades = 1.0, False  # weight of the finest details in [0, 1]; G fades in its own
         if train.fade_kimg:
-            self._share = min((self.nimg - self.stage_start) / (1000 * train.fade_kimg), 1.0)
-            self._g_fades = parts.G.fade_in(self._share)
+            self._alpha = min((self.nimg - self.stage_start) / (1000 * train.fade_kimg), 1.0)
+            self._g_fades = parts.G.fade_in(self._alpha)
             for network in (self.G_ema, parts.D):
-                network.fade_in(self._share)
+                network.fade_in(self._alpha)
         torch.manual_seed((self.train.seed << 20) ^ self.nimg)  # for plugins that draw from torch directly
         cond = None
         if not self.conditioner_params:
             with self.meter.timed("condition"), torch.no_grad():
                 cond = parts.conditioner.encode(labels)
-        if parts.judge is not None:
+        if parts.d_conditioner is not None:
             with self.meter.timed("condition"), torch.no_grad():
-                self._judged = parts.judge.encode(labels)
-        self._votes = torch.zeros(
-            3, dtype=torch.float64
-        )  # sum and number of signs of D(real), wishes to stop
+                self._d_cond = parts.d_conditioner.encode(labels)
+        # summed over processes at the end of the step: signs of D(real), their number, requests to stop
+        self._reduced = torch.zeros(3, dtype=torch.float64)
         self._finite = True
         for side in train.order.upper():
             number = self.step  # of this side's steps so far
             if side == "G":
-                number, turn = divmod(self.step, train.d_steps)
-                if turn != (train.d_steps - 1 if train.order == "dg" else 0):
+                number, d_step = divmod(self.step, train.d_steps)
+                if d_step != (train.d_steps - 1 if train.order == "dg" else 0):
                     continue
             phase = self._d_main if side == "D" else self._g_main
             self._phase(side, "main", images, labels, cond, phase)
@@ -175,15 +174,15 @@ class Stepper:
         self.step += 1
         self.bad_in_a_row = 0 if self._finite else self.bad_in_a_row + 1
         self.bad_total += not self._finite
-        self._votes[2] = want_stop()
-        distributed.all_sum(self._votes)
-        self.signs += self._votes[:2]
+        self._reduced[2] = want_stop()
+        distributed.all_sum(self._reduced)
+        self.signs += self._reduced[:2]
         if parts.augmentation is not None and self.step % ADAPT_EVERY == 0 and self.signs[1] > 0:
             parts.augmentation.update(
                 (self.signs[0] / self.signs[1]).item(), self.nimg, self.train.batch * ADAPT_EVERY
             )
             self.signs.zero_()
-        return bool(self._votes[2] > 0)
+        return bool(self._reduced[2] > 0)
 
     def _phase(
         self,
@@ -235,19 +234,21 @@ class Stepper:
                     f"loss/{side}" if name == "main" else f"loss/{name}", value.item() * count, count
                 )
             distributed.sum_gradients(params, moved)
-            took = self._apply(side, params, optimizer)
+            stepped = self._apply(side, params, optimizer)
             for buffer, old, move in zip(state, before, moved):
-                buffer.copy_(old + move if took else old)
+                buffer.copy_(old + move if stepped else old)
 
     def _running_state(self) -> list[Tensor]:
-        """Running means and the like. Over micro-batches and processes their changes are averaged, so that they move
-        as if the whole batch had gone through at once; a step with bad gradients leaves them as they were."""
+        """Floating-point buffers of the trained networks, such as running means.
+
+        Their changes are averaged over micro-batches and processes, so that they move as if the whole batch had gone
+        through at once; a step with bad gradients leaves them as they were."""
         modules = [self.parts.G, self.parts.D, *self.parts.regularizers.values()]
         buffers = [b for m in modules for b in stored_state.stored_buffers(m) if b.is_floating_point()]
         return [b for b in buffers if b.numel()]
 
     def _apply(self, side: str, params: list[nn.Parameter], optimizer: torch.optim.Optimizer) -> bool:
-        """Step the optimiser unless a gradient is not finite; returns whether it did."""
+        """Step the optimizer; False, and no step, if a gradient is not finite."""
         grads = [p.grad for p in params if p.grad is not None]
         norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(grads))) if grads else torch.zeros(())
         finite = bool(norm.isfinite())
@@ -263,29 +264,31 @@ class Stepper:
     def _condition(
         self, cond: Condition | None, labels: Sequence[Label], rows: slice, side: str
     ) -> tuple[Condition, Condition, Condition | None]:
-        """The condition of a micro-batch without and with dropout and noise, the latter differentiable in G's phases if
-        the conditioner is trained; and what G sees, if that is another one."""
+        """Conditions of a micro-batch: without dropout and noise; as D sees it, with them; as G sees it, or None if it
+        is the same. The latter two are differentiable in G's phases if the conditioner is trained."""
         with torch.set_grad_enabled(cond is None and side == "G"):
             full = self.parts.conditioner.encode(labels[rows]) if cond is None else cond[rows]
-            if self.parts.judge is None:
+            if self.parts.d_conditioner is None:
                 return full.detach(), self.parts.conditioner.augment(full), None
-            judged, count = self._judged[rows], rows.stop - rows.start
+            d_cond, count = self._d_cond[rows], rows.stop - rows.start
             augmented = []
-            for value in (judged, full):  # both with the same dropout and noise
+            for value in (d_cond, full):  # both with the same dropout and noise
                 start = self.world.rank * len(labels) + rows.start
                 key = (self.train.seed, self.nimg, side, "condition")
                 with batch_random(*key, total=self.train.batch, start=start, count=count):
                     augmented.append(self.parts.conditioner.augment(value))
-            return judged, augmented[0], augmented[1]
+            return d_cond, augmented[0], augmented[1]
 
     def _sample_z(self, count: int) -> Tensor:
         return randn(count, self.parts.G.z_dim, device=self.device)
 
     def _augment(self, images: Tensor, *, fake: bool = False) -> Tensor:
-        """Everything in front of D; `fake` ones may have faded details of their own."""
+        """Fade-in, blur and augmentation in front of D, [B, C, H, W] -> the same shape.
+
+        Generated images (`fake`) are not faded where G fades in its own finest details."""
         train, seen = self.train, self.nimg - self.stage_start
         if not (fake and self._g_fades):
-            images = fade_in.fade_in(images, self._share)
+            images = fade_in.fade_in(images, self._alpha)
         images = fade_in.blur(images, train.blur_sigma * max(1 - seen / (1000 * train.blur_kimg), 0))
         return images if self.parts.augmentation is None else self.parts.augmentation(images)
 
@@ -320,7 +323,7 @@ class Stepper:
         loss = loss + self._eager_penalties("D", context)
         with torch.no_grad():
             signs = torch.cat([logits.float().flatten() for logits in real_logits]).sign().nan_to_num()
-            self._votes += torch.tensor([signs.sum().item(), signs.numel(), 0.0], dtype=torch.float64)
+            self._reduced += torch.tensor([signs.sum().item(), signs.numel(), 0.0], dtype=torch.float64)
             for name, logits in (("real", real_logits), ("fake", fake_logits)):
                 flat = torch.cat([x.float().flatten() for x in logits])
                 self.meter.add(f"sign/{name}", flat.sign().mean().item())
@@ -331,13 +334,13 @@ class Stepper:
         D = context.D
         with self._autocast():
             fake = context.features["fake"] = self._fake(context, update_emas=False)
-            judged = context.cond.detach()
+            d_cond = context.cond.detach()
             context.features["fake features"] = D.features(self._augment(fake, fake=True))
-            fake_logits = D.score(context.features["fake features"], judged)
+            fake_logits = D.score(context.features["fake features"], d_cond)
             real_logits = None
             if self.parts.loss.g_needs_real:
                 with torch.no_grad():
-                    real_logits = _floats(D(self._augment(context.real), judged))
+                    real_logits = _floats(D(self._augment(context.real), d_cond))
             losses = self.parts.loss.g_loss(_floats(fake_logits), real_logits)
             if (
                 self.train.top_k < 1
@@ -346,7 +349,7 @@ class Stepper:
             loss = losses.mean()
             for name, guidance in self.parts.guidance.items():
                 if guidance.weight:
-                    value = guidance.loss(fake.float(), judged, labels).mean()
+                    value = guidance.loss(fake.float(), d_cond, labels).mean()
                     self.meter.add(f"guidance/{name}", value.item())
                     loss = loss + guidance.weight * value
         return loss + self._eager_penalties("G", context)
@@ -379,7 +382,7 @@ class Stepper:
 
     @torch.no_grad()
     def _update_ema(self) -> None:
-        """Half-life in images, at most `ema_rampup` of the images before this step (StyleGAN2-ADA)."""
+        """Update the moving averages; their half-life is at most `ema_rampup` of the images so far (StyleGAN2-ADA)."""
         half_life = self.train.ema_kimg * 1000
         if self.train.ema_rampup is not None:
             half_life = min(half_life, self.train.ema_rampup * self.nimg)

@@ -18,7 +18,8 @@ from gankit.core.checkpoints import folders
 from gankit.core.config import compatibility, options
 from gankit.core.config import recipe as recipes
 from gankit.core.config.recipe import Recipe
-from gankit.core.config.retention import Keep
+from gankit.core.config.retention import Retention
+from gankit.core.cuda.dispatch import backends_in_use
 from gankit.core.data.contact_sheet import save_png
 from gankit.core.data.images import from_uint8
 from gankit.core.data.loader import Batches, open_source
@@ -27,7 +28,7 @@ from gankit.core.models import build, model_folder, warm_start
 from gankit.core.runtime import devices, distributed, hardware, tensor_files
 from gankit.core.runtime.paths import cache_dir
 from gankit.core.runtime.progress import Progress
-from gankit.core.training import carry_over, run_folder
+from gankit.core.training import carry_over, journal, run_folder
 from gankit.core.training.assembly import build_parts, check_stages
 from gankit.core.training.attachments import Attachments, Observer
 from gankit.core.training.step import Parts, Stepper
@@ -103,6 +104,7 @@ class Trainer:
             raise GankitError(
                 "no data: give --data PATH (a folder, zip or shards of images) or --data 'source:'"
             )
+        self.op_backends = backends_in_use(self.device)
         self.source = open_source(recipe.data.path, recipe.data.options)
         fingerprint = self.source.fingerprint()
         distributed.same_everywhere(fingerprint, "the data set")
@@ -114,7 +116,8 @@ class Trainer:
             self.progress.say(advice)
         self.ties = run_folder.ties(fingerprint, self.stepper)
         if found:
-            run_folder.restore(found[-1], recipe, self.stepper, self.ties)
+            before = run_folder.restore(found[-1], recipe, self.stepper, self.ties)
+            self._note_backends(before)
             self.progress.say(f"continuing {self.out} at {self.stepper.nimg / 1000:g} kimg")
         if self.world.main:
             self.trackers = [
@@ -123,10 +126,11 @@ class Trainer:
             ]
             self._trim_log()
             self._machine = hardware.facts(self.device, self.world, self.stepper.bf16)
+            self._machine["op_backends"] = _listed(self.op_backends)
         self._open_data()
 
     def _build(self, *, init: bool = False) -> Stepper:
-        """What the recipe of this stage describes, with its initial weights or those of `--init`."""
+        """The stepper of this stage, with initial weights or, if `init`, those of the model that `--init` names."""
         recipe = self.recipe
         conditioner = build.build_conditioner(recipe, self.vocabulary)
         conditioner.prepare(cache_dir("text"), self.device)
@@ -143,7 +147,7 @@ class Trainer:
         return Stepper(parts, recipe, self.device, self.world, bf16)
 
     def _open_data(self) -> None:
-        """Batches, sample grids and evaluations of this stage."""
+        """Open the batches, sample grids and evaluations of this stage."""
         recipe = self.recipe
         if self.world.main and recipe.evaluation.every is not None:
             make = self.attachments.observer
@@ -227,6 +231,17 @@ class Trainer:
         ):
             self.progress.say(line)
 
+    def _note_backends(self, before: dict[str, str] | None) -> None:
+        """Tell the user and the journal if other op backends compute from here on: numbers are no longer equal bit for
+        bit to those of an uninterrupted run."""
+        if not self.world.main or before is None or before == self.op_backends:
+            return
+        journal.note(self.out, self.stepper.nimg, "op_backends", before, self.op_backends)
+        self.progress.say(
+            f"operators were computed by {_listed(before)} until here, now by {_listed(self.op_backends)}: "
+            "results may differ slightly"
+        )
+
     def _trim_log(self) -> None:
         """Drop log lines that the interrupted run wrote after its last checkpoint; they will be written again."""
         path = self.out / "log.jsonl"
@@ -258,10 +273,10 @@ class Trainer:
                 return last
 
     def _loop(self) -> tuple[Path, bool]:
-        """Train to the end of the stage; returns the last checkpoint and whether somebody wants to stop."""
+        """Train to the end of the stage; returns the last checkpoint, and True if a process is to stop."""
         train, stepper = self.recipe.train, self.stepper
         until = self.whole.stages[self.stage].get("until") if self.whole.stages else None
-        keep = Keep.parse(train.keep)
+        keep = Retention.parse(train.keep)
         assert self.batches is not None
         last = None
         if stepper.nimg == 0:
@@ -301,6 +316,7 @@ class Trainer:
                     self.recipe,
                     stepper,
                     self.ties,
+                    self.op_backends,
                     keep.last,
                     spared,
                     stage=self.stage,
@@ -316,8 +332,8 @@ class Trainer:
         return newest, stop
 
     def _evaluate(self, done: bool) -> tuple[bool, bool]:
-        """Measure if it is time to; whether that was done, and whether the stage ends since nothing improves any more,
-        which every process answers alike."""
+        """Measure if it is time to. Returns True if that was done, and True if the stage ends because nothing improves
+        any more; the same in every process."""
         every, stepper = self.recipe.evaluation.every, self.stepper
         if every is None or stepper.bad_in_a_row:
             return False, False
@@ -403,5 +419,10 @@ class Trainer:
 
 
 def crossed(nimg: int, batch: int, every: int) -> bool:
-    """Whether the step that led to `nimg` passed a multiple of `every`."""
+    """True if the step of `batch` images that led to `nimg` passed a multiple of `every`."""
     return nimg // every != (nimg - batch) // every
+
+
+def _listed(backends: dict[str, str]) -> str:
+    """'cpu (gankit-cpu 0.1.0)' of {'cpu': 'gankit-cpu 0.1.0'}."""
+    return ", ".join(f"{name} ({version})" for name, version in backends.items())

@@ -1,7 +1,7 @@
 """Adaptive discriminator augmentation: Karras et al. 2020 (StyleGAN2-ADA), section 3 and appendix B.
 
-The probability p of each augmentation follows the share of real images that D calls real. The parameters of an image's
-augmentations are its own, so the result does not depend on the other images of the batch.
+The probability p of each augmentation follows the share of real images that D calls real. Parameters are drawn per
+image, so the result for an image does not depend on the rest of its batch.
 """
 
 from __future__ import annotations
@@ -49,13 +49,14 @@ class ADA(Augmentation):
 
     Args:
         pipeline: groups of augmentations: b(lit), g(eom), c(olor), f(ilter), n(oise), c(utout), single or combined.
-        target: mean sign of D's real logits to steer for, in (-1, 1); null keeps p as it is.
+        target: target for the mean sign of D's logits on real images, in (-1, 1); null keeps p constant.
         p: probability at the start, >= 0.
         kimg: thousands of images in which p can move from 0 to 1, > 0.
-        multipliers: of p for single augmentations, e.g. {rotate: 0, xflip: 0.5}; 1 where the pipeline has them, else 0.
-        ranges: other strengths than the paper's, e.g. {scale: 0.1}: standard deviation of scale, aniso (log2), xfrac
+        multipliers: factors on p for single augmentations, e.g. {rotate: 0, xflip: 0.5}; by default 1 for those of the
+            pipeline and 0 for others.
+        ranges: strengths that replace the paper's, e.g. {scale: 0.1}: standard deviation of scale, aniso (log2), xfrac
             (sides), brightness, contrast, saturation, imgfilter (log2), noise; maximum of xint (sides), rotate, hue
-            (half turns), side of cutout.
+            (half turns); side of cutout, as a fraction of the image's.
         filter_bands: multipliers of imgfilter for its four frequency bands, low to high.
     """
 
@@ -99,7 +100,7 @@ class ADA(Augmentation):
     filter_bank: Tensor
 
     def _apply(self, fn: Any, recurse: bool = True) -> ADA:
-        """Move to a device or dtype, except p, which decides on the host what to do."""
+        """Move to a device or dtype; p stays on the CPU, where `forward` reads it without waiting for a device."""
         p = self.p
         super()._apply(fn, recurse)
         self.p = p
@@ -109,14 +110,18 @@ class ADA(Augmentation):
         return {"p": float(self.p)}
 
     def update(self, real_signs: float, nimg: int, batch: int) -> None:
-        """One step of p towards the target; `batch` is the number of images since the last call."""
+        """Move p by batch / (1000 kimg) towards the target.
+
+        `real_signs` is the mean sign of D's logits on the `batch` real images since the last call.
+        """
         if self.target is None or real_signs == self.target:
             return
         step = math.copysign(batch / (self.kimg * 1000), real_signs - self.target)
         self.p.add_(step).clamp_(min=0)  # no upper bound: past 1, multipliers below 1 still grow
 
     def forward(self, images: Tensor, percentile: float | None = None) -> Tensor:
-        """Augment; `percentile` replaces all draws but the noise image by that point of their distributions."""
+        """Augment images [B, C, H, W]. `percentile` in [0, 1] replaces each random parameter, but not the noise
+        image, by that quantile of its distribution."""
         p = float(self.p)
         if p == 0 or not self.multipliers:
             return images
@@ -188,7 +193,7 @@ class ADA(Augmentation):
 
 
 class _Draws:
-    """Random parameters, one an image, on the CPU: they are few, and the size of the padding depends on them."""
+    """Random augmentation parameters, one per image, on the CPU: the size of the padding in `warp` depends on them."""
 
     def __init__(
         self,
@@ -205,43 +210,45 @@ class _Draws:
         self.percentile = percentile
 
     def uniform(self) -> Tensor:
-        """[B] in [0, 1)."""
+        """Uniform [B] in [0, 1), or the percentile."""
         return rand(self.batch) if self.percentile is None else torch.full((self.batch,), self.percentile)
 
     def symmetric(self, name: str) -> Tensor:
-        """[B] in [-r, r), r the range of the augmentation."""
+        """Uniform [B] in [-r, r), r the range of the augmentation."""
         return (2 * self.uniform() - 1) * self.ranges[name]
 
     def normal(self, name: str) -> Tensor:
-        """[B] from N(0, r^2), r the range of the augmentation."""
+        """Normal [B] from N(0, r^2), r the range of the augmentation."""
         unit = randn(self.batch) if self.percentile is None else torch.erfinv(2 * self.uniform() - 1)
         return unit * self.ranges[name]
 
     def half_normal(self, name: str) -> Tensor:
-        """[B] absolute values from N(0, r^2), r the range of the augmentation."""
+        """Absolute values [B] from N(0, r^2), r the range of the augmentation."""
         unit = randn(self.batch).abs() if self.percentile is None else torch.erfinv(self.uniform())
         return unit * self.ranges[name]
 
     def gate(self, name: str, *values: Tensor, identity: float, strength: float = 1.0) -> list[Tensor]:
-        """`values` of the images that are augmented, which is decided for all values together, `identity` elsewhere."""
+        """Each of `values` where an image is augmented (one decision per image for all values), `identity`
+        elsewhere."""
         is_open = rand(self.batch) < self.multipliers[name] * strength * self.p
         return [torch.where(is_open, value, identity) for value in values]
 
     def rotation(self) -> Tensor:
-        """[B] angle of one of two rotations, of which with the augmentation's probability at least one is open."""
+        """Angle [B] in radians of one of two rotations; with the augmentation's probability at least one of them
+        acts."""
         p = min(self.multipliers["rotate"] * self.p, 1)
         angle = self.symmetric("rotate") * math.pi
         return torch.where(rand(self.batch) < 1 - math.sqrt(1 - p), angle, 0.0)
 
 
 def _matrix(*rows: list[Tensor | float]) -> Tensor:
-    """[B, n, m] from entries that are [B] or constants."""
+    """Matrices [B, n, m] from rows of entries that are [B] or constants."""
     batch = next(entry for row in rows for entry in row if isinstance(entry, Tensor))
     return torch.stack([torch.stack([batch.new_zeros(len(batch)) + e for e in row], 1) for row in rows], 1)
 
 
 def _inverse_transform(draws: _Draws, height: int, width: int) -> Tensor:
-    """[B, 3, 3] from pixels of the output to pixels of the input, origin at the centre."""
+    """Affine matrices [B, 3, 3] from output to input pixel coordinates, origin at the image centre."""
 
     def scale(x: Tensor, y: Tensor) -> Tensor:
         return _matrix([1 / x, 0, 0], [0, 1 / y, 0], [0, 0, 1])
@@ -270,7 +277,7 @@ def _inverse_transform(draws: _Draws, height: int, width: int) -> Tensor:
     if "aniso" in draws.multipliers:
         (factor,) = draws.gate("aniso", draws.normal("aniso").exp2(), identity=1)
         inverse = inverse @ scale(factor, 1 / factor)
-    if "rotate" in draws.multipliers and draws.percentile is None:  # at a percentile, the first one is all
+    if "rotate" in draws.multipliers and draws.percentile is None:  # at a percentile, one suffices
         inverse = inverse @ rotate(draws.rotation())
     if "xfrac" in draws.multipliers:
         x, y = draws.gate("xfrac", draws.normal("xfrac"), draws.normal("xfrac"), identity=0)
@@ -279,7 +286,7 @@ def _inverse_transform(draws: _Draws, height: int, width: int) -> Tensor:
 
 
 def _color_transform(draws: _Draws, grey: bool) -> Tensor | None:
-    """[B, 4, 4] on homogeneous colours, or None where the pipeline has no colour."""
+    """Affine matrices [B, 4, 4] on homogeneous RGB, or None if the pipeline has no colour augmentation."""
     steps = []
     axis = torch.tensor([1.0, 1, 1, 0]) / math.sqrt(3)
     luma = axis.outer(axis)
@@ -303,7 +310,7 @@ def _color_transform(draws: _Draws, grey: bool) -> Tensor | None:
 
 
 def _hue_rotation(angle: Tensor) -> Tensor:
-    """[B, 4, 4] rotation of RGB about the grey axis (Rodrigues' formula)."""
+    """Rotations [B, 4, 4] of RGB about the grey axis (Rodrigues' formula)."""
     v = 1 / math.sqrt(3)
     cross = torch.tensor([[0, -v, v, 0], [v, 0, -v, 0], [-v, v, 0, 0], [0, 0, 0, 0]])
     angle = angle[:, None, None]

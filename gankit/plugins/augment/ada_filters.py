@@ -1,8 +1,8 @@
-"""Linear maps of ADA's pipeline: Karras et al. 2020 (StyleGAN2-ADA), appendix B.
+"""Resampling and band-pass filters of ADA as matrix products: Karras et al. 2020 (StyleGAN2-ADA), appendix B.
 
-Filters along an axis are written as matrices [B, out, in], one an image, with the reflection at the borders folded in.
-At the sizes of images a matrix product is faster than padding and a depthwise convolution, on CPU several times so,
-and it is differentiable to any order.
+A filter along an axis is a matrix [B, out, in], one per image, with the reflection at the borders folded in. At image
+sizes a matrix product is faster than padding and a depthwise convolution, on CPU several times so, and it is
+differentiable to any order.
 """
 
 from __future__ import annotations
@@ -33,13 +33,14 @@ SYM6 = [
 
 
 def low_pass() -> Tensor:
-    """[12] low-pass for resampling by two, sum 1."""
+    """Taps [12] of the symlet low-pass filter for resampling by 2, sum 1."""
     taps = torch.tensor(SYM6, dtype=torch.float64)
     return (taps / taps.sum()).float()
 
 
 def filter_bank() -> Tensor:
-    """[4, 43] band-passes for [0, 1/8], [1/8, 1/4], [1/4, 1/2], [1/2, 1] of Nyquist; they sum to the identity."""
+    """Taps [4, 43] of band-pass filters for [0, 1/8], [1/8, 1/4], [1/4, 1/2], [1/2, 1] of Nyquist; they sum to the
+    identity."""
     low = np.asarray(SYM2)
     high = low * (-1.0) ** np.arange(len(low))
     low2 = np.convolve(low, low[::-1]) / 2
@@ -60,12 +61,13 @@ def _reflect(index: Tensor, size: int) -> Tensor:
 
 
 def _scatter(source: Tensor, weight: Tensor, size: int) -> Tensor:
-    """source, weight [B, out, taps] -> matrix [B, out, size]."""
+    """Matrix [B, out, size] with each `weight` [B, out, taps] added at its input index `source` [B, out, taps]."""
     return weight.new_zeros(*source.shape[:2], size).scatter_add_(2, source, weight)
 
 
 def upsample_matrix(size: int, before: Tensor, after: Tensor, canvas: int, taps: Tensor) -> Tensor:
-    """[B, 2 * canvas, size]: reflect by before [B] and after [B], upsample by 2 with an even filter.
+    """Matrix [B, 2 * canvas, size]: pad by reflection, before [B] and after [B], then upsample by 2 with an even-length
+    filter.
 
     The result starts at row 0; rows past an image's own padding are zero.
     """
@@ -79,7 +81,8 @@ def upsample_matrix(size: int, before: Tensor, after: Tensor, canvas: int, taps:
 
 
 def downsample_matrix(size: int, crop: int, taps: Tensor) -> Tensor:
-    """[size, 2 * size + 2 * crop]: correlate with an even filter, keep every second, crop on either side."""
+    """Matrix [size, 2 * size + 2 * crop]: crop on either side, then filter with an even-length filter and keep every
+    second sample."""
     row = torch.arange(size, device=taps.device)[:, None]
     tap = torch.arange(len(taps), device=taps.device)
     source = 2 * row + tap + crop + 1 - len(taps) // 2
@@ -87,7 +90,7 @@ def downsample_matrix(size: int, crop: int, taps: Tensor) -> Tensor:
 
 
 def filter_matrix(size: int, taps: Tensor) -> Tensor:
-    """[B, size, size]: filter with the odd, symmetric taps [B, n], reflected borders."""
+    """Matrices [B, size, size]: filter with odd, symmetric taps [B, n] and reflected borders."""
     n = taps.shape[1]
     row = torch.arange(size, device=taps.device)[:, None]
     source = _reflect(row + torch.arange(n, device=taps.device) - n // 2, size)
@@ -95,21 +98,24 @@ def filter_matrix(size: int, taps: Tensor) -> Tensor:
 
 
 def apply_separable(images: Tensor, vertical: Tensor, horizontal: Tensor) -> Tensor:
-    """images [B, C, H, W], vertical [B, H', H] or [H', H], horizontal [B, W', W] or [W', W] -> [B, C, H', W']."""
+    """Apply one matrix per axis.
+
+    images [B, C, H, W], vertical [B, H', H] or [H', H], horizontal [B, W', W] or [W', W] -> [B, C, H', W'].
+    """
     columns = vertical.unsqueeze(-3) @ images
     batch, channels, height, _ = columns.shape
     return (columns.flatten(1, 2) @ horizontal.mT).view(batch, channels, height, -1)
 
 
 def warp(images: Tensor, inverse: Tensor, taps: Tensor) -> Tensor:
-    """Move images [B, C, H, W] by an affine map, at twice the resolution, with reflected surroundings.
+    """Warp images [B, C, H, W] by an affine map at twice the resolution, with reflection padding.
 
-    inverse [B, 3, 3], on the CPU, leads from pixels of the output to pixels of the input, origin at the centre; taps
-    is the low-pass. Each image is reflected as far as its own view reaches (at most once over), so that it does not
-    depend on its neighbours in the batch how it looks.
+    inverse [B, 3, 3], on the CPU, maps output to input pixel coordinates, origin at the image centre; taps is the
+    low-pass filter. The padding of an image depends on its own transform alone (at most one reflection), so its result
+    does not depend on the other images of the batch.
     """
     height, width = images.shape[2:]
-    margin = len(taps) // 4  # pixels that the low-pass needs around the view
+    margin = len(taps) // 4  # pixels around the view that the low-pass filter needs
     x, y = (width - 1) / 2, (height - 1) / 2
     corners = inverse @ torch.tensor([[-x, -y, 1], [x, -y, 1], [x, y, 1], [-x, y, 1]]).T
     reach = torch.stack([-corners[:, 0], -corners[:, 1], corners[:, 0], corners[:, 1]], 1).amax(2)

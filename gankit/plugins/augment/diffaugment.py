@@ -38,9 +38,10 @@ class DiffAugment(Augmentation):
 
 
 def _color(images: Tensor) -> Tensor:
-    """x + U(-0.5, 0.5); m + (x - m) U(0, 2), m the mean of a pixel; m + (x - m) U(0.5, 1.5), m the mean of the image.
+    """Random brightness, saturation and contrast of RGB.
 
-    The three are one affine map, computed as such to pass over the images once.
+    x + U(-0.5, 0.5); m + (x - m) U(0, 2), m the mean of a pixel; m + (x - m) U(0.5, 1.5), m the mean of the image. The
+    three are one affine map, computed as such to pass over the images once.
     """
     color = images[:, :3]
     brightness, saturation, contrast = rand(len(images), 3, 1, 1, device=images.device).split(1, dim=1)
@@ -55,7 +56,7 @@ def _color(images: Tensor) -> Tensor:
 
 
 def _translation(images: Tensor) -> Tensor:
-    """Shift by whole pixels in +-floor(size / 8 + 0.5), zeros come in."""
+    """Shift by random whole pixels, up to +-floor(size / 8 + 0.5) per axis, and fill with zeros."""
     batch, channels, height, width = images.shape
     reach_y, reach_x = int(height * 0.125 + 0.5), int(width * 0.125 + 0.5)
     y = randint(0, 2 * reach_y + 1, (batch, 1, 1), device=images.device)

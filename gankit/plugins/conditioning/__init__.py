@@ -1,0 +1,1 @@
+"""Conditioner plugins: labels (class, tags, caption) to embeddings for generator and discriminator."""

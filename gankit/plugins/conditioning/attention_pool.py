@@ -1,43 +1,17 @@
-"""Learned attention pooling of a text encoder's tokens.
-
-An average over tokens loses which colour belongs to which noun. A few queries, each with its own softmax over the
-tokens, keep them apart: on avatar captions a linear classifier then reads the colours of hair and clothes almost
-without error (`benchmarks/text_probe.py`).
-"""
+"""Loads a fitted attention pool, with which the conditioner `text` reads the tokens of its encoder."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-import torch
-from torch import Tensor, nn
-
 from gankit.core.models.pretrained import find_state_dict, read_safetensors, shapes_only
+from gankit.core.nn.attention_pool import AttentionPool
 from gankit.errors import GankitError
 
 
-class AttentionPool(nn.Module):
-    """tokens [B, T, D], mask [B, T] -> [B, queries * values], standardised with statistics of the captions it was
-    fitted on."""
-
-    mean: Tensor
-    std: Tensor
-
-    def __init__(self, token_dim: int, queries: int = 8, values: int = 64) -> None:
-        super().__init__()
-        self.query, self.value = nn.Linear(token_dim, queries), nn.Linear(token_dim, values)
-        self.width = queries * values
-        self.register_buffer("mean", torch.zeros(self.width))
-        self.register_buffer("std", torch.ones(self.width))
-
-    def forward(self, tokens: Tensor, mask: Tensor) -> Tensor:
-        scores = self.query(tokens).masked_fill(~mask[..., None], -torch.inf)
-        pooled = (scores.softmax(1).mT @ self.value(tokens)).flatten(1)
-        return (pooled - self.mean) / self.std
-
-
 def load_pool(weights: str, token_dim: int) -> AttentionPool:
-    """A fitted pool from a safetensors file or a hub id. Raises GankitError if it is of another encoder."""
+    """Load a fitted pool from a safetensors file or a hub id. Raises GankitError if it is no pool or for tokens of
+    another width."""
     path = Path(weights).expanduser()
     tensors = read_safetensors(path) if path.is_file() else find_state_dict(weights)
     try:

@@ -1,4 +1,4 @@
-"""One class out of a list, as a one-hot vector (conditional StyleGAN2-ADA, StyleGAN-XL, R3GAN)."""
+"""Class conditioner: one class of a list as a one-hot vector (conditional StyleGAN2-ADA, StyleGAN-XL, R3GAN)."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class ClassConditioner(Conditioner):
             class works too.
     """
 
-    _anchor: Tensor  # an empty buffer, which knows the device
+    _anchor: Tensor  # an empty buffer that follows the module's device
 
     def __init__(self, *, dropout: float = 0.0) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Prompts through the text tower of a CLIP model from open_clip (StyleGAN-T, Sauer et al. 2023, section 3)."""
+"""Text conditioner on the text tower of an open_clip CLIP model (StyleGAN-T, Sauer et al. 2023, section 3)."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ RANDOM = "random"  # in place of the name of published weights
 
 
 class CLIPTextConditioner(EncodedText):
-    """Text feature of a CLIP model after its projection, the space that images share; zeros where no text is given.
+    """Projected text feature of a CLIP model, in the space shared with images; zeros where no text is given.
 
     Args:
         model: architecture in open_clip, such as ViT-L-14 or ViT-B-32.
@@ -71,7 +71,7 @@ class CLIPTextConditioner(EncodedText):
     def cache_key(self) -> str:
         digest = hashlib.sha256()
         if self._file is None:
-            digest.update(torch.__version__.encode())  # which decides on random weights
+            digest.update(torch.__version__.encode())  # which determines random weights
         else:
             with open(self._file, "rb") as file:
                 while chunk := file.read(1 << 20):
@@ -86,7 +86,8 @@ class CLIPTextConditioner(EncodedText):
 
 
 def clip_config(model: str) -> dict[str, Any]:
-    """The configuration of an architecture of open_clip. Raises GankitError for one that needs a foreign tokenizer."""
+    """The configuration of an architecture of open_clip. Raises GankitError for an unknown one and for one whose
+    tokenizer is not part of open_clip."""
     import open_clip
 
     config = open_clip.get_model_config(model) if ":" not in model else None
@@ -100,7 +101,8 @@ def clip_config(model: str) -> dict[str, Any]:
 
 
 def clip_weights(model: str, pretrained: str) -> Path | None:
-    """The safetensors file with the weights of a whole CLIP model; None for random weights."""
+    """Path of the safetensors file of a whole CLIP model, None for random weights. Raises GankitError if there is
+    none."""
     import open_clip
     from open_clip.pretrained import get_pretrained_cfg
 
@@ -133,7 +135,8 @@ def clip_weights(model: str, pretrained: str) -> Path | None:
 
 
 def load_clip(model: str, pretrained: str) -> Any:
-    """A frozen CLIP model in eval mode on the CPU."""
+    """Load a frozen CLIP model in eval mode on the CPU. Raises GankitError if the weights do not fit the
+    architecture."""
     import open_clip
     from open_clip.pretrained import get_pretrained_cfg
 
@@ -164,7 +167,7 @@ def load_clip(model: str, pretrained: str) -> Any:
 
 
 def clip_normalisation(model: str, pretrained: str) -> tuple[Tensor, Tensor]:
-    """Scale and shift [3, 1, 1] that turn images in [-1, 1] into what the image tower was trained on."""
+    """Scale and shift [3, 1, 1] from images in [-1, 1] to the normalisation that the image tower was trained with."""
     from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
     from open_clip.pretrained import get_pretrained_cfg
 

@@ -1,4 +1,4 @@
-"""Prompts through a CLIP text tower whose weights belong to the model, as in snapshots of StyleGAN-T."""
+"""Text conditioner on a CLIP text tower whose weights are stored with the model, as in StyleGAN-T snapshots."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ class CLIPTowerConditioner(EncodedText):
         embed_dim: width of the feature.
         context_length: tokens of a text beyond this number are cut off.
         vocab_size: number of tokens that the tower knows.
-        width: of its layers.
+        width: width of its layers.
         heads: attention heads of each layer.
         layers: number of layers.
-        quick_gelu: whether its activation is the approximate GELU of OpenAI's models.
+        quick_gelu: use the approximate GELU of OpenAI's models as activation.
         normalize: scale the feature to length 1.
         trainable: fine-tune the tower together with G (StyleGAN-T's text-encoder phase).
         noise: standard deviation of Gaussian noise that training adds, in units of 1/sqrt(width).
@@ -68,7 +68,7 @@ class CLIPTowerConditioner(EncodedText):
         self.encoder.requires_grad_(trainable)
 
     def load_encoder(self) -> nn.Module:
-        """The tower with fresh weights; those of the model are loaded over them."""
+        """A tower with random weights, to be overwritten by those of the model."""
         from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
 
         vision = CLIPVisionCfg(layers=1, width=64, patch_size=16, image_size=16)

@@ -1,4 +1,4 @@
-"""Several conditioners side by side, so that a prompt, a list of tags, a class, any mix of them or nothing will do."""
+"""Combined conditioner: several conditioners side by side, any of which may be given or left out."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from gankit.errors import GankitError
 
 
 class CombinedConditioner(Conditioner):
-    """The embeddings of its parts in a row, then one flag for each part: 1 given, 0 not given.
+    """Concatenated embeddings of its parts, then one flag for each part: 1 given, 0 not given.
 
     A part that an image lacks, or that training hides, is all zeros with flag 0.
 
@@ -47,7 +47,7 @@ class CombinedConditioner(Conditioner):
         self.parts = nn.ModuleDict(parts)
         self.part_dropout, self.drop_all = part_dropout, drop_all
         self.spec = CondSpec()
-        self.slices: dict[str, slice] = {}  # columns of the embedding that belong to each part
+        self.slices: dict[str, slice] = {}  # columns of each part in the embedding
         self.flags = slice(0, 0)  # columns of the flags, in the order of the parts
         self._token_part: str | None = None
 
@@ -142,7 +142,7 @@ class CombinedConditioner(Conditioner):
 
 
 def _masked(cond: Condition, keep: Tensor) -> Condition:
-    """The condition with all zeros, and no valid token, in the rows that are not kept."""
+    """Zero the embedding and tokens, and mask out all tokens, in rows where `keep` [B] is False."""
     return cond.map(
         lambda t: t & keep[:, None] if t.dtype == torch.bool else t * keep.view(-1, *[1] * (t.dim() - 1))
     )

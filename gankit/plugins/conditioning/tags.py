@@ -1,8 +1,8 @@
-"""A weighted set of tags as a multi-hot vector.
+"""Tag conditioner: a weighted set of tags as a multi-hot vector.
 
-Few, frequent tags with dropout, rather than an embedding that makes every image a class of its own: the lesson of tag-
-conditional anime StyleGANs. Noise is StackGAN's conditioning augmentation (Zhang et al. 2017, section 3.2) without the
-learned part.
+Few, frequent tags with dropout work better than an embedding that makes every image a class of its own, as
+tag-conditional anime StyleGANs showed. Noise is StackGAN's conditioning augmentation (Zhang et al. 2017, section 3.2)
+without the learned part.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from gankit.errors import GankitError, unknown
 class TagConditioner(Conditioner):
     """Multi-hot vector with the weights of the image's tags; all zeros where no tag is given.
 
-    Tags of the data that are too rare for a place in the vector remain known and are ignored.
+    Tags of the data that are too rare for a column of the vector are accepted and ignored.
 
     Args:
         min_count: tags with fewer images than this in the training data are ignored.
@@ -35,7 +35,7 @@ class TagConditioner(Conditioner):
             that only ratios of weights count.
     """
 
-    _anchor: Tensor  # an empty buffer, which knows the device
+    _anchor: Tensor  # an empty buffer that follows the module's device
 
     def __init__(
         self,
@@ -87,7 +87,7 @@ class TagConditioner(Conditioner):
         return frozenset({"tags"})
 
     def ignored(self, label: Label) -> list[str]:
-        """Tags of a label that are known but have no effect; worth telling a user who asks for them."""
+        """Tags of a label that occur in the data but are too rare to have an effect."""
         return [tag for tag in label.tags if tag in self._counts and tag not in self._index]
 
     def columns(self) -> list[tuple[str, str]]:
@@ -133,7 +133,8 @@ class TagConditioner(Conditioner):
         return c
 
     def _unscaled(self, c: Tensor) -> Tensor:
-        """Undoes "sqrt"; "l2" forgets the scale, and scaling again does not need it."""
+        """Undo the scaling of "sqrt". For "l2" there is nothing to undo: the scale cancels when what is left is
+        normalised again."""
         if self.normalize == "sqrt":
             return c * (c != 0).sum(dim=1, keepdim=True).sqrt()
         return c

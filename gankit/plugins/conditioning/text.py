@@ -1,4 +1,4 @@
-"""Prompts through a pretrained text encoder of the transformers library: BERT kind (MiniLM by default), CLIP, T5.
+"""Text conditioner on a pretrained transformers encoder: BERT kind (MiniLM by default), CLIP or T5.
 
 A frozen embedding that varies slowly with meaning is what lets a GAN follow prompts it has not seen (StyleGAN-T, Sauer
 et al. 2023, section 3).
@@ -21,23 +21,24 @@ from gankit.core.data.text_cache import TextCache
 from gankit.core.interfaces.conditions import Condition, Conditioner, CondSpec
 from gankit.core.interfaces.labels import Label, Vocabulary
 from gankit.core.models.pretrained import find_folder, read_safetensors, shapes_only
+from gankit.core.nn.attention_pool import AttentionPool
 from gankit.core.runtime.random import rand, randn
 from gankit.core.runtime.tensor_files import sha256_of
 from gankit.errors import GankitError
-from gankit.plugins.conditioning.attention_pool import AttentionPool, load_pool
+from gankit.plugins.conditioning.attention_pool import load_pool
 
 
 class EncodedText(Conditioner):
-    """What conditioners with a text encoder share: when it is loaded, the cache, images without text, augmentation.
+    """Base of conditioners with a text encoder: loading on first use, embedding cache, empty texts, dropout and noise.
 
     A frozen encoder is loaded at the first text that the cache lacks and is not part of the state dict; `identity`
-    references it. A trainable one is loaded at once and is a module like any other, always in eval mode.
-    Constructors end with `set_up`.
+    references it. A trainable one is loaded at once and is a module like any other, always in eval mode. Constructors
+    end with `set_up`.
     """
 
-    name: str  # of the plugin, for messages
-    encoder_name: str  # tells encoders and ways of pooling apart
-    _anchor: Tensor  # an empty buffer, which knows the device
+    name: str  # the plugin's, for messages
+    encoder_name: str  # encoder and pooling options; equal for comparable features
+    _anchor: Tensor  # an empty buffer that follows the module's device
 
     def __init__(self, *, trainable: bool, noise: float, dropout: float) -> None:
         super().__init__()
@@ -52,6 +53,7 @@ class EncodedText(Conditioner):
         self.register_buffer("_anchor", torch.empty(0), persistent=False)
 
     def set_up(self, *, c_dim: int, token_dim: int = 0) -> None:
+        """Set `spec`, and load the encoder if it is trainable."""
         self.spec = CondSpec(c_dim=c_dim, token_dim=token_dim)
         if self.trainable:
             self.encoder = self.load_encoder().eval().requires_grad_(True)
@@ -61,11 +63,12 @@ class EncodedText(Conditioner):
 
     @abstractmethod
     def features(self, encoder: Any, texts: Sequence[str]) -> Condition:
-        """Encode texts, at least one, on the device of the encoder."""
+        """Encode at least one text on the encoder's device -> embedding [B, c_dim] and, if there are any, tokens and
+        mask."""
 
     @abstractmethod
     def cache_key(self) -> str:
-        """Everything that determines the features of a text."""
+        """A string that differs wherever the features of a text may differ (weights, options)."""
 
     @abstractmethod
     def identity(self) -> dict[str, str]:
@@ -73,7 +76,7 @@ class EncodedText(Conditioner):
 
     @property
     def token_rows(self) -> int:
-        """The most tokens of a text; matters where `spec.token_dim` is not 0."""
+        """Maximum number of tokens of a text; used if `spec.token_dim` is not 0."""
         return 0
 
     def set_vocabulary(self, vocabulary: Vocabulary) -> None:
@@ -88,7 +91,7 @@ class EncodedText(Conditioner):
         return Vocabulary(captioned=self._captioned, total=self._total)
 
     def columns(self) -> list[tuple[str, str]]:
-        """Features of the same encoder mean the same, those of different ones do not."""
+        """One name for each feature, made of encoder and index: only features of equal encoders are comparable."""
         return [(f"{self.name} {self.encoder_name}", str(i)) for i in range(self.spec.c_dim)]
 
     @property
@@ -102,7 +105,7 @@ class EncodedText(Conditioner):
 
     def train(self, mode: bool = True) -> EncodedText:
         super().train(mode)
-        if self.trainable:  # dropout inside the encoder would draw numbers that do not belong to the run
+        if self.trainable:  # its dropout would draw numbers that no image's place decides
             self.encoder.eval()
         return self
 
@@ -129,7 +132,7 @@ class EncodedText(Conditioner):
         rows = self.token_rows if width else 0
 
         def one(text: str) -> Tensor:
-            """Embedding, length and tokens in a row of fixed width."""
+            """Encode a text as a row of fixed width: embedding, number of tokens, zero-padded tokens."""
             if not self._frozen:
                 self._frozen.append(self.load_encoder().eval().requires_grad_(False))
             encoder = self._frozen[0].to(self._anchor.device)
@@ -251,6 +254,7 @@ class TextConditioner(EncodedText):
         self._whole_config, self._config = config, getattr(config, "text_config", config)
 
     def _projected(self, layer: int) -> bool:
+        """True if the pooled vector of a layer goes through CLIP's text projection."""
         return self._is_clip and self.pooling == "eos" and layer in (-1, self._config.num_hidden_layers)
 
     def load_encoder(self) -> nn.Module:
@@ -330,7 +334,8 @@ class TextConditioner(EncodedText):
         return Condition(embedding, last * mask[:, :, None], mask) if self.tokens else Condition(embedding)
 
     def _pool(self, hidden: Tensor, mask: Tensor) -> Tensor:
-        """[B, T, D] -> [B, D]."""
+        """Pool hidden states [B, T, D] over the tokens of mask [B, T] -> [B, D], or [B, width of the attention
+        pool]."""
         if self.pooling == "cls":
             return hidden[:, 0]
         if self.pooling == "eos":  # tokenizers put it last, also after cutting
@@ -359,7 +364,7 @@ class TextConditioner(EncodedText):
 
 
 def folder_digest(folder: Path) -> str:
-    """Hash of the files that determine what an encoder computes: configuration, tokenizer, weights."""
+    """SHA-256 of the files that determine what an encoder computes: configuration, tokenizer, weights."""
     digest = hashlib.sha256()
     for path in sorted(folder.iterdir()):
         if path.suffix in (".json", ".txt", ".model", ".safetensors") and path.is_file():
@@ -372,7 +377,7 @@ def folder_digest(folder: Path) -> str:
 
 @contextlib.contextmanager
 def _quiet_transformers() -> Iterator[None]:
-    """No progress bar, and no report that the other half of a CLIP or T5 is not used."""
+    """Context without transformers' progress bar and its warning about the unused half of a CLIP or T5."""
     from transformers.utils import logging
 
     verbosity, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()

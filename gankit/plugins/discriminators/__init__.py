@@ -1,0 +1,1 @@
+"""Discriminator plugins: StyleGAN2, Projected GAN, StyleGAN-XL, StyleGAN-T and R3GAN."""

@@ -13,16 +13,16 @@ from gankit.core.nn.stylegan_layers import FullyConnected
 
 Norm = Literal["batch", "group", "none"]
 FINAL_KERNEL = 4
-PATCH_NOMINAL = 16  # the depth of heads that judge patches is that of a map of this side
+PATCH_NOMINAL = 16  # nominal side of a map, which sets the depth of patch heads
 EMBED_DIM = 128
 
 
 def head_plan(nominal: float, actual: int) -> tuple[list[int], int]:
     """Widths of the down blocks and side of the last kernel, for a map of side `actual`.
 
-    As in the paper the depth comes from the side that the map would have for a 256-pixel image, `nominal`: 128, 64,
-    32 and 16 give 4, 3, 2 and 1 down blocks. A smaller map, which they would shrink below the last 4x4 kernel, gets as
-    many as leave 4x4 (but one at least, since a head without any is linear), and a kernel as large as what is left.
+    As in the paper the depth comes from the side that the map would have for a 256-pixel image, `nominal`: 128, 64, 32
+    and 16 give 4, 3, 2 and 1 down blocks. A smaller map, which they would shrink below the last 4x4 kernel, gets as
+    many as leave 4x4 (but one at least, since a head without any is linear), and a kernel of the side that is left.
     """
     level = max(3, round(math.log2(nominal)))
     possible = int(math.log2(actual))
@@ -33,7 +33,7 @@ def head_plan(nominal: float, actual: int) -> tuple[list[int], int]:
 
 
 class SeparableConv(nn.Module):
-    """Depthwise 3x3, then pointwise."""
+    """Depthwise separable convolution: depthwise 3x3, then pointwise."""
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()
@@ -45,7 +45,7 @@ class SeparableConv(nn.Module):
 
 
 class DownBlock(nn.Module):
-    """Halves the side: spectrally normalised convolution, norm, leaky ReLU."""
+    """Downsampling by 2: spectrally normalised convolution, norm, leaky ReLU."""
 
     def __init__(self, in_channels: int, out_channels: int, *, separable: bool, norm: Norm) -> None:
         super().__init__()
@@ -79,15 +79,16 @@ class PatchBlock(nn.Module):
 
 
 def make_norm(norm: Norm, channels: int) -> nn.Module:
+    """Batch norm, group norm (32 groups, or as many as divide the channels) or identity."""
     if norm == "batch":
         return nn.BatchNorm2d(channels)
     return nn.GroupNorm(math.gcd(32, channels), channels) if norm == "group" else nn.Identity()
 
 
 class Head(nn.Module):
-    """Feature map -> map of logits; with `c_dim`, a projection discriminator (Miyato and Koyama 2018).
+    """Feature map [B, C, H, W] -> map of logits; with `c_dim`, a projection discriminator (Miyato and Koyama 2018).
 
-    `features` is everything that does not depend on the condition, `score` the rest.
+    `features` computes what does not depend on the condition, `score` the rest.
     """
 
     def __init__(
@@ -112,7 +113,7 @@ class Head(nn.Module):
         if self.conditional:
             self.main = nn.Sequential(*blocks)
             self.cls = SNConv2d(sizes[-1], cmap_dim, kernel, bias=False)
-            # A table of class vectors when c is one-hot; its rows start as those of nn.Embedding.
+            # A table of class vectors when c is one-hot; initialised like nn.Embedding.
             self.embed = nn.Linear(c_dim, embed_dim, bias=False)
             nn.init.normal_(self.embed.weight)
             if equalised:  # StyleGAN-XL
@@ -123,11 +124,11 @@ class Head(nn.Module):
             self.main = nn.Sequential(*blocks, SNConv2d(sizes[-1], 1, kernel, bias=False))
 
     def features(self, x: Tensor) -> Tensor:
-        """[B, cmap_dim, h, w], or without a condition the logits themselves, [B, 1, h, w]."""
+        """Feature map [B, C, H, W] -> [B, cmap_dim, h, w], or the logits [B, 1, h, w] if unconditional."""
         return self.cls(self.main(x)) if self.conditional else self.main(x)
 
     def score(self, features: Tensor, c: Tensor | None) -> Tensor:
-        """[B, 1, h, w]."""
+        """Logits [B, 1, h, w] from the output of `features` and the condition c [B, c_dim]."""
         if not self.conditional:
             return features
         code = self.embed_proj(self.embed(c))

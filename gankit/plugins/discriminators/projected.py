@@ -40,8 +40,8 @@ class ProjectedDiscriminator(Discriminator):
         expand: double the channels of the mixed maps with each coarser scale.
         separable: depthwise separable heads, a fifteenth of the parameters.
         patch: shallow heads of one down block at every scale, which judge small patches.
-        norm: normalisation inside the heads; batch as in the paper, group and none do not look across images.
-        cmap_dim: length of the code that a condition is compared by.
+        norm: normalisation inside the heads; batch as in the paper, group and none do not depend on other images.
+        cmap_dim: width of the projected condition, whose dot product with the features is the logit.
     """
 
     batch_statistics: ClassVar[str] = "batch norm"
@@ -89,7 +89,7 @@ class ProjectedDiscriminator(Discriminator):
         self.c_dim = cond.c_dim
 
     @classmethod
-    def unfit(cls, options: Mapping[str, Any], composition: Composition) -> tuple[str, str] | None:
+    def incompatibility(cls, options: Mapping[str, Any], composition: Composition) -> tuple[str, str] | None:
         return unfit_feature(options["feature"])
 
     @property
@@ -97,7 +97,8 @@ class ProjectedDiscriminator(Discriminator):
         return cast("list[Head]", self.discriminator["mini_discs"])
 
     def features(self, images: Tensor) -> list[Tensor]:
-        """For each head, what it knows before it is told the condition."""
+        """Features of each head before the condition enters, [B, cmap_dim, h, w], or its logits [B, 1, h, w] if
+        unconditional."""
         maps = self.feature_network(resized(to_rgb(images), self.entry))
         return [head.features(x) for head, x in zip(self.heads, maps)]
 
@@ -108,19 +109,19 @@ class ProjectedDiscriminator(Discriminator):
 
 
 def unfit_feature(spec: Mapping[str, Any]) -> tuple[str, str] | None:
-    """What `Part.unfit` of a projected discriminator says of a feature network, found on a skeleton without weights."""
+    """`Component.incompatibility` for the feature network of a projected discriminator, built without weights."""
     try:
         with META:
             reason = no_pyramid(options.build("feature", spec))
     except GankitError:
         raise
-    except Exception:  # its constructor looks at numbers; then the discriminator's will tell
+    except Exception:  # it needs its weights; building the discriminator checks it
         return None
     return None if reason is None else (f"feature network {spec['name']!r}", reason)
 
 
 def no_pyramid(feature: FeatureNetwork) -> str | None:
-    """Why the maps of a network cannot be mixed across scales; None if they can."""
+    """The reason why a network's maps cannot be mixed across scales, or None if they can."""
     strides = [tap.stride for tap in feature.taps]
     if _of_one_size(feature) or all(fine * 2 == coarse for fine, coarse in itertools.pairwise(strides)):
         return None
@@ -131,18 +132,19 @@ def no_pyramid(feature: FeatureNetwork) -> str | None:
 
 
 def _of_one_size(feature: FeatureNetwork) -> bool:
-    """Four maps as from a transformer, which are re-assembled into a pyramid."""
+    """True for four maps of one stride, as of a vision transformer, which are re-assembled into a pyramid."""
     return len(feature.taps) == 4 and len({tap.stride for tap in feature.taps}) == 1
 
 
 def resized(images: Tensor, size: tuple[int, int]) -> Tensor:
+    """Resize images [B, C, H, W] to `size` (H, W), bilinearly."""
     if images.shape[2:] == size:
         return images
     return F.interpolate(images, size, mode="bilinear", align_corners=False)
 
 
 class Residual3x3(nn.Module):
-    """x + conv(x)."""
+    """Residual 3x3 convolution, x + conv(x)."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -153,17 +155,17 @@ class Residual3x3(nn.Module):
 
 
 class Map(NamedTuple):
-    """What is known beforehand of a map: [B, channels, H / stride, W / stride]."""
+    """Size of a feature map of images [B, C, H, W]: [B, channels, H / stride, W / stride]."""
 
     channels: int
     stride: float  # a transformer's re-assembled maps may have 3.5
 
 
 class ProjectedFeatures(nn.Module):
-    """The frozen part: network, re-assembly of a transformer's maps, random mixing.
+    """The frozen part: feature network, re-assembly of a transformer's maps, random mixing.
 
-    Maps go fine to coarse, each at half the side of the one before. The random convolutions are saved with the
-    discriminator, which is worthless with others.
+    Maps are ordered fine to coarse, each at half the side of the one before. The random convolutions are saved with the
+    discriminator, since its heads work with no others.
     """
 
     def __init__(
@@ -186,14 +188,14 @@ class ProjectedFeatures(nn.Module):
             maps = self._reassemble(maps)
         if proj_type > 0:
             maps = self._mix(maps, cout, expand, residual_csm)
-        self.outputs = maps  # with scale mixing the strides halve
+        self.outputs = maps  # scale mixing halves the strides
         self.input_multiple = math.lcm(
             pretrained.input_multiple, int(maps[-1].stride * (2 if proj_type == 2 else 1))
         )
         self.scratch.requires_grad_(False)
 
     def _reassemble(self, maps: list[Map]) -> list[Map]:
-        """Four maps of one size, as from a transformer, become a pyramid (as StyleGAN-XL does)."""
+        """Add the layers that turn four maps of one size into a pyramid, as in StyleGAN-XL; returns its maps."""
         made = []
         for level, x in enumerate(maps):
             channels = x.channels * 2**level // 8
@@ -210,6 +212,7 @@ class ProjectedFeatures(nn.Module):
         return made
 
     def _mix(self, maps: list[Map], cout: int, expand: bool, residual: bool) -> list[Map]:
+        """Add the random convolutions across channels (CCM) and scales (CSM); returns the mixed maps."""
         widths = [cout * (2**level if expand else 1) for level in range(len(maps))]
         for level, (x, width) in enumerate(zip(maps, widths)):
             self.scratch[f"layer{level}_ccm"] = nn.Conv2d(x.channels, width, 1)
@@ -229,7 +232,7 @@ class ProjectedFeatures(nn.Module):
         return self.project(self.pretrained(images))
 
     def project(self, maps: list[Tensor]) -> list[Tensor]:
-        """The network's own maps -> the maps that the heads see."""
+        """The feature network's maps -> the mixed maps, input of the heads."""
         if "layer0_reassemble" in self.scratch:
             maps = [self.scratch[f"layer{level}_reassemble"](x) for level, x in enumerate(maps)]
         if self.proj_type == 0:
@@ -256,7 +259,8 @@ class ProjectedFeatures(nn.Module):
 def make_heads(
     maps: list[Map], entry: tuple[int, int], *, patch: bool = False, **options: Any
 ) -> nn.ModuleDict:
-    """A head for each of the maps that images of size `entry` give, under the official names; options of `Head`."""
+    """One `Head` for each map, for images of size `entry` (H, W), under the official names; `options` are those of
+    `Head`."""
     heads = nn.ModuleList()
     for x in maps:
         nominal = PATCH_NOMINAL if patch else NOMINAL_SIDE / x.stride

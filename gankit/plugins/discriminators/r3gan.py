@@ -38,7 +38,8 @@ class R3GANDiscriminator(Discriminator):
         blocks: residual blocks at each resolution, one number or one for each of the widths.
         expansion: a block's inner feature maps, as a multiple of its outer ones.
         group_width: inner feature maps in a group of the 3x3 convolution; 16 in the paper, 32 for ImageNet.
-        embed_dim: length of the code that a condition is compared by; None is the first of the widths.
+        embed_dim: width of the projected condition, whose dot product with the features is the logit; None is the first
+            of the widths.
         bf16_stages: finest resolutions that compute in bf16 with mixed precision; the coarsest never does.
     """
 
@@ -79,11 +80,11 @@ class R3GANDiscriminator(Discriminator):
             self.Model.EmbeddingLayer = linear(cond.c_dim, embed_dim, gain=1 / math.sqrt(embed_dim))
 
     @classmethod
-    def unfit(cls, options: Mapping[str, Any], composition: Composition) -> tuple[str, str] | None:
+    def incompatibility(cls, options: Mapping[str, Any], composition: Composition) -> tuple[str, str] | None:
         return unfit_plan("discriminator", options, composition)
 
     def features(self, images: Tensor) -> Tensor:
-        """[B, embed_dim], or without a condition the logits, [B, 1]."""
+        """Images [B, C, H, W] -> [B, embed_dim], or the logits [B, 1] if unconditional."""
         with precision(images, self.in_half[0]) as dtype:
             x = self.Model.ExtractionLayer(images.to(dtype))
         for layers, half in zip(self.Model.MainLayers, self.in_half):
@@ -102,7 +103,7 @@ class R3GANDiscriminator(Discriminator):
 
 
 class DiscriminativeBasis(nn.Module):
-    """[B, width, *size] -> [B, out_features]: each map is reduced to a number by a learned map of its own."""
+    """[B, width, *size] -> [B, out_features]: a learned weighted sum over each map, then a linear layer."""
 
     def __init__(self, width: int, out_features: int, size: tuple[int, int]) -> None:
         super().__init__()

@@ -34,7 +34,7 @@ class StyleGAN2Discriminator(Discriminator):
         conv_clamp: bound on the magnitude of activations, 256 for mixed precision; None for no bound.
         mbstd_group_size: samples in a group of the minibatch standard deviation; the largest size up to it that divides
             the batch is used, None takes the whole batch.
-        mbstd_channels: feature maps that it adds; 0 leaves it out.
+        mbstd_channels: feature maps that the minibatch standard deviation adds; 0 leaves it out.
         cmap_dim: width of the projected condition; None is the number of feature maps at 4x4.
         mapping_layers: depth of the network that maps the condition.
         mapping_lr_multiplier: learning rate of that network relative to the rest.
@@ -108,7 +108,7 @@ class StyleGAN2Discriminator(Discriminator):
                 normalise_layers(self.get_submodule(name))
 
     def fade_in(self, share: float) -> bool:
-        """With architecture 'skip', weight what the first block finds."""
+        """With architecture 'skip', weight the output of the first block by `share`; False for other architectures."""
         if not self.blocks:
             return False
         top = cast(DiscriminatorBlock, self.get_submodule(self.blocks[0]))
@@ -116,7 +116,7 @@ class StyleGAN2Discriminator(Discriminator):
         return top.passes_image
 
     def features(self, images: Tensor) -> Tensor:
-        """[B, cmap_dim] or, without a condition, the logit [B, 1]."""
+        """Images [B, C, H, W] -> [B, cmap_dim], or the logit [B, 1] if unconditional."""
         if images.shape[1:] != self.image_shape:
             raise ValueError(
                 f"images must be [B, {', '.join(map(str, self.image_shape))}], not {list(images.shape)}"
@@ -137,10 +137,10 @@ class StyleGAN2Discriminator(Discriminator):
 
 
 class DiscriminatorBlock(nn.Module):
-    """One resolution, halved at the end; with `img_channels` it reads the image, too."""
+    """One resolution: two 3x3 convolutions, the second of which halves it; with `img_channels`, fromRGB as well."""
 
     resample_filter: Tensor
-    share = 1.0  # of what it finds, see Discriminator.fade_in
+    share = 1.0  # weight of its output, see Discriminator.fade_in
 
     def __init__(
         self,
@@ -191,7 +191,7 @@ class DiscriminatorBlock(nn.Module):
 
 
 class DiscriminatorEpilogue(nn.Module):
-    """The start grid -> a vector, in float32."""
+    """The coarsest level, in float32: minibatch standard deviation, convolution, linear layers -> [B, out_features]."""
 
     def __init__(
         self,

@@ -37,10 +37,10 @@ class StyleGANTDiscriminator(Discriminator):
     Args:
         feature: the frozen network, a plugin with token maps such as timm-vit.
         side: pixels; images are resized so that their shorter side has this length.
-        crop_probability: 0 to 1; how often images larger than `side` are cropped to it at random instead of resized
-            (one coin and one window for a batch).
+        crop_probability: probability in [0, 1] that images larger than `side` are randomly cropped to it instead of
+            resized (one draw and one window for a batch).
         group: images that share the statistics of a batch norm; the largest divisor of the batch up to this is taken.
-        cmap_dim: length of the code that a condition is compared by.
+        cmap_dim: width of the projected condition, whose dot product with the features is the logit.
     """
 
     batch_statistics: ClassVar[str] = "batch norm in groups of 8"
@@ -81,18 +81,20 @@ class StyleGANTDiscriminator(Discriminator):
         )
 
     @classmethod
-    def unfit(cls, options: Mapping[str, Any], composition: Composition) -> tuple[str, str] | None:
+    def incompatibility(cls, options: Mapping[str, Any], composition: Composition) -> tuple[str, str] | None:
         name = options["feature"]["name"]
         if hasattr(registry().load("feature", name), "token_maps"):
             return None
         return f"feature network {name!r}", NO_TOKEN_MAPS
 
     def features(self, images: Tensor) -> list[Tensor]:
-        """For each head, what it knows before it is told the condition, [B, cmap_dim, tokens]."""
+        """Features of each head before the condition enters, [B, cmap_dim, tokens], or its logits [B, 1, tokens] if
+        unconditional."""
         images = self._enter(to_rgb(images))
         return [head.features(x) for head, x in zip(self.heads, self.dino.token_maps(images))]
 
     def _enter(self, images: Tensor) -> Tensor:
+        """Crop or resize images to the size that enters the frozen network."""
         height, width = self.entry
         free_y, free_x = images.shape[2] - height, images.shape[3] - width
         if min(free_y, free_x) >= 0 and max(free_y, free_x) > 0:
@@ -125,7 +127,7 @@ class TokenHead(nn.Module):
         return self.cls(self.main(x))
 
     def score(self, features: Tensor, c: Tensor | None) -> Tensor:
-        """[B, 1, tokens]."""
+        """Logits [B, 1, tokens] from the output of `features` and the condition c [B, c_dim]."""
         if not self.conditional:
             return features
         code = self.cmapper(c)
@@ -138,6 +140,8 @@ def _block(channels: int, kernel: int, group: int) -> nn.Sequential:
 
 
 class Residual(nn.Module):
+    """Residual connection, (x + fn(x)) / sqrt(2)."""
+
     def __init__(self, fn: nn.Module) -> None:
         super().__init__()
         self.fn = fn
@@ -147,7 +151,7 @@ class Residual(nn.Module):
 
 
 class BatchNormLocal(nn.Module):
-    """Batch norm within groups of consecutive samples, always by their own statistics, in evaluation too."""
+    """Batch norm over groups of consecutive samples, with the groups' own statistics in evaluation too."""
 
     def __init__(self, channels: int, group: int, eps: float = 1e-5) -> None:
         super().__init__()

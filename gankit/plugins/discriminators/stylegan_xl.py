@@ -1,6 +1,6 @@
-"""StyleGAN-XL discriminator (Sauer, Schwarz and Geiger, SIGGRAPH 2022): Projected GAN on several frozen networks.
+"""StyleGAN-XL discriminator (Sauer et al., SIGGRAPH 2022): Projected GAN on several frozen networks.
 
-A convolutional network and a vision transformer see different things (section 3.2 of the paper); each has random
+A convolutional network and a vision transformer are complementary (section 3.2 of the paper); each has random
 projections and heads of its own. Tensor names are those of the official code.
 """
 
@@ -36,22 +36,21 @@ NETWORKS = {
 
 
 class StyleGANXLDiscriminator(Discriminator):
-    """Frozen features of several networks, random projections, heads for each scale of each; logits of each network.
+    """Frozen features of several networks, random projections, a head for each scale; logits for each network.
 
-    All networks see the same augmented images, where the original augments anew for each.
+    All networks see the same augmented images, whereas the original augments anew for each.
 
     Args:
-        features: frozen networks by any names, with plugin and options. DeiT and EfficientNet-Lite0 as in the paper
-            unless others are named, such as {cnn: {name: timm-cnn}, clip: {name: clip-image}}.
+        features: frozen networks under names of your choice, with plugin and options, such as {cnn: {name: timm-cnn},
+            clip: {name: clip-image}}; by default DeiT and EfficientNet-Lite0 as in the paper.
         side: pixels; images whose shorter side is smaller are enlarged to it. Larger ones enter convolutional networks
             as they are and are shrunk to it for transformers. The paper uses 224.
         cout: channels of the finest mixed map.
-        norm: normalisation inside the heads; batch as in the paper, group and none do not look across images.
-        cmap_dim: length of the code that a condition is compared by.
-        embed_dim: length of the vector that a class has in each head; 320 as the class means of EfficientNet-Lite0.
-        class_table: where these vectors start: a .safetensors file, or the id of weights, with one tensor
-            [classes, embed_dim], such as `gankit class-table` writes; random ones when omitted. They are trained in any
-            case.
+        norm: normalisation inside the heads; batch as in the paper, group and none do not depend on other images.
+        cmap_dim: width of the projected condition, whose dot product with the features is the logit.
+        embed_dim: width of the class embedding in each head; 320 as the class means of EfficientNet-Lite0.
+        class_table: initial class embedding: a .safetensors file, or the id of weights, with one tensor [classes,
+            embed_dim], such as `gankit class-table` writes; random when omitted. It is trained in any case.
     """
 
     batch_statistics: ClassVar[str] = "batch norm"
@@ -115,7 +114,7 @@ class StyleGANXLDiscriminator(Discriminator):
                     head.embed.weight.copy_(table.T)
 
     @classmethod
-    def unfit(cls, options: Mapping[str, Any], composition: Composition) -> tuple[str, str] | None:
+    def incompatibility(cls, options: Mapping[str, Any], composition: Composition) -> tuple[str, str] | None:
         specs = ({"name": label, **spec} for label, spec in options["features"].items())
         return next(filter(None, map(unfit_feature, specs)), None)
 
@@ -126,7 +125,7 @@ class StyleGANXLDiscriminator(Discriminator):
         return list(cast("nn.ModuleList", self.discriminators.get_submodule(f"{name}.mini_discs")))  # type: ignore[arg-type]
 
     def features(self, images: Tensor) -> dict[str, list[Tensor]]:
-        """For each head of each network, what it knows before it is told the condition."""
+        """For each network, the features of each head before the condition enters, [B, cmap_dim, h, w]."""
         images = to_rgb(images)
         found = {}
         for name, network in self.feature_networks.items():
@@ -144,5 +143,5 @@ class StyleGANXLDiscriminator(Discriminator):
 
 
 def is_transformer(feature: FeatureNetwork) -> bool:
-    """Whether all maps have one size, as those of a vision transformer, which is at its best at the size it knows."""
+    """True if all maps have one stride, as in a vision transformer, which works best at its training size."""
     return len(feature.taps) > 1 and len({tap.stride for tap in feature.taps}) == 1

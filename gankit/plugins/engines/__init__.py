@@ -1,0 +1,1 @@
+"""Engine plugins: sampling with plain PyTorch, torch.compile or OpenVINO."""

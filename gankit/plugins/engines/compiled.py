@@ -1,4 +1,4 @@
-"""Drawing with torch.compile."""
+"""The engine 'compile': sampling with torch.compile."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from torch import Tensor, nn
 from gankit.core.runtime.paths import cache_dir
 from gankit.sampling.engine import Engine
 
-GRAPHS = 256  # of all models, batch sizes and kinds of noise in a process
+GRAPHS = 256  # limit for a process, over all models, batch sizes and noise modes
 
 
 class Compiled(Engine):
-    """torch.compile for each batch size. The set-up takes a minute or more; what it compiles is kept in gankit's cache
-    folder (unless TORCHINDUCTOR_CACHE_DIR names another), so that the next process needs a part of that.
+    """torch.compile for each batch size. The first compilation takes a minute or more; its results are kept in gankit's
+    cache folder (unless TORCHINDUCTOR_CACHE_DIR names another) and shorten that of later processes.
 
     Args:
-        backend: of torch.compile.
-        mode: of torch.compile, such as 'max-autotune'; None is its default.
+        backend: backend of torch.compile.
+        mode: mode of torch.compile, such as 'max-autotune'; None is its default.
     """
 
-    conformance = {"backend": "aot_eager"}  # the graph without a compiler, which takes a minute
+    conformance = {"backend": "aot_eager"}  # captures the graph without compiling it
     fixed_batch = True
     draws_noise = True
     dtypes = ("fp32", "bf16")

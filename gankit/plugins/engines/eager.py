@@ -1,4 +1,4 @@
-"""Drawing with torch as it is."""
+"""The engine 'eager': sampling with plain PyTorch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Drawing with OpenVINO."""
+"""The engine 'openvino': sampling on the CPU with OpenVINO."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class OpenVINO(Engine):
     """OpenVINO on the CPU; one set-up of seconds for all batch sizes."""
 
     dtypes = ("fp32", "bf16")
-    casts = True  # OpenVINO decides what of a float32 graph may be bfloat16
+    casts = True  # OpenVINO chooses the bfloat16 operations of a float32 graph
 
     def obstacle(self, device: torch.device) -> str | None:
         if device.type != "cpu":

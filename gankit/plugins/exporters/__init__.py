@@ -1,0 +1,1 @@
+"""Exporter plugins: trained generators as ONNX, OpenVINO or torch.export files."""

@@ -1,4 +1,4 @@
-"""ONNX files, which ONNX Runtime, TensorRT, browsers and many others run."""
+"""The exporter 'onnx': files for ONNX Runtime, TensorRT, browsers and many others."""
 
 from __future__ import annotations
 

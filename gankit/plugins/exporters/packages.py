@@ -1,4 +1,4 @@
-"""What exporters and engines say about packages that are not there."""
+"""The message about missing packages, shared by exporters and engines."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import importlib.util
 
 
 def missing(extra: str, *packages: str) -> str | None:
-    """One sentence if any of the packages is not installed; the extra of gankit brings them."""
+    """A sentence with the pip command if any of `packages` is not installed, else None; gankit's `extra` brings
+    them."""
     absent = [name for name in packages if importlib.util.find_spec(name) is None]
     if not absent:
         return None

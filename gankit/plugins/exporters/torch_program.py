@@ -1,4 +1,4 @@
-"""torch.export's own files."""
+"""The exporter 'torch-export': torch.export's own files (.pt2)."""
 
 from __future__ import annotations
 

@@ -1,0 +1,1 @@
+"""Feature network plugins: frozen pretrained networks (timm, CLIP, Inception) and their weight source."""

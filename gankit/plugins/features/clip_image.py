@@ -20,19 +20,19 @@ RANDOM = "random"  # in place of the name of published weights
 class CLIPImage(FeatureNetwork):
     """The frozen vision transformer of a CLIP model, read after 1/4, 2/4, 3/4 and 4/4 of its blocks.
 
-    Position embeddings are interpolated to the size of the input, whose sides are multiples of the patch. The
-    descriptor is the image feature in the space that texts share, not normalised.
+    Position embeddings are interpolated to the size of the input, whose sides are multiples of the patch. `pooled` is
+    the projected image feature, in the space shared with texts, not normalised.
 
     Args:
         model: architecture in open_clip, such as ViT-B-16 or ViT-L-14.
         pretrained: weights of that architecture by their tag in open_clip, or a .safetensors file (OpenAI's weights as
             a file need a model such as ViT-B-16-quickgelu); random keeps random ones, on which a discriminator
             diverges.
-        seed: of the random weights when pretrained is random.
+        seed: seed of the random weights when pretrained is random.
     """
 
     num_logits = 0
-    visual: Any  # open_clip's
+    visual: Any  # open_clip's vision transformer
     _scale: Tensor
     _shift: Tensor
     _positions: Tensor
@@ -66,7 +66,7 @@ class CLIPImage(FeatureNetwork):
         )
 
     def _enter(self, images: Tensor) -> Tensor:
-        """Normalised images; the tower's position embeddings are made to fit their size."""
+        """Normalise images, and interpolate the tower's position embeddings to their size."""
         grid = [side // self.patch for side in images.shape[2:]]
         if grid != self._grid:
             fitted = resample_abs_pos_embed(

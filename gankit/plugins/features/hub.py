@@ -17,7 +17,7 @@ WEIGHT_FILES = ("model.safetensors", "open_clip_model.safetensors")
 
 
 class HuggingFaceWeights(WeightSource):
-    """Safetensors of the Hugging Face hub; what is in the local cache is taken without asking the network."""
+    """Safetensors of the Hugging Face hub; files in the local cache are used without network access."""
 
     def ids(self) -> Iterable[str]:
         return ()

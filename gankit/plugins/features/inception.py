@@ -1,6 +1,8 @@
-"""The Inception of FID: Inception-v3 (Szegedy et al., CVPR 2016) in the edition of 2015-12-05, which differs
-from others of that name in its average pooling, which leaves the border out, and in a maximum in place of an
-average in the last block."""
+"""Inception-v3 as used by FID, edition 2015-12-05 (Szegedy et al., CVPR 2016).
+
+It differs from other editions in its average pooling, which leaves the border out, and in a maximum in place of an
+average in the last block.
+"""
 
 from __future__ import annotations
 
@@ -38,16 +40,16 @@ class Inception(FeatureNetwork):
     """Inception-2015-12-05, with the weights of torch-fidelity and pytorch-fid, converted from those that TensorFlow's
     FID and NVIDIA's inception-2015-12-05.pt have.
 
-    `pooled` are the 2048 numbers of FID, `spatial` the 2023 of spatial FID, `logits` the 1008 of Inception
-    Score: without the bias, as in the other implementations. All three resize images by themselves;
-    `forward`, for discriminators, takes them at their size and brings its maps, which unpadded convolutions
-    make smaller, to H / stride.
+    `pooled` [B, 2048] is the feature of FID, `spatial` [B, 2023] that of spatial FID, `logits` [B, 1008] those of
+    Inception Score: without the bias, as in the other implementations. All three resize images by themselves;
+    `forward`, for discriminators, takes them at their size and resizes its maps, which unpadded convolutions make
+    smaller, to H / stride.
 
     Args:
         pretrained: load the published weights; false keeps random ones, for rFID.
-        file: path of the weights; null looks into the usual places and downloads them at last.
+        file: path of the weights; null searches the folder GANKIT_WEIGHTS and torch's cache, then downloads them.
         resize: tensorflow as published FIDs do, or antialiased (clean-fid).
-        seed: of the random weights when pretrained is false.
+        seed: seed of the random weights when pretrained is false.
     """
 
     conformance = {"pretrained": False}
@@ -153,7 +155,7 @@ class Inception(FeatureNetwork):
         return [F.interpolate(m, size, mode="bilinear", align_corners=False) for m, size in zip(maps, sizes)]
 
     def _enter(self, images: Tensor) -> Tensor:
-        """[B, 3, H, W] in [-1, 1] -> [B, 3, 299, 299], levels 0 to 255 as (level - 128) / 128."""
+        """Resize images [B, 3, H, W] in [-1, 1] -> [B, 3, 299, 299], levels 0 to 255 as (level - 128) / 128."""
         if self.own_resize == TENSORFLOW:
             levels = resize_like_tensorflow(images * 127.5 + 127.5, SIDE)
         else:
@@ -171,8 +173,8 @@ class Inception(FeatureNetwork):
 
 
 def resize_like_tensorflow(images: Tensor, side: int) -> Tensor:
-    """[B, C, H, W] -> [B, C, side, side] by the bilinear filter of TensorFlow 1: sample i lies at i times the
-    ratio of the sizes, not in the middle of its pixel, and nothing is averaged."""
+    """Resize [B, C, H, W] -> [B, C, side, side] by TensorFlow 1's bilinear filter: sample i lies at i times the
+    ratio of the sizes, not in the middle of its pixel, and there is no antialiasing."""
     for axis in (2, 3):
         length = images.shape[axis]
         place = torch.arange(side, dtype=torch.float32, device=images.device) * (length / side)
@@ -187,7 +189,7 @@ def resize_like_tensorflow(images: Tensor, side: int) -> Tensor:
 
 
 class Layer(nn.Module):
-    """Convolution without bias, normalisation, ReLU."""
+    """Convolution without bias, batch norm, ReLU."""
 
     def __init__(
         self,
@@ -318,7 +320,8 @@ class BlockC(nn.Module):
 
 
 def find_weights(file: str | None) -> Path:
-    """The file of weights. Raises GankitError that says which it is and where to put it."""
+    """Path of the weights file, downloaded if it is nowhere. Raises GankitError that names the file and where to put
+    it."""
     if file is not None:
         path = Path(file).expanduser()
         if not path.is_file():
@@ -359,7 +362,7 @@ def _hash(path: Path) -> str:
 
 
 def _download(path: Path) -> str | None:
-    """Fetch the file unless HF_HUB_OFFLINE forbids the network; returns why that failed, if it did."""
+    """Fetch the file unless HF_HUB_OFFLINE forbids the network. Returns None, or the reason of a failure."""
     from huggingface_hub import constants
 
     if constants.HF_HUB_OFFLINE:

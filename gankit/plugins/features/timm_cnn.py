@@ -23,7 +23,7 @@ class TimmCNN(TimmFeatures):
         model: name in timm, such as tf_efficientnet_lite0.in1k or resnet50.a1_in1k.
         pretrained: load the published weights; false keeps random ones (a discriminator on them diverges).
         taps: indices of the stages to read, fine to coarse; the last four when omitted.
-        seed: of the random weights when pretrained is false.
+        seed: seed of the random weights when pretrained is false.
         model_args: further arguments of timm.create_model.
     """
 

@@ -1,4 +1,4 @@
-"""What the feature networks from timm share: building, weights, input range, descriptor and classifier outputs."""
+"""Base class of the timm feature networks: construction, weights, input range, pooled and logit outputs."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class TimmFeatures(FeatureNetwork):
         self.num_pooled = self.network.head_hidden_size
         self.num_logits = self.network.num_classes
         mean, std = torch.tensor(config["mean"]), torch.tensor(config["std"])
-        # [-1, 1] is what it expects
+        # the network itself expects images in [-1, 1]
         self._is_centred = all(value == 0.5 for value in (*config["mean"], *config["std"]))
         self.register_buffer("scale", (0.5 / std).view(3, 1, 1), persistent=False)
         self.register_buffer("shift", ((0.5 - mean) / std).view(3, 1, 1), persistent=False)

@@ -19,11 +19,11 @@ class TimmViT(TimmFeatures):
     Args:
         model: name in timm, such as vit_small_patch16_224.dino or deit_base_distilled_patch16_224.fb_in1k.
         pretrained: load the published weights; false keeps random ones (a discriminator on them diverges).
-        seed: of the random weights when pretrained is false.
+        seed: seed of the random weights when pretrained is false.
         model_args: further arguments of timm.create_model, such as depth or embed_dim for a network of another size.
     """
 
-    num_token_maps: int  # length of what `token_maps` returns
+    num_token_maps: int  # number of maps from `token_maps`
 
     conformance = {"model": "test_vit.r160_in1k", "pretrained": False}
 
@@ -82,7 +82,7 @@ class TimmViT(TimmFeatures):
         return [(patches + prefix[:, :1]).mT for patches, prefix in pairs]
 
     def token_maps(self, images: Tensor) -> list[Tensor]:
-        """[B, channels, N] each: the blocks' outputs, then the embedded patches before the first block.
+        """Token maps, each [B, channels, N]: the blocks' outputs, then the embedded patches before the first block.
 
         The class token, the first of the prefix tokens, is added to every patch token (StyleGAN-T's readout).
         """

@@ -25,18 +25,18 @@ from gankit.errors import GankitError, unknown
 NOISE_MODES = ("random", "const", "none")
 # Feature maps of each resolution as multiples of `ngf`
 WIDTHS = {4: 16, 8: 8, 16: 4, 32: 2, 64: 2, 128: 1, 256: 1 / 2, 512: 1 / 4, 1024: 1 / 8}
-EXCITED_BY = {64: 4, 128: 8, 256: 16, 512: 32}
+EXCITED_BY = {64: 4, 128: 8, 256: 16, 512: 32}  # resolution -> that of the map that excites it
 MOMENTUM, EPS = 0.1, 1e-5  # of the batch norms
 
 
 class FastGAN(Generator):
     """FastGAN generator: two convolutions at each resolution, noise, batch norm, skip-layer excitation.
 
-    There is nothing that truncation could pull towards: z is scaled to unit length, so psi has no effect.
+    Truncation psi has no effect: there is no mapping network, and z is scaled to unit length.
 
     Args:
-        z_dim: width of the latent z, which is the only w as well.
-        ngf: width of all feature maps: those of 128 pixels have so many, those of 4 pixels 16 times as many.
+        z_dim: width of the latent z, which serves as w too.
+        ngf: base width: feature maps at 128 pixels; 16 times as many at 4 pixels.
     """
 
     batch_statistics: ClassVar[str] = "batch norm"
@@ -53,7 +53,7 @@ class FastGAN(Generator):
         self.synthesis = Synthesis(image_shape, z_dim, cond.c_dim, ngf, lite=self.lite)  # type: ignore[misc]
 
     @classmethod
-    def unfit(cls, options: Mapping[str, Any], composition: Composition) -> tuple[str, str] | None:
+    def incompatibility(cls, options: Mapping[str, Any], composition: Composition) -> tuple[str, str] | None:
         _, height, width = composition.image_shape
         if (reason := unfit_size(composition.image_shape)) is None:
             return None
@@ -76,18 +76,18 @@ class FastGAN(Generator):
 class FastGANLite(FastGAN):
     """FastGAN generator with one convolution at each resolution and no noise, for small data sets and fast training.
 
-    There is nothing that truncation could pull towards: z is scaled to unit length, so psi has no effect.
+    Truncation psi has no effect: there is no mapping network, and z is scaled to unit length.
 
     Args:
-        z_dim: width of the latent z, which is the only w as well.
-        ngf: width of all feature maps: those of 128 pixels have so many, those of 4 pixels 16 times as many.
+        z_dim: width of the latent z, which serves as w too.
+        ngf: base width: feature maps at 128 pixels; 16 times as many at 4 pixels.
     """
 
     lite = True
 
 
 class Synthesis(nn.Module):
-    """ws [B, 1, z_dim] and a condition -> images.
+    """The synthesis network: ws [B, 1, z_dim] and a condition -> images [B, C, H, W].
 
     Only blocks that the image size needs are made, whereas the original always has those of 256 pixels.
     """
@@ -133,6 +133,7 @@ class Synthesis(nn.Module):
 
 
 def unfit_size(image_shape: ImageShape) -> str | None:
+    """The reason why FastGAN cannot make images of this shape, or None if it can."""
     _, k = levels(image_shape)
     if k and nominal(k) in WIDTHS:
         return None
@@ -144,11 +145,11 @@ def _layers(module: nn.Module) -> list[nn.Module]:
 
 
 class _Told(nn.Module):
-    """A layer that is called with (x, code of the condition or None, noise mode)."""
+    """Base of layers that are called with (x, embedded condition or None, noise mode)."""
 
 
 class ClassTable(nn.Module):
-    """A vector for each class, [B, c_dim] one-hot (or any weights) -> [B, dim]."""
+    """Class embedding: [B, c_dim], one-hot or any weights, -> [B, dim]."""
 
     def __init__(self, c_dim: int, dim: int) -> None:
         super().__init__()
@@ -160,7 +161,7 @@ class ClassTable(nn.Module):
 
 
 class Start(nn.Module):
-    """Latent -> the coarsest feature map, [B, channels, *size]."""
+    """Latents [B, z_dim] -> the coarsest feature map [B, channels, *size]."""
 
     def __init__(self, z_dim: int, channels: int, size: tuple[int, int]) -> None:
         super().__init__()
@@ -175,7 +176,7 @@ class Start(nn.Module):
 
 
 class Excitation(nn.Module):
-    """Channels of a large map weighted by a small map (section 3.1)."""
+    """Skip-layer excitation: scale the channels of a large map by factors computed from a small map (section 3.1)."""
 
     def __init__(self, small_channels: int, channels: int) -> None:
         super().__init__()
@@ -192,7 +193,7 @@ class Excitation(nn.Module):
 
 
 class Noise(_Told):
-    """Adds one plane of noise, the same for all channels, times a learned number."""
+    """Add a noise map, the same for all channels, times a learned scalar."""
 
     plane: Tensor
 
@@ -200,7 +201,7 @@ class Noise(_Told):
         super().__init__()
         self.size = size
         self.weight = nn.Parameter(torch.zeros(1))
-        # The original has no constant noise, hence no name for it in its files: it follows from the layer instead.
+        # The original has no constant noise, hence no name for it in its files: a seed makes it.
         generator = torch.Generator("cpu").manual_seed(seed)
         plane = torch.randn(*size, generator=generator, device="cpu")
         self.register_buffer("plane", plane.to(self.weight.device), persistent=False)
@@ -215,13 +216,14 @@ class Noise(_Told):
 
 
 class Upsample(nn.Module):
-    """Twice the size, by repetition."""
+    """Nearest-neighbour upsampling by 2."""
 
     def forward(self, x: Tensor) -> Tensor:
         return F.interpolate(x, scale_factor=2, mode="nearest")
 
 
 def block(in_channels: int, channels: int, size: tuple[int, int], z_dim: int) -> nn.Sequential:
+    """Unconditional block: upsampling, then twice a convolution with noise, batch norm and GLU."""
     return nn.Sequential(
         Upsample(),
         SNConv2d(in_channels, 2 * channels, 3, padding=1, bias=False),
@@ -236,6 +238,7 @@ def block(in_channels: int, channels: int, size: tuple[int, int], z_dim: int) ->
 
 
 def lite_block(in_channels: int, channels: int, size: tuple[int, int], z_dim: int) -> nn.Sequential:
+    """Unconditional block with one convolution and no noise."""
     return nn.Sequential(
         Upsample(),
         SNConv2d(in_channels, 2 * channels, 3, padding=1, bias=False),
@@ -266,7 +269,10 @@ class CondNorm(nn.Module):
 
 
 class CondBlock(_Told):
-    """Both convolutions share the learned strength of their noise."""
+    """Conditional block: upsampling, then twice a convolution with noise, conditional batch norm and GLU.
+
+    Both convolutions share the learned strength of their noise.
+    """
 
     def __init__(self, in_channels: int, channels: int, size: tuple[int, int], z_dim: int) -> None:
         super().__init__()
@@ -283,7 +289,7 @@ class CondBlock(_Told):
 
 
 class LiteCondBlock(_Told):
-    """One convolution, no noise."""
+    """Conditional block with one convolution and no noise."""
 
     def __init__(self, in_channels: int, channels: int, size: tuple[int, int], z_dim: int) -> None:
         super().__init__()

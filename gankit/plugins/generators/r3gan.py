@@ -1,4 +1,4 @@
-"""R3GAN generator (Huang, Gokaslan, Kuleshov and Tompkin, NeurIPS 2024, section 4), and the blocks that D shares.
+"""R3GAN generator (Huang et al., NeurIPS 2024, section 4), and the blocks that its discriminator shares.
 
 Residual blocks with grouped convolutions and nothing else: no mapping network, modulation, noise, normalisation or
 equalised learning rate. Names of parameters are those of the official networks, so their weights load as they are.
@@ -30,7 +30,7 @@ WIDTHS = [
     384,
     192,
     96,
-]  # of the paper's FFHQ-256; its smaller models are the first of them
+]  # of the paper's FFHQ-256 model, coarse to fine; smaller models have the first of them
 LINEAR_LAYERS = 3  # in a block
 
 
@@ -89,7 +89,7 @@ class R3GAN(Generator):
             self.Model.EmbeddingLayer = linear(cond.c_dim, embed_dim)
 
     @classmethod
-    def unfit(cls, options: Mapping[str, Any], composition: Composition) -> tuple[str, str] | None:
+    def incompatibility(cls, options: Mapping[str, Any], composition: Composition) -> tuple[str, str] | None:
         return unfit_plan("generator", options, composition)
 
     def mapping(  # type: ignore[override]
@@ -129,7 +129,8 @@ class R3GAN(Generator):
 def stage_plan(
     section: str, image_shape: ImageShape, widths: Sequence[int], blocks: int | Sequence[int]
 ) -> tuple[tuple[int, int], list[tuple[int, int]]]:
-    """The start grid and (width, blocks) of each resolution, coarse to fine."""
+    """The start grid (H, W) and (width, blocks) of each resolution, coarse to fine. Raises GankitError for lists
+    that are too short."""
     size, k = levels(image_shape)
     counts = [blocks] * len(widths) if isinstance(blocks, int) else list(blocks)
     for name, values in (("widths", widths), ("blocks", counts)):
@@ -144,6 +145,7 @@ def stage_plan(
 
 
 def unfit_plan(section: str, options: Mapping[str, Any], composition: Composition) -> tuple[str, str] | None:
+    """`Component.incompatibility` of R3GAN's networks: images whose size the widths and blocks do not reach."""
     _, height, width = composition.image_shape
     try:
         stage_plan(section, composition.image_shape, options["widths"], options["blocks"])
@@ -159,6 +161,7 @@ def residual_gain(plan: Sequence[tuple[int, int]]) -> float:
 
 
 def linear(in_features: int, out_features: int, gain: float = 1) -> nn.Linear:
+    """Linear layer without bias; weights start with variance gain^2 / in_features."""
     layer = nn.Linear(in_features, out_features, bias=False)
     nn.init.normal_(layer.weight, std=gain / math.sqrt(in_features))
     return layer
@@ -176,7 +179,7 @@ def run(stage: nn.Module, x: Tensor) -> Tensor:
 
 @contextlib.contextmanager
 def precision(x: Tensor, half: bool) -> Iterator[torch.dtype]:
-    """A region in float32 or, if `half` and under autocast, in its type; yields the type of the activations."""
+    """Context in float32, or in autocast's dtype if `half` and autocast is on; yields the dtype of the activations."""
     if half and autocast_enabled(x):
         yield torch.get_autocast_dtype(x.device.type)
     else:
@@ -210,7 +213,8 @@ class BiasedLeakyReLU(nn.Module):
 
 
 class Block(nn.Module):
-    """x + f(x); f widens, convolves in groups, narrows, and begins as zero (figure 3, inverted bottleneck)."""
+    """Inverted bottleneck x + f(x) (figure 3); f is a 1x1, a grouped 3x3 and a 1x1 convolution, the last of which
+    starts at zero."""
 
     def __init__(self, width: int, expansion: int, group_width: int, gain: float) -> None:
         super().__init__()
@@ -233,7 +237,7 @@ class Block(nn.Module):
 
 
 class Resampler(nn.Module):
-    """Twice or half the size, bilinear."""
+    """Upsampling or downsampling by 2 with the filter [1, 3, 3, 1]."""
 
     Kernel: Tensor
 
@@ -247,7 +251,8 @@ class Resampler(nn.Module):
 
 
 class Transition(nn.Module):
-    """To the next resolution; the width changes, if it does, at the lower of the two."""
+    """Resampling to the next resolution; a 1x1 convolution at the lower resolution changes the width where it
+    differs."""
 
     def __init__(self, in_channels: int, out_channels: int, *, up: bool) -> None:
         super().__init__()
@@ -263,7 +268,7 @@ class Transition(nn.Module):
 
 
 class GenerativeBasis(nn.Module):
-    """[B, in_features] -> [B, width, *size]: learned maps, weighted."""
+    """[B, in_features] -> [B, width, *size]: learned maps, each scaled by a linear function of the input."""
 
     def __init__(self, in_features: int, width: int, size: tuple[int, int]) -> None:
         super().__init__()

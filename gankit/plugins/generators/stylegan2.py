@@ -1,7 +1,8 @@
-"""StyleGAN2 generator (Karras et al. 2020, "Analyzing and Improving the Image Quality of StyleGAN").
+"""The StyleGAN2 generator: modulated convolutions, noise, skip or residual outputs (Karras et al. 2020).
 
-Parameter names and shapes are those of the official PyTorch networks (StyleGAN2-ADA), so their weights load as they
-are. Rectangular images start from a rectangular constant; blocks keep the names b4, b8, ... of their levels.
+The paper is "Analyzing and Improving the Image Quality of StyleGAN". Parameter names and shapes are those of the
+official PyTorch networks (StyleGAN2-ADA), so their weights load as they are. Rectangular images start from a
+rectangular constant; blocks keep the names b4, b8, ... of their levels.
 """
 
 from __future__ import annotations
@@ -101,7 +102,10 @@ class StyleGAN2(Generator):
 
 
 class SynthesisNetwork(nn.Module):
-    """ws [B, num_ws, w_dim] -> images; the condition acts through ws alone. Maps are in half precision if ws is."""
+    """The synthesis network: ws [B, num_ws, w_dim] -> images [B, C, H, W]; the condition acts through ws alone.
+
+    Feature maps are in half precision if ws is.
+    """
 
     def __init__(
         self,
@@ -136,7 +140,8 @@ class SynthesisNetwork(nn.Module):
             self.add_module(self.blocks[-1], block)
 
     def fade_in(self, share: float) -> bool:
-        """With architecture 'skip', weight the image that the last block adds."""
+        """With architecture 'skip', weight the image that the last block adds by `share`; False for other
+        architectures."""
         top = cast(SynthesisBlock, self.get_submodule(self.blocks[-1]))
         fades = self.is_skip and len(self.blocks) > 1
         top.share = share if fades else 1.0
@@ -158,11 +163,12 @@ class SynthesisNetwork(nn.Module):
 
 
 class SynthesisBlock(nn.Module):
-    """One resolution: the constant (coarsest block) or a doubling, then a convolution, then RGB if `img_channels`."""
+    """One resolution: the constant (coarsest) or an upsampling convolution, then a convolution, then RGB if
+    `img_channels`."""
 
     resample_filter: Tensor
 
-    share = 1.0  # of the image that it adds, see Generator.fade_in
+    share = 1.0  # weight of the image that it adds, see Generator.fade_in
 
     def __init__(
         self,
@@ -231,7 +237,7 @@ class SynthesisLayer(nn.Module):
     resample_filter: Tensor
     noise_const: Tensor
 
-    any_layout = True  # of the weight, see models.for_sampling
+    any_layout = True  # any memory layout of the weight will do, see models.for_sampling
 
     def __init__(
         self,
@@ -278,7 +284,7 @@ class SynthesisLayer(nn.Module):
 
 
 class ToRGB(nn.Module):
-    """A level of the image from feature maps: modulated 1x1 convolution without demodulation."""
+    """RGB output of a level: modulated 1x1 convolution without demodulation."""
 
     def __init__(self, in_channels: int, img_channels: int, w_dim: int, conv_clamp: float | None) -> None:
         super().__init__()
@@ -289,7 +295,8 @@ class ToRGB(nn.Module):
         self.bias = nn.Parameter(torch.zeros(img_channels))
 
     def forward(self, x: Tensor, w: Tensor, img: Tensor | None, f: Tensor, share: float) -> Tensor:
-        """Added to the levels before, `img`, which `f` enlarges; `share`: how much of it."""
+        """RGB of this level, weighted by `share`, plus `img`, the sum of the levels before, upsampled with the
+        filter `f`."""
         styles = self.affine(w) * (self.weight_gain * share)
         b = self.bias if share == 1 else self.bias * share
         clamp = None if self.conv_clamp is None else self.conv_clamp * share

@@ -1,8 +1,8 @@
 """StyleGAN3 generator (Karras et al. 2021, "Alias-Free Generative Adversarial Networks"), configurations T and R.
 
 Every layer is a filtered nonlinearity on a grid with a margin, so that detail moves with the coarse structure instead
-of sticking to pixels. Frequencies, rates and bandwidths are in cycles for the shorter side of the image; rectangular
-images are longer on one axis, on all grids. Parameter names and shapes are those of the official networks.
+of sticking to pixels. Frequencies, sampling rates and bandwidths are per shorter side of the image; on all grids,
+rectangular images are longer along one axis. Parameter names and shapes are those of the official networks.
 """
 
 from __future__ import annotations
@@ -43,14 +43,15 @@ class StyleGAN3(Generator):
         mapping_lr_multiplier: learning rate of the mapping network relative to the rest.
         embed_features: width of the projected condition in the mapping network; None is w_dim.
         layer_features: width of the mapping network's hidden layers; None is w_dim.
-        channel_base: a layer of cutoff f, in cycles for the image, has min(channel_base / 2f, channel_max) maps.
+        channel_base: a layer of cutoff f, in cycles per image side, has min(channel_base / 2f, channel_max) feature
+            maps.
         channel_max: most feature maps of any layer.
         conv_kernel: side of the convolutions; 1 treats all directions alike.
         use_radial_filters: low-pass filters with one cutoff for all directions, except in critically sampled layers.
         num_layers: layers before the one that makes RGB.
-        num_critical: how many of them, at the end, use the full bandwidth of the image grid.
-        first_cutoff: of the Fourier features and the first layer.
-        first_stopband: least stop band of the first layer, which sets its sampling rate.
+        num_critical: critically sampled layers at the end, which use the full bandwidth of the image grid.
+        first_cutoff: cutoff frequency of the Fourier features and of the first layer.
+        first_stopband: minimum stop band of the first layer, which sets its sampling rate.
         last_stopband_rel: stop band of the last layers relative to their cutoff.
         conv_clamp: bound on the magnitude of activations, 256 for mixed precision; None for no bound.
         magnitude_ema_beta: decay of the running mean square of each layer's input, 0.5 ** (batch / 20000) in the paper.
@@ -127,8 +128,8 @@ class StyleGAN3(Generator):
         )
 
     def renamed(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Tensors of a StyleGAN3 of any size under the names that they have here: sizes and channels are part of the
-        names of layers, so layers are matched by their numbers, and the one that makes RGB with its like."""
+        """Tensors of a StyleGAN3 of any size under this network's names. Sizes and channels are part of the names of
+        layers, so layers are matched by number, and the RGB layer with the RGB layer."""
         layer = re.compile(r"synthesis\.L(\d+)_\d+_\d+\.(.+)")
         found = {name: match for name in tensors if (match := layer.fullmatch(name))}
         last = max((int(match[1]) for match in found.values()), default=0)
@@ -148,8 +149,11 @@ class StyleGAN3(Generator):
 
 @dataclass(frozen=True)
 class Band:
-    """Feature maps between two layers: `rate` samples for the shorter side of the image hold frequencies up to
-    `cutoff`, above `stopband` there is next to nothing. `size` (h, w) includes the margins."""
+    """Signal of the feature maps between two layers.
+
+    `rate` is the number of samples per shorter image side, `cutoff` the highest frequency that passes, `stopband` the
+    one above which next to nothing is left. `size` (h, w) is the grid with its margins.
+    """
 
     cutoff: float
     stopband: float
@@ -159,13 +163,14 @@ class Band:
 
     @property
     def half_width(self) -> float:
-        """Of the transition band around `cutoff`."""
+        """Half width of the transition band around `cutoff`."""
         return max(self.stopband, self.rate / 2) - self.cutoff
 
 
 @dataclass(frozen=True)
 class LayerSpec:
-    """A layer between two bands; `kernel` 1 and `rgb` for the last, `radial` for isotropic downsampling."""
+    """A layer from band `source` to band `target`; the last one has `kernel` 1 and `rgb`, `radial` downsamples
+    isotropically."""
 
     index: int
     source: Band
@@ -189,9 +194,12 @@ def bands(
     channel_base: int,
     channel_max: int,
 ) -> list[Band]:
-    """The bands after layers 0 ... `num_layers` (section 3.2 and appendix C): cutoffs and stop bands grow geometrically
-    from `first`, a cutoff and a stop band or the band of another network, to half the image's rate, from where on
-    sampling is critical."""
+    """The bands after layers 0 ... `num_layers` (section 3.2 and appendix C), coarse to fine.
+
+    Cutoff and stop band grow geometrically from `first`, a pair of the two or the last band of another network, to half
+    the image's sampling rate, from where on sampling is critical. Raises GankitError for images that are too small or
+    cannot be halved often enough.
+    """
     img_channels, height, width = image_shape
     levels(image_shape)  # refuses sizes that cannot be halved often enough
     side = min(height, width)
@@ -236,7 +244,7 @@ def _halved(side: int, times: int) -> int:
 def layer_specs(
     chain: Sequence[Band], *, num_critical: int, conv_kernel: int, use_radial_filters: bool, start: int = 0
 ) -> list[LayerSpec]:
-    """Layers between neighbouring bands, the first from band 0 to itself; `start` is the number in its name."""
+    """Layers between neighbouring bands, the first from band 0 to itself; their names are numbered from `start`."""
     last = len(chain) - 1
     return [
         LayerSpec(
@@ -255,8 +263,11 @@ def layer_specs(
 
 
 class SynthesisNetwork(nn.Module):
-    """ws [B, num_ws, w_dim] -> images; the condition acts through ws alone. There is no noise. Maps are in half
-    precision if ws is. On a CPU without gradients, large images are made one after the other."""
+    """The synthesis network: ws [B, num_ws, w_dim] -> images [B, C, H, W]; the condition acts through ws alone.
+
+    There is no noise. Feature maps are in half precision if ws is. On a CPU without gradients, large images are made
+    one after the other.
+    """
 
     def __init__(
         self,
@@ -280,7 +291,7 @@ class SynthesisNetwork(nn.Module):
     def forward(
         self, ws: Tensor, cond: Cond = None, *, noise_mode: str = "random", update_emas: bool = False
     ) -> Tensor:
-        """`update_emas` moves the running magnitudes of all layers' inputs."""
+        """`update_emas` updates the running mean squares of all layers' inputs."""
         if ws.shape[1:] != (self.num_ws, self.w_dim):
             raise ValueError(f"ws must be [B, {self.num_ws}, {self.w_dim}], not {list(ws.shape)}")
         size = self.largest_map * ws.element_size()
@@ -295,10 +306,11 @@ class SynthesisNetwork(nn.Module):
 
 
 class SynthesisInput(nn.Module):
-    """Fourier features under a rotation and translation that w gives (appendix F).
+    """Fourier features, rotated and translated by w (appendix F).
 
     The buffer `transform`, [3, 3], is the inverse of an additional transform of the image plane, whose unit is the
-    shorter side of the image, y pointing down."""
+    shorter side of the image, y pointing down.
+    """
 
     freqs: Tensor
     phases: Tensor
@@ -316,7 +328,7 @@ class SynthesisInput(nn.Module):
         self.register_buffer("transform", torch.eye(3))
 
     def forward(self, w: Tensor) -> Tensor:
-        """w [B, w_dim] -> [B, C, h, w], channels-last."""
+        """w [B, w_dim] -> feature maps [B, C, h, w], channels-last."""
         with without_autocast(w):
             t = self.affine(w)
             t = t / t[:, :2].norm(dim=1, keepdim=True)
@@ -351,7 +363,7 @@ class SynthesisLayer(nn.Module):
     up_filter: Tensor | None
     down_filter: Tensor | None
 
-    any_layout = True  # of the weight, see models.for_sampling
+    any_layout = True  # any memory layout of the weight will do, see models.for_sampling
 
     def __init__(
         self, w_dim: int, spec: LayerSpec, *, conv_clamp: float | None, magnitude_ema_beta: float

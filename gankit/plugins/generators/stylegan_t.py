@@ -23,7 +23,7 @@ from gankit.core.runtime.precision import as_half, at_least_float32, without_aut
 from gankit.errors import GankitError, unknown
 
 NOISE_MODES = ("random", "const", "none")
-BANDWIDTH = 2  # of the Fourier features, in cycles for the shorter side of the image
+BANDWIDTH = 2  # of the Fourier features, in cycles per shorter image side
 X_AVG_BETA = 0.995
 
 
@@ -93,7 +93,10 @@ class StyleGANT(Generator):
 
 
 class MappingNetwork(nn.Module):
-    """w = [f(z), c]. Truncation pulls f(z) towards its mean and leaves c, so psi = 0 is the mean image of a prompt."""
+    """The mapping network, w = [f(z), c].
+
+    Truncation pulls f(z) towards its mean and leaves c, so psi = 0 is the mean image of a prompt.
+    """
 
     x_avg: Tensor
 
@@ -139,8 +142,10 @@ class MappingNetwork(nn.Module):
 
 
 class SynthesisNetwork(nn.Module):
-    """ws [B, num_ws, w_dim] -> images; the condition acts through ws alone. If ws is in half precision, so are the maps
-    of the last HALF_LEVELS blocks."""
+    """The synthesis network: ws [B, num_ws, w_dim] -> images [B, C, H, W]; the condition acts through ws alone.
+
+    If ws is in half precision, so are the feature maps of the last HALF_LEVELS blocks.
+    """
 
     def __init__(
         self,
@@ -184,7 +189,8 @@ class SynthesisNetwork(nn.Module):
             self.add_module(self.blocks[-1], block)
 
     def fade_in(self, share: float) -> bool:
-        """With architecture 'skip', weight the image that the last block adds."""
+        """With architecture 'skip', weight the image that the last block adds by `share`; False for other
+        architectures."""
         top = cast(SynthesisBlock, self.get_submodule(self.blocks[-1]))
         fades = self.is_skip and len(self.blocks) > 1
         top.share = share if fades else 1.0
@@ -209,11 +215,12 @@ class SynthesisNetwork(nn.Module):
 
 
 class SynthesisBlock(nn.Module):
-    """One resolution: Fourier features (coarsest) or a doubling, pairs of convolutions, then RGB if `img_channels`."""
+    """One resolution: Fourier features (coarsest) or an upsampling convolution, pairs of convolutions, RGB if
+    `img_channels`."""
 
     resample_filter: Tensor
 
-    share = 1.0  # of the image that it adds, see Generator.fade_in
+    share = 1.0  # weight of the image that it adds, see Generator.fade_in
 
     def __init__(
         self,
@@ -276,7 +283,8 @@ class SynthesisBlock(nn.Module):
 
 
 class FourierInput(nn.Module):
-    """Fixed random sinusoids, rotated and moved by w, then mixed linearly (StyleGAN3, Karras et al. 2021, appendix F).
+    """Fixed random sinusoids, rotated and translated by w, then mixed linearly (StyleGAN3, Karras et al. 2021, appendix
+    F).
 
     The shorter side of the image spans [-1/2, 1/2]; a longer side extends beyond, at the same sampling rate.
     """
@@ -318,7 +326,7 @@ class FourierInput(nn.Module):
 
 
 class SecondOrderStyle(nn.Module):
-    """s = m1 * m2 + m3 with m affine in w: products of latent entries and condition entries become styles."""
+    """Styles of second order in w: s = m1 * m2 + m3 with each m affine in w, so that latent and condition multiply."""
 
     def __init__(self, w_dim: int, features: int) -> None:
         super().__init__()
@@ -336,7 +344,7 @@ class SynthesisLayer(nn.Module):
     noise_const: Tensor
     input_gain: float | None = None
 
-    any_layout = True  # of the weight, see models.for_sampling
+    any_layout = True  # any memory layout of the weight will do, see models.for_sampling
 
     def __init__(
         self,
@@ -384,9 +392,10 @@ class SynthesisLayer(nn.Module):
 
 
 class ResidualLayer(SynthesisLayer):
-    """sqrt(2) * (x' + gamma * layer(x')) with x' = group norm of x: the trunk, too, is normalised at each layer."""
+    """Residual layer sqrt(2) * (x' + gamma * layer(x')), x' the group norm of x: the trunk, too, is normalised at
+    each layer."""
 
-    input_gain = math.sqrt(0.5)  # undoes the factor of the sum, which `forward` puts into the norm
+    input_gain = math.sqrt(0.5)  # undoes the factor sqrt(2) that `normalize` puts into the norm
 
     def __init__(
         self,
@@ -404,12 +413,13 @@ class ResidualLayer(SynthesisLayer):
         self.gamma = nn.Parameter(torch.full([1, channels, 1, 1], layer_scale_init))
 
     def normalize(self, x: Tensor) -> Tensor:
-        """sqrt(2) * x', which spares the sum a pass, and in half precision a rounding."""
+        """sqrt(2) * x'. The factor is part of the norm, which saves a pass over the sum, and in half precision a
+        rounding."""
         norm, root2 = self.norm, math.sqrt(2)
         return F.group_norm(x, norm.num_groups, norm.weight * root2, norm.bias * root2, norm.eps).to(x.dtype)
 
     def forward(self, x: Tensor, w: Tensor, noise_mode: str, gain: float = 1) -> Tensor:
-        """`x` is what `normalize` gave: apart from this, so that the map before it need not be held meanwhile. Without
+        """`x` is the result of `normalize`, a call of its own so that the map before it can be freed. Without
         gradients, the result is written into it."""
         y = super().forward(x, w, noise_mode, gain)
         x, gamma = x.to(y.dtype), (self.gamma * math.sqrt(2)).to(y.dtype)
@@ -417,7 +427,7 @@ class ResidualLayer(SynthesisLayer):
 
 
 class ToRGB(nn.Module):
-    """A level of the image from feature maps: modulated 1x1 convolution without demodulation."""
+    """RGB output of a level: modulated 1x1 convolution without demodulation."""
 
     def __init__(self, in_channels: int, img_channels: int, w_dim: int, conv_clamp: float | None) -> None:
         super().__init__()
@@ -428,7 +438,8 @@ class ToRGB(nn.Module):
         self.bias = nn.Parameter(torch.zeros(img_channels))
 
     def forward(self, x: Tensor, w: Tensor, img: Tensor | None, f: Tensor, share: float) -> Tensor:
-        """Added to the levels before, `img`, which `f` enlarges; `share`: how much of it."""
+        """RGB of this level, weighted by `share`, plus `img`, the sum of the levels before, upsampled with the
+        filter `f`."""
         styles = self.affine(w) * (self.weight_gain * share)
         b = self.bias if share == 1 else self.bias * share
         clamp = None if self.conv_clamp is None else self.conv_clamp * share

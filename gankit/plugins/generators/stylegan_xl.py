@@ -1,9 +1,9 @@
-"""StyleGAN-XL generator (Sauer, Schwarz and Geiger, SIGGRAPH 2022, "StyleGAN-XL: Scaling StyleGAN to Large Diverse
-Datasets").
+"""StyleGAN-XL generator: StyleGAN3's synthesis, class embedding, progressive growing (Sauer et al. 2022).
 
-StyleGAN3's synthesis with a small z, a class embedding that starts from pretrained features, and progressive growing:
-a stem at the lowest resolution, of which each super-resolution stage drops the critically sampled layers and goes on
-from there with a head of its own. Parameter names and shapes are those of the official networks.
+The paper is Sauer, Schwarz and Geiger, "StyleGAN-XL: Scaling StyleGAN to Large Diverse Datasets", SIGGRAPH 2022. z is
+small, the class embedding starts from pretrained features, and growing starts with a stem at the lowest resolution:
+each super-resolution stage drops the critically sampled layers of the stage before and goes on with a head of its own.
+Parameter names and shapes are those of the official networks.
 """
 
 from __future__ import annotations
@@ -35,23 +35,23 @@ class StyleGANXL(Generator):
         w_dim: width of the intermediate latent w.
         mapping_layers: depth of the mapping network.
         mapping_lr_multiplier: learning rate of the mapping network relative to the rest.
-        embed_dim: length of the vector that a class has; 320 as the class means of EfficientNet-Lite0.
-        class_table: where these vectors start: a .safetensors file, or the id of weights, with one tensor
-            [classes, embed_dim], such as `gankit class-table` writes; random ones when omitted. They are trained in any
-            case.
-        channel_base: a layer of cutoff f, in cycles for the image, has min(channel_base / 2f, channel_max) maps.
+        embed_dim: width of the class embedding; 320 as the class means of EfficientNet-Lite0.
+        class_table: initial class embedding: a .safetensors file, or the id of weights, with one tensor [classes,
+            embed_dim], such as `gankit class-table` writes; random when omitted. It is trained in any case.
+        channel_base: a layer of cutoff f, in cycles per image side, has min(channel_base / 2f, channel_max) feature
+            maps.
         channel_max: most feature maps of any layer.
         conv_kernel: side of the convolutions.
         use_radial_filters: low-pass filters with one cutoff for all directions, except in critically sampled layers.
         num_layers: layers of the stem before the one that makes RGB; 7 for small data sets.
-        head_layers: likewise for the head of each super-resolution stage; 7, in the paper 5 at 1024 px, 4 for small
-            data sets. Without any the network is a stem.
-        up_factors: by how much each stage enlarges the image, a power of 2; None is 2 for all.
+        head_layers: layers before the RGB layer in the head of each super-resolution stage; 7 in the paper, 5 at 1024
+            px, 4 for small data sets. Without any the network is a stem.
+        up_factors: factor by which each stage enlarges the image, a power of 2; None is 2 for all.
         head_kernel: side of the convolutions in heads; None is conv_kernel.
         head_radial_filters: use_radial_filters of the heads; None is the stem's.
-        num_critical: how many layers, at the end, use the full bandwidth of the image grid.
-        first_cutoff: of the Fourier features and the first layer.
-        first_stopband: least stop band of the first layer, which sets its sampling rate.
+        num_critical: critically sampled layers at the end, which use the full bandwidth of the image grid.
+        first_cutoff: cutoff frequency of the Fourier features and of the first layer.
+        first_stopband: minimum stop band of the first layer, which sets its sampling rate.
         last_stopband_rel: stop band of the last layers relative to their cutoff.
         conv_clamp: bound on the magnitude of activations, 256 for mixed precision; None for no bound.
         w_avg_beta: decay of the running means of w, one for each class.
@@ -68,6 +68,7 @@ class StyleGANXL(Generator):
         "head_layers": [4],
     }
 
+    # Long because of its 21 options, and because each stage starts from the layers of the one before.
     def __init__(
         self,
         image_shape: ImageShape,
@@ -104,7 +105,7 @@ class StyleGANXL(Generator):
         for stage, (shape, count) in enumerate(zip(shapes, (num_layers, *head_layers))):
             layers = (
                 layers[: len(layers) - num_critical - 1] if stage else []
-            )  # the last ones are of the old grid
+            )  # without those of the coarser grid
             chain = bands(
                 shape,
                 num_layers=count,
@@ -144,7 +145,10 @@ class StyleGANXL(Generator):
 def stage_shapes(
     image_shape: ImageShape, head_layers: tuple[int, ...], up_factors: tuple[int, ...], num_critical: int
 ) -> list[ImageShape]:
-    """Image shapes of the stem and of each super-resolution stage, the last being `image_shape`."""
+    """Image shapes (C, H, W) of the stem and of each super-resolution stage, the last being `image_shape`.
+
+    Raises GankitError for up-sampling factors and layers that do not fit each other or the image.
+    """
     if len(up_factors) != len(head_layers):
         raise GankitError(
             f"generator 'stylegan-xl' has {len(head_layers)} head_layers and {len(up_factors)} up_factors; give as many"
@@ -173,10 +177,12 @@ def stage_shapes(
 
 
 class MappingNetwork(nn.Module):
-    """z and a condition -> w, with a mean of w for each class (section 3.1 and appendix). Always in float32.
+    """The mapping network: z and a condition -> ws, with a mean of w for each class (section 3.1, appendix); in
+    float32.
 
-    Conditions other than one class sum up vectors: of tags, all that are given; of a text embedding, a projection.
-    Truncation then pulls towards the mean of the means, weighted by the condition where it is positive.
+    Conditions other than one class sum up class vectors: of tags, all that are given; of a text embedding, a
+    projection. Truncation then pulls towards the mean of the classes' means, weighted by the positive entries of the
+    condition.
     """
 
     w_avg: Tensor
@@ -239,6 +245,7 @@ class MappingNetwork(nn.Module):
         return torch.cat([center.lerp(ws[:, :cutoff], truncation_psi), ws[:, cutoff:]], 1)
 
     def _track(self, w: Tensor, c: Tensor | None) -> None:
+        """Update the running mean of w, or those of the classes that are given (c > 0)."""
         if not self.c_dim or c is None:
             self.w_avg.copy_(w.mean(0).lerp(self.w_avg, self.w_avg_beta))
             return
@@ -247,7 +254,7 @@ class MappingNetwork(nn.Module):
             self.w_avg.copy_(torch.where(given[:, None], moved, self.w_avg))
 
     def _center(self, c: Tensor | None) -> Tensor:
-        """[w_dim], or [B, w_dim] for conditions."""
+        """The centre of truncation: [w_dim], or [B, w_dim] with conditions."""
         if not self.c_dim or c is None:
             return self.w_avg
         weights = c.detach().clamp_min(0)
@@ -257,7 +264,7 @@ class MappingNetwork(nn.Module):
 
 
 class Table(nn.Module):
-    """A vector for each class; [B, classes] -> [B, dim], the sum of those given."""
+    """Class embedding: [B, classes] -> [B, dim], the sum of class vectors weighted by the condition."""
 
     def __init__(self, classes: int, dim: int, start: str | None) -> None:
         super().__init__()

@@ -1,0 +1,1 @@
+"""Guidance plugins: extra losses for the generator from pretrained networks (CLIP, image classifier)."""

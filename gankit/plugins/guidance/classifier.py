@@ -1,5 +1,4 @@
-"""Classifier guidance: a pretrained classifier must recognise the class of an image (StyleGAN-XL, Sauer et al. 2022,
-section 3.4)."""
+"""Classifier guidance: a pretrained classifier's loss on G's images (StyleGAN-XL, Sauer et al. 2022, section 3.4)."""
 
 from __future__ import annotations
 
@@ -23,7 +22,7 @@ DEIT = {"name": "timm-vit", "model": "deit_small_distilled_patch16_224.fb_in1k"}
 
 
 class ClassifierGuidance(Guidance):
-    """Cross-entropy between a classifier's opinion of an image and the image's class; 0 for images without a class.
+    """Cross-entropy between a classifier's prediction for an image and the image's class; 0 for images without a class.
 
     Args:
         feature: feature network with a classifier.
@@ -68,7 +67,7 @@ class ClassifierGuidance(Guidance):
         self.temperature, self.side = temperature, side
 
     @classmethod
-    def unfit(cls, options: Mapping[str, Any], composition: Composition) -> tuple[str, str] | None:
+    def incompatibility(cls, options: Mapping[str, Any], composition: Composition) -> tuple[str, str] | None:
         if "cls" not in composition.accepts:
             return composition.conditioner, (
                 "images are to show their classes, which this conditioner does not read; "
@@ -102,7 +101,7 @@ class ClassifierGuidance(Guidance):
         return self._check(name, int(name), self.feature)
 
     def loss(self, images: Tensor, cond: Condition, labels: Sequence[Label]) -> Tensor:
-        images = to_rgb(images)  # may draw, hence before rows are selected
+        images = to_rgb(images)  # may draw random numbers for all rows, so before any are selected
         shown = shown_rows(cond, len(images))
         targets = {i: self._index(x.cls) for i, x in enumerate(labels) if x.cls is not None and shown[i]}
         result = torch.zeros(len(images), device=images.device)

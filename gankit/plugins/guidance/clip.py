@@ -20,7 +20,7 @@ from gankit.plugins.conditioning.clip_text import clip_config, clip_normalisatio
 
 
 class CLIPGuidance(Guidance):
-    """Squared angle between the CLIP features of an image and of its caption; 0 for images without one.
+    """Squared angle between the CLIP features of an image and of its caption; 0 for images without a caption.
 
     Args:
         model: architecture in open_clip, such as ViT-L-14 or ViT-B-32.
@@ -54,7 +54,7 @@ class CLIPGuidance(Guidance):
         self.register_buffer("_shift", shift, persistent=False)
 
     @classmethod
-    def unfit(cls, options: Mapping[str, Any], composition: Composition) -> tuple[str, str] | None:
+    def incompatibility(cls, options: Mapping[str, Any], composition: Composition) -> tuple[str, str] | None:
         if "text" in composition.accepts:
             return None
         return composition.conditioner, (
@@ -86,7 +86,7 @@ class CLIPGuidance(Guidance):
         return result.index_copy(0, where, squared_angle(features.float(), targets))
 
     def _random_crop(self, images: Tensor) -> Tensor:
-        """A window of its own for each image."""
+        """Crop each image at a random position of its own to at most `crop` x `crop` pixels."""
         (height, width), side = images.shape[2:], self.crop
         if not side or (height <= side and width <= side):
             return images
@@ -106,13 +106,15 @@ class CLIPGuidance(Guidance):
 
 
 def shown_rows(cond: Condition, count: int) -> list[bool]:
-    """Which images have a condition that dropout has not hidden; guiding the others would reward ignoring the noise."""
+    """For each image, True if dropout has not hidden its condition; guiding the others would reward ignoring the
+    noise."""
     embedding = embedding_of(cond)
     return [True] * count if embedding is None else (embedding.detach() != 0).any(dim=1).tolist()
 
 
 def squared_angle(x: Tensor, y: Tensor) -> Tensor:
-    """arccos(<x, y>)^2 of the normalised vectors, by way of the chord, whose gradient is finite at equal vectors."""
+    """arccos(<x, y>)^2 of the normalised vectors [..., D], computed from the chord, so that its gradient is finite
+    at x = y."""
     chord = torch.linalg.vector_norm(
         nn.functional.normalize(x, dim=-1) - nn.functional.normalize(y, dim=-1), dim=-1
     )

@@ -1,4 +1,4 @@
-"""FastGAN generators in snapshots of Projected GAN's code base, or as state dicts."""
+"""Importer of FastGAN generators from snapshots of Projected GAN's code base or from state dicts."""
 
 from __future__ import annotations
 

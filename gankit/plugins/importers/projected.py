@@ -1,7 +1,7 @@
-"""Discriminators of Projected GAN and StyleGAN-XL in snapshots of their code bases.
+"""Importer of Projected GAN's and StyleGAN-XL's discriminators from snapshots of their code bases.
 
-They hold frozen pretrained networks, which gankit has from timm and which are left out here; the random projections of
-these networks' features, without which heads are of no use; and the heads.
+A snapshot holds frozen pretrained networks, which gankit has from timm and which are left out here; the random
+projections of these networks' features, without which heads are of no use; and the heads.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from gankit.interop.torch_files import ForeignNetwork, TensorRecord
 from gankit.plugins.discriminators.stylegan_xl import NETWORKS
 from gankit.plugins.importers.stylegan2 import MAX_CLASSES, image_channels
 
-SIDE = 224  # of images, where no generator beside says it; heads are the same for all sizes
+SIDE = 224  # image side if no generator in the snapshot gives it; heads do not depend on it
 
 
 class Backbone(NamedTuple):
-    """What tells a pretrained network from others, below the path 'pretrained'.
+    """Names and shapes, below the path 'pretrained', by which a pretrained network is recognised.
 
     Attributes:
         first: name of its first convolution.
-        shape: of that.
+        shape: shape of that convolution's weight.
         block: pattern of the paths of its blocks.
-        blocks: how many there are.
-        widths: of the four maps that enter the random projections.
+        blocks: number of its blocks.
+        widths: channels of the four maps that enter the random projections.
     """
 
     first: str
@@ -47,7 +47,7 @@ BACKBONES = {
     ),
     LITE0: Backbone("layer0.0.weight", (32, 3, 3, 3), r"layer\d\.\d\.\d+\.", 16, (24, 40, 112, 320)),
 }
-# the random layers that make a pyramid of a transformer's maps, which the code base counts among the pretrained ones
+# random layers that make a pyramid of a transformer's maps; snapshots have them below 'pretrained'
 REASSEMBLY = re.compile(r"pretrained\.layer([1-4])\.([34])\.(weight|bias)")
 
 
@@ -70,7 +70,7 @@ class ProjectedImporter(Importer):
 
 
 def _several(network: ForeignNetwork) -> tuple[dict[str, Any], dict[str, TensorRecord]]:
-    """StyleGAN-XL's, on one or more networks."""
+    """Options and tensors of StyleGAN-XL's discriminator, on one or more frozen networks."""
     below = "discriminators."
     names = [path.removeprefix(below) for path in network.modules if path.startswith(below)]
     names = [name for name in names if "." not in name]
@@ -96,7 +96,7 @@ def _several(network: ForeignNetwork) -> tuple[dict[str, Any], dict[str, TensorR
 
 
 def _single(network: ForeignNetwork) -> tuple[dict[str, Any], dict[str, TensorRecord]]:
-    """Projected GAN's, on one network."""
+    """Options and tensors of Projected GAN's discriminator, on one frozen network."""
     frozen, heads = "feature_network", "discriminator.mini_discs"
     _refuse_other_networks(network, frozen, LITE0)
     names = network.tensors
@@ -117,7 +117,8 @@ def _single(network: ForeignNetwork) -> tuple[dict[str, Any], dict[str, TensorRe
 
 
 def _refuse_other_networks(network: ForeignNetwork, path: str, name: str) -> None:
-    """Heads know the features of one network only."""
+    """Raise GankitError unless the frozen network at `path` is the published `name`: heads only work with its
+    features."""
     known, inside = BACKBONES[name], f"{path}.pretrained."
     first = network.tensors.get(inside + known.first)
     pattern = re.compile(re.escape(inside) + known.block)
@@ -137,7 +138,7 @@ def _refuse_other_networks(network: ForeignNetwork, path: str, name: str) -> Non
 
 
 def _code(network: ForeignNetwork, heads: str, *, embedding: bool = False) -> dict[str, int]:
-    """Options of the condition's way into the heads, if there is one."""
+    """Options of the condition's embedding in the heads; none if unconditional."""
     if f"{heads}.0.embed.weight" not in network.tensors:
         return {}
     code = {"cmap_dim": network.shape(f"{heads}.0.cls.weight_orig", 4)[0]}
@@ -159,7 +160,7 @@ def _kept(network: ForeignNetwork, frozen: str, heads: str) -> dict[str, TensorR
 
 
 def _classes(network: ForeignNetwork, table: TensorRecord) -> TensorRecord:
-    """A table [rows, N] with more rows than classes -> columns [N, classes] of a linear layer."""
+    """Class table [rows, N] with at least as many rows as classes -> weight [N, classes] of a linear layer."""
     if len(table.shape) != 2:
         raise network.odd("number of dimensions of a class table", len(table.shape))
     rows, width = table.shape
@@ -173,13 +174,13 @@ def _classes(network: ForeignNetwork, table: TensorRecord) -> TensorRecord:
 
 
 def diffaugment(network: ForeignNetwork) -> dict[str, Any]:
-    """The section of a recipe for the augmentation that discriminators of these code bases have built in."""
+    """The recipe's section for DiffAugment, which these code bases build into the discriminator; empty if it is off."""
     given = network.setting("", "diffaug", default=False) is True
     return {"augmentation": {"name": "diffaugment"}} if given else {}
 
 
 def image_shape(network: ForeignNetwork) -> ImageShape:
-    """(C, H, W) of the images that a discriminator is for, as the generator beside it says."""
+    """(C, H, W) of a discriminator's images, read from the generator in the same snapshot if there is one."""
     generator = _generator(network)
     if generator is None:
         return (3, SIDE, SIDE)

@@ -1,4 +1,4 @@
-"""R3GAN's networks in snapshots of its code base, or as state dicts; every option follows from the tensors' shapes."""
+"""Importer of R3GAN's networks from snapshots or state dicts; options follow from the tensors' shapes."""
 
 from __future__ import annotations
 
@@ -60,7 +60,10 @@ class R3GANImporter(Importer):
 
 
 def _stages(network: ForeignNetwork, first: int) -> dict[str, Any]:
-    """Widths and blocks of each stage in the network's order; blocks are numbered from `first` in their stage."""
+    """Options widths, blocks, expansion and group_width, stages in the network's order.
+
+    Residual blocks are numbered from `first` within their stage.
+    """
     widths: list[int] = []
     blocks: list[int] = []
     expansion = group_width = 0

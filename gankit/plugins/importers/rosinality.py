@@ -1,7 +1,7 @@
-"""State dicts of rosinality's stylegan2-pytorch, the other widespread implementation of StyleGAN2.
+"""Importer of StyleGAN2 networks from state dicts of rosinality's stylegan2-pytorch.
 
-It computes what the official networks compute; names differ, and tensors have more dimensions of size 1. Files hold the
-dictionaries g_ema, g and d, and sometimes latent_avg, the mean of w.
+That implementation computes what the official networks compute; names differ, and tensors have more dimensions of size
+1. Files hold the dictionaries g_ema, g and d, and sometimes latent_avg, the mean of w.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from gankit.interop.importer import Imported, Importer
 from gankit.interop.torch_files import ForeignNetwork, TensorRecord
 from gankit.plugins.importers.stylegan2 import channel_options
 
-MEAN_OF = 10_000  # latents, where the file has no mean of w
+MEAN_OF = 10_000  # latents to average over if the file has no mean of w
 
 
 class RosinalityImporter(Importer):
@@ -77,7 +77,8 @@ def _generator(network: ForeignNetwork) -> Imported:
 
 
 def _mean(network: ForeignNetwork, tensors: dict[str, TensorRecord], w_dim: int, depth: int) -> TensorRecord:
-    """The mean of w that the file has, else that of many latents; truncation pulls towards it."""
+    """The mean of w [w_dim], the centre of truncation: latent_avg of the file, or the mean over MEAN_OF random
+    latents."""
     if "latent_avg" in network.extras:
         return network.extras["latent_avg"].reshaped(w_dim)
     z_dim = network.shape("style.1.weight", 2)[1]
@@ -125,14 +126,18 @@ def _discriminator(network: ForeignNetwork) -> Imported:
 
 
 class _Names:
-    """Collects tensors under the official names."""
+    """Collects the tensors of a file under the official names."""
 
     def __init__(self, network: ForeignNetwork) -> None:
         self.network = network
         self.tensors: dict[str, TensorRecord] = {}
 
     def take(self, name: str, source: str, *, drop: int = 0, keep: int | None = None) -> None:
-        """Rename a tensor; `drop` leading dimensions of size 1, or all of size 1 but the `keep` that are needed."""
+        """Store the tensor `source` as `name`. Raises GankitError if it is missing.
+
+        `drop` leading dimensions of size 1 are removed, or, with `keep`, all of size 1 but as many as `keep` dimensions
+        need.
+        """
         record = self.network.tensors.get(source)
         if record is None:
             raise GankitError(f"{self.network.origin}: {self.network.role} has no tensor {source!r}")
@@ -143,7 +148,7 @@ class _Names:
         self.tensors[name] = record.reshaped(*shape)
 
     def filter(self, name: str) -> None:
-        """The constant [1, 3, 3, 1], which files store with other factors, or not at all."""
+        """Store the resampling filter [1, 3, 3, 1], which files hold with other factors, or not at all."""
         self.tensors[f"{name}.resample_filter"] = TensorRecord.of(setup_filter([1, 3, 3, 1]))
 
     def modulated(self, name: str, source: str) -> None:

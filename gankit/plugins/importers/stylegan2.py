@@ -1,7 +1,6 @@
-"""StyleGAN2 networks in snapshots of StyleGAN2-ADA (PyTorch), and those that StyleGAN3's code base writes.
+"""Importer of StyleGAN2 networks and ADA from snapshots of StyleGAN2-ADA (PyTorch) and StyleGAN3.
 
-What a network computes is taken from the attributes that its modules keep and from the shapes of its tensors, since
-the defaults of the two code bases differ.
+Options are read from the modules' attributes and the tensors' shapes, since the defaults of the two code bases differ.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from gankit.interop.torch_files import ForeignNetwork
 from gankit.plugins.augment.ada import GROUPS, PIPELINES, RANGES
 
 MAX_CLASSES = 100_000
-# options of the official augmentation pipeline, besides the multipliers, which are called as here
+# range of ADA -> its option in the official pipeline; multipliers have the same names
 RANGE_NAMES = {
     "xint": "xint_max",
     "scale": "scale_std",
@@ -65,8 +64,8 @@ class StyleGAN2Importer(Importer):
 
 
 def _from_names(network: ForeignNetwork) -> Imported:
-    """A generator out of a state dict alone, which does not tell activations, clamp and learning rates: the usual ones
-    are assumed."""
+    """A generator from a bare state dict, which has no activations, clamp and learning rates: the usual ones are
+    assumed."""
     names = network.tensors
     sides = [4 << i for i in range(12) if f"synthesis.b{4 << i}.conv1.weight" in names]
     size = max(sides, default=4)
@@ -99,6 +98,7 @@ def _from_names(network: ForeignNetwork) -> Imported:
 
 
 def generator_spec(network: ForeignNetwork, c_dim: int, size: int) -> dict[str, Any]:
+    """Options of a generator with modules. Raises GankitError for activations other than leaky ReLU."""
     layer = "synthesis.b4.conv1"
     refuse_other_activations(network, layer)
     return {
@@ -117,7 +117,7 @@ def generator_spec(network: ForeignNetwork, c_dim: int, size: int) -> dict[str, 
 
 
 def mapping_options(network: ForeignNetwork, c_dim: int) -> dict[str, Any]:
-    """Options of a mapping network, from what is there rather than from what was asked for."""
+    """Options of a mapping network, read from its layers instead of its constructor's arguments."""
     depth = count_layers(network)
     refuse_other_activations(network, "mapping.fc0")
     return {
@@ -129,6 +129,7 @@ def mapping_options(network: ForeignNetwork, c_dim: int) -> dict[str, Any]:
 
 
 def discriminator_spec(network: ForeignNetwork, c_dim: int, size: int) -> dict[str, Any]:
+    """Options of a discriminator with modules. Raises GankitError for activations other than leaky ReLU."""
     refuse_other_activations(network, "b4.conv")
     spec = {
         "name": "stylegan2",
@@ -151,7 +152,7 @@ def discriminator_spec(network: ForeignNetwork, c_dim: int, size: int) -> dict[s
 
 
 def augmentation_spec(network: ForeignNetwork) -> dict[str, Any]:
-    """ADA with the pipeline's multipliers, strengths and probability. What p was steered for, the file does not say."""
+    """Options of ADA: multipliers, ranges and p of the pipeline. The file does not have the target of p."""
     multipliers = {name: _positive(network, name, 0) for name in RANGES}
     used = {name for name, value in multipliers.items() if value}
     members = {name: {a for group in groups for a in GROUPS[group]} for name, groups in PIPELINES.items()}
@@ -176,6 +177,7 @@ def augmentation_spec(network: ForeignNetwork) -> dict[str, Any]:
 
 
 def _positive(network: ForeignNetwork, name: str, default: float) -> float:
+    """A setting that must be a finite number of at least 0. Raises GankitError otherwise."""
     value = network.setting("", name, default=default)
     if not _is_positive(value):
         raise network.odd(name, value)
@@ -183,7 +185,7 @@ def _positive(network: ForeignNetwork, name: str, default: float) -> float:
 
 
 def _is_positive(value: Any) -> bool:
-    """A finite number of at least 0."""
+    """True for a finite number of at least 0."""
     return (
         isinstance(value, (int, float))
         and not isinstance(value, bool)
@@ -193,7 +195,7 @@ def _is_positive(value: Any) -> bool:
 
 
 def channel_options(widths: Sequence[int], size: int) -> dict[str, int]:
-    """The options that give these numbers of feature maps, coarse to fine, the last at `size` pixels."""
+    """channel_base and channel_max for these numbers of feature maps, coarse to fine, the last at `size` pixels."""
     return {"channel_base": widths[-1] * size, "channel_max": max(widths)}
 
 
@@ -218,5 +220,5 @@ def refuse_other_activations(network: ForeignNetwork, path: str) -> None:
 
 
 def numbered_classes(count: int) -> Vocabulary:
-    """Snapshots do not tell the names of classes, only how many there are."""
+    """A vocabulary of the classes '0' to `count` - 1: snapshots do not have names of classes."""
     return Vocabulary(classes={str(i): 1 for i in range(count)})

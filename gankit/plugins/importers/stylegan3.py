@@ -1,4 +1,4 @@
-"""StyleGAN3 generators in snapshots of its code base, or as state dicts; its discriminators are StyleGAN2's."""
+"""Importer of StyleGAN3 generators from snapshots or state dicts; its discriminators are StyleGAN2's."""
 
 from __future__ import annotations
 
@@ -52,8 +52,8 @@ class StyleGAN3Importer(Importer):
 
 
 def _from_names(network: ForeignNetwork) -> Imported:
-    """A generator out of a state dict alone, whose names tell sizes and channels of all layers; of cutoffs, clamp and
-    learning rates, which they do not tell, the usual ones are assumed."""
+    """A generator from a bare state dict, whose names give sizes and channels of all layers; for cutoffs, clamp and
+    learning rates, which it does not have, the usual values are assumed."""
     found = (re.fullmatch(r"synthesis\.L(\d+)_(\d+)_(\d+)\.weight", name) for name in network.tensors)
     layers = sorted(tuple(map(int, match.groups())) for match in found if match)
     if len(layers) < 4 or [index for index, _, _ in layers] != list(range(len(layers))):
@@ -86,18 +86,20 @@ def _from_names(network: ForeignNetwork) -> Imported:
 
 
 def is_alias_free(network: ForeignNetwork) -> bool:
+    """True for a synthesis network with Fourier features as input (StyleGAN3, StyleGAN-XL)."""
     return "synthesis.input.freqs" in network.tensors
 
 
 def has_class_vectors(network: ForeignNetwork) -> bool:
-    """What tells StyleGAN-XL from StyleGAN3, whose classes enter by a fully connected layer."""
+    """True for StyleGAN-XL, whose class embedding has no bias; in StyleGAN3 it is a fully connected layer with one."""
     return "mapping.embed.weight" in network.tensors and "mapping.embed.bias" not in network.tensors
 
 
 def synthesis_options(network: ForeignNetwork) -> dict[str, Any]:
-    """Options of an alias-free synthesis network.
+    """Options of an alias-free synthesis network. Raises GankitError for margins and filters other than the usual.
 
-    The numbers that follow from them, sizes and channels, are in the names of its tensors, which gankit checks."""
+    Sizes and channels, which follow from the options, are in the names of the tensors, which gankit checks.
+    """
     at = "synthesis"
     names = network.setting(at, "layer_names")
     if not (isinstance(names, list) and names and f"{at}.{names[0]}" in network.modules):
@@ -129,5 +131,6 @@ def synthesis_options(network: ForeignNetwork) -> dict[str, Any]:
 
 
 def is_radial(network: ForeignNetwork, layer: str) -> bool:
+    """True if a layer downsamples with a radial (2D) filter."""
     taps = network.tensors.get(f"{layer}.down_filter")
     return taps is not None and len(taps.shape) == 2

@@ -1,5 +1,7 @@
-"""StyleGAN-T networks in snapshots of its code base: generators with the CLIP text tower that they carry, and what a
-discriminator has learned, without its frozen DINO."""
+"""Importer of StyleGAN-T's generators, with their CLIP text tower, and discriminator heads from snapshots.
+
+The frozen DINO of a discriminator is left out: gankit has it from timm.
+"""
 
 from __future__ import annotations
 
@@ -91,7 +93,7 @@ def _discriminator(network: ForeignNetwork) -> Imported:
 
 
 def _refuse_other_transformers(network: ForeignNetwork) -> None:
-    """Heads know the features of one network only, and gankit has that of the paper."""
+    """Raise GankitError unless the frozen transformer is DINO ViT-S/16: heads only work with its features."""
     width, _, patch, _ = network.shape(f"{DINO}.patch_embed.proj.weight", 4)
     blocks = 0
     while f"{DINO}.blocks.{blocks}.norm1.weight" in network.tensors:
@@ -125,5 +127,6 @@ def _tower_spec(network: ForeignNetwork) -> dict[str, Any]:
 
 
 def _tower_tensors(tower: dict[str, TensorRecord]) -> dict[str, TensorRecord]:
+    """Tensors of the text tower under the names of conditioner 'clip-tower'."""
     left_out = f"{TOWER}.logit_scale"  # of the contrastive loss
     return {f"encoder.{name.removeprefix(TOWER + '.')}": t for name, t in tower.items() if name != left_out}

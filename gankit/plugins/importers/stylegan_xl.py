@@ -1,4 +1,4 @@
-"""StyleGAN-XL generators, stems and super-resolution stages, in snapshots of its code base."""
+"""Importer of StyleGAN-XL's generators, stem and super-resolution stages, from snapshots of its code base."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ class StyleGANXLImporter(Importer):
         tensors = dict(network.tensors)
         rows, embed_dim = network.shape("mapping.embed.weight", 2)
         if not c_dim:
-            del tensors["mapping.embed.weight"]  # is there, but has no effect
-        elif rows >= c_dim:  # those of ImageNet, of which a smaller data set uses the first
+            del tensors["mapping.embed.weight"]  # present, but without effect
+        elif rows >= c_dim:  # ImageNet's classes; smaller data sets use the first rows
             tensors["mapping.embed.weight"] = replace(
                 tensors["mapping.embed.weight"], shape=(c_dim, embed_dim)
             )
@@ -61,8 +61,11 @@ class StyleGANXLImporter(Importer):
 
 
 def _stages(network: ForeignNetwork, size: int) -> dict[str, Any]:
-    """Options of the synthesis network. A file names the layers of all stages in one list and keeps the resolution of
-    the last only, so stages are told by their first layers, which keep the cutoff of their input."""
+    """Options of the synthesis network, with all its stages.
+
+    A file names the layers of all stages in one list and keeps the resolution of the last stage only. A later stage
+    begins at a layer that leaves the cutoff as it is and is not critically sampled.
+    """
     options = synthesis_options(network)
     del options["magnitude_ema_beta"]  # running magnitudes do not move in this family
     names, critical = network.setting("synthesis", "layer_names"), options["num_critical"]

@@ -1,0 +1,1 @@
+"""Metric plugins: Frechet and kernel distances, precision and recall, path length, equivariance and others."""

@@ -1,4 +1,4 @@
-"""Conditioning accuracy: does a classifier see in an image what the model was asked for?"""
+"""The metric 'accuracy': share of classes and tags that a classifier recognises in the generated images."""
 
 from __future__ import annotations
 
@@ -23,21 +23,20 @@ CLASS = "class"
 
 
 class Accuracy(ImageMetric):
-    """Share of questions about the label, one for its class or one for each kind of tag, that a classifier
-    answers rightly from the generated image alone (classification accuracy score of a fixed classifier; top-1
-    for classes).
+    """Share of questions about the label, one for its class or one for each kind of tag, that a classifier answers
+    correctly from the generated image alone (classification accuracy score of a fixed classifier; top-1 for classes).
 
-    A classifier that declares `answers`, question -> what each of its logits stands for, is asked all of
-    these. The answers are classes for the question 'class' and tags for the others; '' stands for none of the
-    others, null for what is not judged. A question with a single answer is a yes (logit above 0) or no. Any
-    other classifier is asked for the class, which `classes` maps to its logits. `accuracy` is over all
-    questions that labels answer; the details have each class and tag.
+    A classifier that declares `answers`, question -> the meaning of each of its logits, is asked all of these. The
+    answers are classes for the question 'class' and tags for the others; '' means none of the others, null an answer
+    that is not judged. A question with a single answer is a yes (logit above 0) or no. Any other classifier is asked
+    for the class, which `classes` maps to its logits. `accuracy` is over all questions that labels answer; the details
+    have each class and tag.
 
     Args:
         classifier: feature network with a classifier, on which the model should not have been trained.
         classes: class of the data -> index of the classifier's logit, e.g. {tabby: 281}; null takes the names of the
             classes as indices.
-        side: of the square images that enter the classifier; what it was trained on when omitted.
+        side: side in pixels of the square images that enter the classifier; that of its training when omitted.
     """
 
     needs = ("cls", "tags")
@@ -76,7 +75,8 @@ class Accuracy(ImageMetric):
         self.classifier.to(device)
 
     def score(self, images: Tensor, labels: Sequence[Label]) -> Tensor:
-        """[B, 2 x questions]: for each the right answer, -1 where the label has none, and the one given."""
+        """Indices of answers [B, 2 x questions]: for each question the correct one, -1 if the label has none, and
+        the given one, NaN if logits are not finite."""
         entering = images if self.classifier.own_resize else resize(images, self.side)
         logits = self.classifier.logits(entering).float()
         logits = torch.where(logits.isfinite().all(1, keepdim=True), logits, torch.nan)
@@ -94,7 +94,7 @@ class Accuracy(ImageMetric):
         return [len(answers) for answers in self.questions.values()]
 
     def _right(self, question: str, answers: Sequence[str | None], label: Label) -> int:
-        """Index of the answer that a label gives, -1 for none."""
+        """Index of the correct answer for a label, -1 if the label does not answer the question."""
         if not self.classifier.answers:
             return -1 if label.cls is None else self._index(label.cls)
         given = {label.cls} if question == CLASS else set(label.tags)
@@ -152,7 +152,7 @@ class Accuracy(ImageMetric):
                 table[name or "none"] = {"accuracy": float(hits[these].mean()), "images": int(these.sum())}
             details[question] = table
         accuracy = right / asked
-        # questions about one image are not independent of each other, images are
+        # standard error over images: answers about one image are correlated
         error = math.sqrt(np.square(per_image[0] - accuracy * per_image[1]).sum()) / asked
         values = {k: v for k, v in values.items() if k in self.values}
         return {"accuracy": accuracy, "accuracy_se": error, **values}, details

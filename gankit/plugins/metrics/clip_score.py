@@ -19,14 +19,15 @@ from gankit.evaluation.metric import ImageMetric
 from gankit.plugins.conditioning.clip_text import clip_config, clip_tokenizer, load_clip
 
 if TYPE_CHECKING:
-    from gankit.evaluation.metric_context import Bench
+    from gankit.evaluation.metric_context import MetricContext
 
 RESIZE = "bicubic, antialiased, clamped, float32, stretched to a square"
 
 
 class CLIPScore(ImageMetric):
-    """Mean cosine of the CLIP embeddings of an image and of the caption that it was drawn under. The default network is
-    the one of StyleGAN-T's `cs10k`; take another than the model was trained with.
+    """Mean cosine similarity of the CLIP embeddings of an image and of the caption that it was drawn under.
+
+    The default network is that of StyleGAN-T's `cs10k`; take another one than the model was trained with.
 
     Args:
         model: architecture in open_clip.
@@ -51,8 +52,8 @@ class CLIPScore(ImageMetric):
         self._mean = torch.tensor(config.get("mean") or OPENAI_DATASET_MEAN).view(3, 1, 1)
         self._std = torch.tensor(config.get("std") or OPENAI_DATASET_STD).view(3, 1, 1)
 
-    def check(self, bench: Bench) -> None:
-        if bench.pipe.recipe.guidance.get("clip", {}).get("model") == self.model:
+    def check(self, context: MetricContext) -> None:
+        if context.pipe.recipe.guidance.get("clip", {}).get("model") == self.model:
             warnings.warn(
                 f"the model was trained to please CLIP {self.model}, which metric 'clip-score' now judges by; choose "
                 "another one (--set clip-score.model=...)",

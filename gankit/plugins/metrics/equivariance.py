@@ -1,8 +1,8 @@
-"""Equivariance of generators that can move and turn what they draw (StyleGAN3, Karras et al., NeurIPS 2021,
-appendix E).
+"""Translation and rotation equivariance of generators, in dB (StyleGAN3, Karras et al. 2021, appendix E).
 
-The generator draws an image, and once more with a transform of its input; the first one, moved or turned as a picture,
-is what the second should look like. The score is the PSNR over all pixels of all images that both of them determine.
+Each image is generated twice, the second time with a transform of the generator's input. The first one, transformed as
+a picture, is what the second should look like. The score is the PSNR over all pixels of all images that both of them
+determine.
 """
 
 from __future__ import annotations
@@ -22,25 +22,25 @@ from gankit.core.cuda import filter2d, upsample2d
 from gankit.core.interfaces.networks import Generator
 from gankit.errors import GankitError
 from gankit.evaluation.metric import ModelMetric
-from gankit.evaluation.metric_context import Bench, Part
+from gankit.evaluation.metric_context import BatchSlice, MetricContext
 
-LARGEST_SHIFT = 1 / 8  # of the image's side, either way
+LARGEST_SHIFT = 1 / 8  # fraction of the image's side, in either direction
 LANCZOS = 3  # lobes of the windowed sinc
-TAPS = 2 * LANCZOS  # half width of the filters for turning, in pixels
+TAPS = 2 * LANCZOS  # half width of the filters for rotation, in pixels
 GRID = 64  # half width of the grid that these are computed on, in pixels
-UP = 4  # oversampling for turning
+UP = 4  # oversampling for rotation
 
 
 class Equivariance(ModelMetric):
-    """What the three metrics share; subclasses draw a transform and apply it to an image."""
+    """Base of the three metrics; subclasses draw a transform and apply it to images."""
 
     def __init__(self, *, batch: int = 4) -> None:
         if batch < 1:
             raise GankitError(f"batch = {batch} of an equivariance metric must be at least 1")
         self.batch = batch
 
-    def check(self, bench: Bench) -> None:
-        if _input_transform(bench.pipe.generator) is None:
+    def check(self, context: MetricContext) -> None:
+        if _input_transform(context.pipe.generator) is None:
             raise GankitError(
                 "equivariance can be measured only of generators whose input can be transformed "
                 "(synthesis.input.transform), such as StyleGAN3's; leave eq-t, eq-t-frac and eq-r out"
@@ -48,26 +48,26 @@ class Equivariance(ModelMetric):
 
     @abstractmethod
     def draw(self, rng: np.random.Generator, size: tuple[int, int]) -> tuple[np.ndarray, tuple[float, ...]]:
-        """A random transform [3, 3] of the input, and its parameters."""
+        """A random transform [3, 3] of the generator's input, and its parameters."""
 
     @abstractmethod
     def compare(
         self, plain: Tensor, moved: Tensor, parameters: tuple[float, ...]
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """What shall be equal, and where: two images and a mask, all [B, C, H, W]."""
+        """Expected images (`plain`, transformed), actual images and mask of the pixels to compare, all [B, C, H, W]."""
 
-    def probe(self, bench: Bench) -> dict[str, float]:
-        generator = bench.pipe.generator
+    def probe(self, context: MetricContext) -> dict[str, float]:
+        generator = context.pipe.generator
         size = generator.image_shape[1:]
 
-        def errors(part: Part) -> Tensor:
-            """[B, 2]: sum of squared errors under the mask, and of the mask."""
+        def errors(part: BatchSlice) -> Tensor:
+            """Sums [B, 2]: of squared errors under the mask, and of the mask."""
             rng = np.random.Generator(
-                np.random.PCG64([bench.seed, part.first])
+                np.random.PCG64([context.seed, part.first])
             )  # one transform for the whole batch
             matrix, parameters = self.draw(rng, size)
-            cond = bench.condition(bench.labels(part.numbers))
-            ws = generator.mapping(bench.latents(part.numbers), cond)
+            cond = context.condition(context.labels(part.numbers))
+            ws = generator.mapping(context.latents(part.numbers), cond)
             images = []
             for transform in (np.eye(3), matrix):
                 with transformed(generator, transform), part.random("noise"):
@@ -76,7 +76,7 @@ class Equivariance(ModelMetric):
             squared = ((wanted - found) * mask).double().square()
             return torch.stack([squared.flatten(1).sum(1), mask.double().flatten(1).sum(1)], 1)
 
-        sums = bench.rows(bench.num, errors, "equivariance", batch=self.batch).sum(0)
+        sums = context.rows(context.num, errors, "equivariance", batch=self.batch).sum(0)
         if not sums[1]:
             raise GankitError("equivariance: no pixel of any image can be compared; the images are too small")
         (key,) = self.values
@@ -84,7 +84,7 @@ class Equivariance(ModelMetric):
 
 
 class Translation(Equivariance):
-    """EQ-T in decibels: shifts by whole pixels, at most an eighth of the image.
+    """EQ-T in decibels: translation by whole pixels, at most an eighth of the image.
 
     Args:
         batch: images that share a transform.
@@ -105,7 +105,7 @@ class Translation(Equivariance):
 
 
 class FractionalTranslation(Translation):
-    """EQ-T frac in decibels: shifts by fractions of pixels too, the picture by a Lanczos filter.
+    """EQ-T_frac in decibels: translation by fractions of pixels, the expected image by a Lanczos filter.
 
     Args:
         batch: images that share a transform.
@@ -128,7 +128,7 @@ class FractionalTranslation(Translation):
 
 
 class Rotation(Equivariance):
-    """EQ-R in decibels: turns by any angle, both pictures limited to the frequencies that survive the turn.
+    """EQ-R in decibels: rotation by any angle, both images low-passed to the frequencies that the rotation keeps.
 
     Args:
         batch: images that share a transform.
@@ -151,13 +151,14 @@ class Rotation(Equivariance):
 
 
 def _input_transform(generator: Generator) -> Tensor | None:
+    """The generator's buffer synthesis.input.transform [3, 3], or None if it has none."""
     found = getattr(getattr(getattr(generator, "synthesis", None), "input", None), "transform", None)
     return found if isinstance(found, Tensor) and found.shape == (3, 3) else None
 
 
 @contextlib.contextmanager
 def transformed(generator: Generator, matrix: np.ndarray) -> Iterator[None]:
-    """Let the generator's input be transformed by a matrix [3, 3] for a while."""
+    """Context in which the generator's input is transformed by `matrix` [3, 3]."""
     transform = _input_transform(generator)
     assert transform is not None
     before = transform.clone()
@@ -169,7 +170,7 @@ def transformed(generator: Generator, matrix: np.ndarray) -> Iterator[None]:
 
 
 def _shift(x: float, y: float) -> np.ndarray:
-    """[3, 3], in shares of the image."""
+    """Translation [3, 3] by x and y in fractions of the image."""
     matrix = np.eye(3)
     matrix[:2, 2] = x, y
     return matrix
@@ -179,7 +180,7 @@ def _shift(x: float, y: float) -> np.ndarray:
 
 
 def shift(images: Tensor, dx: int, dy: int) -> Tensor:
-    """Move [B, C, H, W] by whole pixels, right and down; zeros come in."""
+    """Translate images [B, C, H, W] by whole pixels, right and down, and fill with zeros."""
     moved = torch.zeros_like(images)
     height, width = images.shape[2:]
     if abs(dx) < width and abs(dy) < height:
@@ -190,7 +191,8 @@ def shift(images: Tensor, dx: int, dy: int) -> Tensor:
 
 
 def fractional_shift(images: Tensor, x: float, y: float) -> Tensor:
-    """Move [B, C, H, W] by pixels right and down with a separable windowed sinc of six taps; zeros come in."""
+    """Translate images [B, C, H, W] by x, y pixels, right and down, with a separable windowed sinc of six taps;
+    zeros come in."""
     for axis, distance in ((3, x), (2, y)):
         whole = math.floor(distance)
         offsets = np.arange(1 - LANCZOS, LANCZOS + 1)
@@ -206,7 +208,7 @@ def fractional_shift(images: Tensor, x: float, y: float) -> Tensor:
 
 
 def covered(distance: float, side: int) -> slice:
-    """Pixels of a side for which all taps of a fractional shift are inside the image."""
+    """Pixels along a side for which all taps of a fractional shift lie inside the image."""
     whole = math.floor(distance)
     return slice(max(whole + LANCZOS, 0), max(side + min(whole + 1 - LANCZOS, 0), 0))
 
@@ -215,15 +217,18 @@ def covered(distance: float, side: int) -> slice:
 
 
 def turn(angle: float) -> np.ndarray:
-    """[2, 2]: from input to output coordinates, x to the right and y down."""
+    """Rotation [2, 2] by an angle in radians from input to output coordinates, x to the right and y down."""
     c, s = math.cos(angle), math.sin(angle)
     return np.array([[c, s], [-s, c]])
 
 
 @lru_cache(maxsize=8)
 def band_filter(angle: float, up: int) -> Tensor:
-    """[2 TAPS up - 1, 2 TAPS up - 1]: passes the frequencies that lie both in the square of an image and in that of the
-    image turned by an angle, at `up` samples a pixel."""
+    """Low-pass filter [2 TAPS up - 1, 2 TAPS up - 1] at `up` samples a pixel.
+
+    It passes the frequencies that lie both in the square spectrum of an image and in that of the image rotated by
+    `angle`.
+    """
     half = GRID * up
     axis = np.arange(-half, half + 1) / up
     (a, b), (c, d) = turn(angle)
@@ -234,7 +239,7 @@ def band_filter(angle: float, up: int) -> Tensor:
         return np.sinc(place / LANCZOS) * (np.abs(place) < LANCZOS)
 
     def convolved(one: np.ndarray, other: np.ndarray) -> np.ndarray:
-        """Circular, of arrays whose origin is in the middle."""
+        """Circular convolution of arrays whose origin is in the middle."""
         spectrum = np.fft.rfft2(np.fft.ifftshift(one)) * np.fft.rfft2(np.fft.ifftshift(other))
         return np.fft.fftshift(np.fft.irfft2(spectrum, one.shape))
 
@@ -249,7 +254,8 @@ def band_filter(angle: float, up: int) -> Tensor:
 
 
 def rotate(images: Tensor, angle: float) -> tuple[Tensor, Tensor]:
-    """Images [B, C, H, W] turned by an angle in radians, and a mask of the same shape where that is determined."""
+    """Images [B, C, H, W] rotated by an angle in radians, and a mask of the same shape, 1 where the result is
+    determined."""
     height, width = images.shape[2:]
     taps = band_filter(angle, UP)
     pad = len(taps) // 2
@@ -270,7 +276,8 @@ def rotate(images: Tensor, angle: float) -> tuple[Tensor, Tensor]:
 
 
 def limit_band(images: Tensor, angle: float) -> tuple[Tensor, Tensor]:
-    """Images filtered as `rotate` by this angle filters them, but left in place, and a mask of what is determined."""
+    """Images [B, C, H, W] with the filter of `rotate` for this angle, but not rotated, and a mask of what is
+    determined."""
     taps = band_filter(angle, 1)
     edge = len(taps) // 2
     mask = torch.zeros_like(images)

@@ -13,14 +13,14 @@ from gankit.plugins.metrics.networks import OwnFeature
 
 
 class FrechetDistance(Metric):
-    """Frechet distance of the two normal distributions with the features' moments; FID where these are Inception's.
+    """Frechet distance of two normal distributions fitted to the features; FID where these are Inception's.
 
-    It is biased upwards for few images, so only values for the same number of images compare.
+    It is biased upwards for few images, so only values for the same number of images are comparable.
 
     Args:
         covariance: unbiased divides by N - 1 as numpy and torch-fidelity do, biased by N as NVIDIA's code does.
         feature: feature network; that of --feature when omitted.
-        side: of the square images that enter it; what it was trained on when omitted.
+        side: side in pixels of the square images that enter it; that of its training when omitted.
     """
 
     values = {"fd": "lower"}
@@ -50,8 +50,8 @@ class FrechetDistance(Metric):
 def frechet_distance(mean1: np.ndarray, cov1: np.ndarray, mean2: np.ndarray, cov2: np.ndarray) -> float:
     """|mean1 - mean2|^2 + tr(cov1 + cov2 - 2 sqrt(cov1 cov2)), for symmetric covariances of any rank.
 
-    The trace of that root is the sum of the singular values of sqrt(cov1) sqrt(cov2). They come with the absolute
-    error of a rounding, whereas roots of the eigenvalues of cov1 cov2 come with the root of a rounding.
+    The trace of that root is the sum of the singular values of sqrt(cov1) sqrt(cov2). Their absolute error is of the
+    order of eps, that of roots of the eigenvalues of cov1 cov2 of the order of sqrt(eps).
     """
     overlap = np.linalg.svd(_root(cov1).T @ _root(cov2), compute_uv=False).sum()
     delta = mean1 - mean2
@@ -59,7 +59,7 @@ def frechet_distance(mean1: np.ndarray, cov1: np.ndarray, mean2: np.ndarray, cov
 
 
 def _root(covariance: np.ndarray) -> np.ndarray:
-    """R [width, rank] with R R^T = covariance; eigenvalues that are zero but for rounding are left out."""
+    """Factor R [width, rank] with R R^T = covariance; eigenvalues that are zero but for rounding are left out."""
     values, vectors = np.linalg.eigh(covariance)
     kept = values > len(values) * np.finfo(np.float64).eps * values[-1]
     return vectors[:, kept] * np.sqrt(values[kept])

@@ -1,4 +1,4 @@
-"""Frechet distances that have a name because of their network."""
+"""Frechet distances on fixed networks: FID, spatial and random FID, EfficientNet-Lite0, DINOv2, CLIP."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ class FID(FrechetDistance):
 
 
 class SpatialFID(FID):
-    """Spatial FID: the same distance of 7 x 17 x 17 numbers of a layer that still knows where things are (Nash et al.,
-    Generating Images with Sparse Representations, 2021, section 4).
+    """Spatial FID: the Frechet distance of 7 x 17 x 17 activations of an intermediate layer, which depend on position
+    (Nash et al., Generating Images with Sparse Representations, 2021, section 4).
 
     Args:
         covariance: unbiased divides by N - 1, biased by N.
-        feature: feature network; another than Inception gives about as many numbers of its map at stride 16.
+        feature: feature network; another one than Inception gives about as many activations of its map at stride 16.
     """
 
     values = {"sfid": "lower"}
@@ -51,9 +51,10 @@ class SpatialFID(FID):
 
 
 class RandomFID(FID):
-    """FID on an Inception with random weights, which knows nothing of ImageNet: a check that a model does not just
-    please networks trained on it (StyleGAN-XL, Sauer et al. 2022; Naeem et al., ICML 2020). Values of different
-    resolutions do not compare, nor do those of other random weights.
+    """FID on an Inception with random weights, which does not depend on ImageNet: a check that a model does not just
+    please networks trained on it (StyleGAN-XL, Sauer et al. 2022; Naeem et al., ICML 2020).
+
+    Values of different resolutions or of other random weights are not comparable.
 
     Args:
         covariance: unbiased divides by N - 1, biased by N.
@@ -77,7 +78,7 @@ class EfficientNetDistance(FrechetDistance):
     Args:
         covariance: unbiased divides by N - 1, biased by N.
         feature: feature network.
-        side: of the square images that enter it; 224 when omitted.
+        side: side in pixels of the square images that enter it; 224 when omitted.
     """
 
     def __init__(
@@ -97,7 +98,7 @@ class DINOv2Distance(FrechetDistance):
     Args:
         covariance: unbiased divides by N - 1, biased by N.
         feature: feature network.
-        side: of the square images that enter it.
+        side: side in pixels of the square images that enter it.
     """
 
     def __init__(
@@ -117,7 +118,7 @@ class CLIPDistance(FrechetDistance):
     Args:
         covariance: unbiased divides by N - 1, biased by N.
         feature: feature network, whose logits are the embeddings.
-        side: of the square images that enter it.
+        side: side in pixels of the square images that enter it.
     """
 
     output = "logits"

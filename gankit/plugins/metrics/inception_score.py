@@ -15,12 +15,12 @@ SEED = 2020  # torch-fidelity's, so that the same images share a split
 
 
 class InceptionScore(Metric):
-    """exp of the mutual information of image and predicted class, the mean over splits of the generated images.
+    """Inception Score: exp of the mutual information of image and predicted class, mean over splits of the images.
 
     Args:
-        splits: parts of equal size, whose standard deviation is `is_std`.
-        feature: classifier; only values of the same one compare.
-        side: of the square images that enter it; what it was trained on when omitted.
+        splits: number of equal parts; `is_std` is the standard deviation over them.
+        feature: classifier; only values of the same one are comparable.
+        side: side in pixels of the square images that enter it; that of its training when omitted.
     """
 
     values = {"is": "higher", "is_std": ""}
@@ -51,7 +51,8 @@ class InceptionScore(Metric):
 
 
 def inception_score(logits: np.ndarray) -> float:
-    """exp of the mean KL divergence of each row's distribution [N, classes] from their mean, in float64."""
+    """exp of the mean KL divergence of each image's class distribution from their mean; logits [N, classes],
+    computed in float64."""
     logs = logits.astype(np.float64)
     logs -= logs.max(1, keepdims=True)
     logs -= np.log(np.exp(logs).sum(1, keepdims=True))

@@ -20,10 +20,10 @@ class KernelDistance(Metric):
     sqrt(subset / (N - subset)) for N images; on the safe side where both sets are alike.
 
     Args:
-        subsets: how many.
+        subsets: number of random subsets.
         subset_size: images in each; at most half of the images there are, and that half where it is less.
         feature: feature network; that of --feature when omitted.
-        side: of the square images that enter it; what it was trained on when omitted.
+        side: side in pixels of the square images that enter it; that of its training when omitted.
     """
 
     values = {"kid": "lower", "kid_se": "", "kid_std": "", "kid_subset_size": ""}
@@ -66,7 +66,8 @@ class KernelDistance(Metric):
 
 
 def squared_mmd(x: np.ndarray, y: np.ndarray) -> float:
-    """Unbiased estimate from x [n, width] and y [m, width]; the kernel of an image with itself is left out."""
+    """Unbiased estimate of the squared MMD of x [n, width] and y [m, width]; the kernel of an image with itself is
+    left out."""
 
     def kernel(a: np.ndarray, b: np.ndarray) -> np.ndarray:
         return (a @ b.T / a.shape[1] + 1) ** 3

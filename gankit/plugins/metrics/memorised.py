@@ -1,4 +1,4 @@
-"""Whether a model repeats its training images: the nearest of them, as numbers and as a picture."""
+"""The metric 'memorised': distances of generated images to their nearest training images, and a picture."""
 
 from __future__ import annotations
 
@@ -19,22 +19,21 @@ if TYPE_CHECKING:
 
 
 class Memorised(Metric):
-    """Generated images beside their closest real ones.
+    """Authenticity of generated images, and a picture of them beside their nearest real images.
 
-    A generated image is authentic if it is further from its closest real image than that one is from the
-    closest other real one; `authenticity` is the share of those (Alaa et al., How Faithful is your Synthetic
-    Data?, ICML 2022). It is 0 for copies and 1 for images that are far from all data, good or bad: compare
-    with what held-out real images give. `nearest` is the median distance of a generated image to the closest
-    real one, `nearest_real` that of a real image to the closest other. The picture shows in each row a
-    generated image and the real ones closest to it, the most suspicious first. Compare with all images that
-    the model was trained on (--num-real all).
+    A generated image is authentic if it is further from its nearest real image than that one is from the nearest other
+    real one; `authenticity` is the share of those (Alaa et al., How Faithful is your Synthetic Data?, ICML 2022). It is
+    0 for copies and 1 for images that are far from all data, good or bad: compare with what held-out real images give.
+    `nearest` is the median distance of a generated image to the nearest real one, `nearest_real` that of a real image
+    to the nearest other. Each row of the picture has a generated image and the real ones nearest to it, the most
+    suspicious first. Compare with all images that the model was trained on (--num-real all).
 
     Args:
         rows: generated images in the picture.
         neighbours: real images beside each.
         block: images in memory at a time.
         feature: feature network; that of --feature when omitted.
-        side: of the square images that enter it; what it was trained on when omitted.
+        side: side in pixels of the square images that enter it; that of its training when omitted.
     """
 
     values = {"authenticity": "", "nearest": "", "nearest_real": ""}
@@ -74,8 +73,11 @@ class Memorised(Metric):
         return {"memorised": sheet(images, self.neighbours + 1)}
 
     def _search(self, real: FeatureSet, fake: FeatureSet) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Squared distance of each real row to the closest other [N]; the real rows closest to each generated one
-        [M, k], and how close they are, squared."""
+        """Nearest neighbours by squared distance.
+
+        Returns the distance [N] of each real row to the nearest other one, and for each generated row the indices [M,
+        k] of the nearest real ones and their distances [M, k].
+        """
         assert real.rows is not None
         assert fake.rows is not None
         among_real = np.maximum(neighbour_distances(real.rows, 1, self.block)[:, 0], 0)

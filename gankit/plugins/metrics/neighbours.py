@@ -1,4 +1,4 @@
-"""Metrics of nearest neighbours: precision, recall, density, coverage.
+"""Metrics of nearest neighbours: precision, recall, density and coverage.
 
 Improved precision and recall are those of Kynkaanniemi et al., NeurIPS 2019 (section 2); density and coverage those of
 Naeem et al., Reliable Fidelity and Diversity Metrics for Generative Models, ICML 2020 (section 3).
@@ -15,17 +15,19 @@ from gankit.plugins.metrics.networks import OwnFeature
 
 
 class PrecisionRecall(Metric):
-    """Shares of images within reach of the other set, where an image reaches as far as its k-th nearest neighbour.
+    """Precision, recall, density and coverage; the ball of an image has the distance of its k-th nearest neighbour as
+    radius.
 
-    precision: generated images that a real one reaches; recall: real ones that a generated one reaches; density: real
-    images that reach a generated one, on average, over k; coverage: real images that reach a generated one.
+    precision: share of generated images within the ball of a real one; recall: share of real images within the ball of
+    a generated one; density: real balls that contain a generated image, on average, over k; coverage: share of real
+    images whose ball contains a generated one.
 
     Args:
         k: neighbours for precision and recall.
         density_k: neighbours for density and coverage.
         block: images in memory at a time; distances take block x block numbers.
         feature: feature network; that of --feature when omitted.
-        side: of the square images that enter it; what it was trained on when omitted.
+        side: side in pixels of the square images that enter it; that of its training when omitted.
     """
 
     values = {"precision": "higher", "recall": "higher", "density": "higher", "coverage": "higher"}
@@ -80,12 +82,13 @@ class PrecisionRecall(Metric):
 
 
 def squared_distances(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """[n, m] of x [n, width] and y [m, width], in float64: differences of large numbers in float32 would be noise."""
+    """Squared distances [n, m] of x [n, width] and y [m, width], both float64: in float32 the differences would be
+    noise."""
     return (x * x).sum(1)[:, None] + (y * y).sum(1)[None] - 2 * (x @ y.T)
 
 
 def neighbour_distances(rows: np.ndarray, k: int, block: int) -> np.ndarray:
-    """[N, k] squared distances of each row to its k nearest others, in rising order; `block` rows at a time."""
+    """Squared distances [N, k] of each row to its k nearest others, ascending; `block` rows at a time."""
     found = np.empty((len(rows), k))
     for i in range(0, len(rows), block):
         x = rows[i : i + block].astype(np.float64)
@@ -100,7 +103,8 @@ def neighbour_distances(rows: np.ndarray, k: int, block: int) -> np.ndarray:
 
 
 def nearest(rows: np.ndarray, others: np.ndarray, k: int, block: int) -> tuple[np.ndarray, np.ndarray]:
-    """Squared distances [N, k] of each row to its k nearest of another set, in rising order, and their places there."""
+    """Squared distances [N, k] of each row to its k nearest of another set, ascending, and their indices [N, k]
+    there."""
     distances = np.empty((len(rows), k))
     places = np.empty((len(rows), k), np.int64)
     for i in range(0, len(rows), block):

@@ -1,4 +1,4 @@
-"""The feature networks that metrics bring along."""
+"""The default feature networks of metrics, as plugin names with options."""
 
 from __future__ import annotations
 

@@ -1,5 +1,7 @@
-"""Perceptual path length (StyleGAN, Karras et al., CVPR 2019, section 4.1; StyleGAN2, CVPR 2020, appendix):
-how much images change, to the eye of a network, along a short step through the latent space."""
+"""Perceptual path length (StyleGAN, Karras et al., CVPR 2019, section 4.1; StyleGAN2, CVPR 2020, appendix).
+
+It is the perceptual distance of two images a short step apart in latent space, over the squared length of the step.
+"""
 
 from __future__ import annotations
 
@@ -14,20 +16,20 @@ from torch.nn import functional as F
 from gankit.core.runtime.random import rand, randn
 from gankit.errors import GankitError
 from gankit.evaluation.metric import ModelMetric
-from gankit.evaluation.metric_context import Bench, Part
+from gankit.evaluation.metric_context import BatchSlice, MetricContext
 from gankit.plugins.metrics.networks import OwnFeature
 from gankit.plugins.metrics.perceptual import perceptual_vectors
 
 
 class PathLengthW(ModelMetric):
-    """Perceptual path length in w at its ends, `ppl2_wend` of StyleGAN2: squared steps of `epsilon` between
-    two latents, from where the path begins; without truncation, the same fresh noise at both ends of a step.
+    """Perceptual path length in w at path ends, `ppl2_wend` of StyleGAN2: steps of `epsilon` from the start of a path
+    between two latents; without truncation, with the same fresh noise at both ends of a step.
 
-    The distance is that of LPIPS on the feature network, but for learned weights of channels: values compare for one
-    network only, and not with published ones. Steps below the 1st and above the 99th percentile are left out.
+    The distance is LPIPS on the feature network without learned weights of channels: values compare for one network
+    only, and not with published ones. Steps below the 1st and above the 99th percentile are left out.
 
     Args:
-        epsilon: length of a step, as a share of the path.
+        epsilon: length of a step, as a fraction of the path.
         crop: keep the middle of a face only, rows 3/8 to 7/8 and columns 2/8 to 6/8, as StyleGAN did on FFHQ.
         feature: feature network; that of --feature when omitted.
     """
@@ -36,22 +38,22 @@ class PathLengthW(ModelMetric):
     uses_feature = True
     min_images = 2
     space: ClassVar[str] = "w"
-    full: ClassVar[bool] = False  # steps from anywhere on the path, not just from its beginning
+    full: ClassVar[bool] = False  # steps from random points of the path, not from its start
 
     def __init__(self, *, epsilon: float = 1e-4, crop: bool = False, feature: OwnFeature = None) -> None:
         if not 0 < epsilon < 1:
             raise GankitError(f"epsilon = {epsilon} of path length must lie between 0 and 1")
         self.epsilon, self.crop, self.feature = epsilon, crop, feature
 
-    def probe(self, bench: Bench) -> dict[str, float]:
-        backbone = bench.backbone_of(self)
-        generator = bench.pipe.generator
+    def probe(self, context: MetricContext) -> dict[str, float]:
+        backbone = context.backbone_of(self)
+        generator = context.pipe.generator
 
-        def steps(part: Part) -> Tensor:
-            cond = bench.condition(bench.labels(part.numbers))
+        def steps(part: BatchSlice) -> Tensor:
+            cond = context.condition(context.labels(part.numbers))
             with part.random("path"):
-                z = randn(part.count, 2, generator.z_dim, device=bench.pipe.device)
-                t = rand(part.count, 1, device=bench.pipe.device)
+                z = randn(part.count, 2, generator.z_dim, device=context.pipe.device)
+                t = rand(part.count, 1, device=context.pipe.device)
             t = t * self.full
             vectors = []
             for place in (t, t + self.epsilon):
@@ -60,13 +62,13 @@ class PathLengthW(ModelMetric):
                 vectors.append(perceptual_vectors(backbone, self._cropped(images)))
             return ((vectors[0] - vectors[1]).double().square().sum(1) / self.epsilon**2)[:, None]
 
-        lengths = bench.rows(bench.num, steps, "path length")[:, 0]
+        lengths = context.rows(context.num, steps, "path length")[:, 0]
         low, high = np.percentile(lengths, 1, method="lower"), np.percentile(lengths, 99, method="higher")
         kept = lengths[(low <= lengths) & (lengths <= high)]
         return {"ppl": float(kept.mean()), "ppl_std": float(kept.std())}
 
     def _ws(self, generator: Any, z: Tensor, t: Tensor, cond: Any) -> Tensor:
-        """[B, num_ws, w_dim] at places t [B, 1] of paths between the latents z [B, 2, z_dim]."""
+        """ws [B, num_ws, w_dim] at positions t [B, 1] in [0, 1] of the paths between the latents z [B, 2, z_dim]."""
         if self.space == "z":
             return generator.mapping(slerp(z[:, 0], z[:, 1], t), cond)
         a, b = (generator.mapping(z[:, i], cond) for i in (0, 1))
@@ -80,10 +82,10 @@ class PathLengthW(ModelMetric):
 
 
 class PathLengthWFull(PathLengthW):
-    """Perceptual path length in w, steps from anywhere on the path (`ppl_wfull`).
+    """Perceptual path length in w, steps from random points of the path (`ppl_wfull`).
 
     Args:
-        epsilon: length of a step, as a share of the path.
+        epsilon: length of a step, as a fraction of the path.
         crop: keep the middle of a face only, as StyleGAN did on FFHQ.
         feature: feature network; that of --feature when omitted.
     """
@@ -95,7 +97,7 @@ class PathLengthZ(PathLengthW):
     """Perceptual path length in z at the ends of paths on the sphere (`ppl_zend`).
 
     Args:
-        epsilon: length of a step, as a share of the path.
+        epsilon: length of a step, as a fraction of the path.
         crop: keep the middle of a face only, as StyleGAN did on FFHQ.
         feature: feature network; that of --feature when omitted.
     """
@@ -104,10 +106,10 @@ class PathLengthZ(PathLengthW):
 
 
 class PathLengthZFull(PathLengthZ):
-    """Perceptual path length in z, steps from anywhere on paths on the sphere (`ppl_zfull`).
+    """Perceptual path length in z, steps from random points of paths on the sphere (`ppl_zfull`).
 
     Args:
-        epsilon: length of a step, as a share of the path.
+        epsilon: length of a step, as a fraction of the path.
         crop: keep the middle of a face only, as StyleGAN did on FFHQ.
         feature: feature network; that of --feature when omitted.
     """
@@ -116,8 +118,8 @@ class PathLengthZFull(PathLengthZ):
 
 
 def slerp(a: Tensor, b: Tensor, t: Tensor) -> Tensor:
-    """[B, D] at places t [B, 1] of the great circles from a to b [B, D], scaled to norm sqrt(D), that of the latents:
-    networks that normalise z do not see it, others need it."""
+    """Points [B, D] at t [B, 1] of the great circles from a to b [B, D], scaled to norm sqrt(D), that of the
+    latents: networks that normalise z do not see it, others need it."""
     a, b = F.normalize(a, dim=1), F.normalize(b, dim=1)
     cosine = (a * b).sum(1, keepdim=True).clamp(-1, 1)
     across = F.normalize(b - a * cosine, dim=1)

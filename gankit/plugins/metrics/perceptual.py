@@ -1,6 +1,8 @@
-"""A perceptual distance over any feature network, built as LPIPS is (Zhang et al., The Unreasonable
-Effectiveness of Deep Features as a Perceptual Metric, CVPR 2018, section 3) but for its learned weights of
-channels, which are all 1."""
+"""Perceptual distance on any feature network: LPIPS without learned weights (Zhang et al., CVPR 2018).
+
+The paper is "The Unreasonable Effectiveness of Deep Features as a Perceptual Metric", section 3; its learned weights of
+channels are all 1 here.
+"""
 
 from __future__ import annotations
 
@@ -15,12 +17,13 @@ EPSILON = 1e-10
 
 
 def perceptual_vectors(backbone: Backbone, images: Tensor) -> Tensor:
-    """[B, N] such that the squared Euclidean distance of two rows is the perceptual distance of the two
-    images: the mean over places of the squared distance of the unit vectors of channels, summed over the
-    network's maps.
+    """Vectors [B, N] whose squared Euclidean distances are the perceptual distances of the images.
+
+    For each map of the network, the squared difference of channel vectors of unit length, averaged over positions; then
+    the sum over maps.
 
     Args:
-        backbone: whose `taps` are compared.
+        backbone: feature network whose `taps` are compared.
         images: [B, 1 | 3 | 4, H, W] in [-1, 1].
     """
     parts = []
@@ -32,7 +35,7 @@ def perceptual_vectors(backbone: Backbone, images: Tensor) -> Tensor:
 
 
 def rgb_on_white(images: Tensor) -> Tensor:
-    """[B, 1 | 3 | 4, H, W] in [-1, 1] -> RGB, without rounding; transparent parts become white."""
+    """Images [B, 1 | 3 | 4, H, W] in [-1, 1] -> RGB, without rounding; transparent parts become white."""
     if images.shape[1] == 4:
         alpha = images[:, 3:] * 0.5 + 0.5
         return 1 + (images[:, :3] - 1) * alpha
@@ -40,7 +43,7 @@ def rgb_on_white(images: Tensor) -> Tensor:
 
 
 def _enter(backbone: Backbone, images: Tensor) -> Tensor:
-    """At the images' own size or LARGEST, whichever is smaller, rounded to what the network takes."""
+    """Average images down towards LARGEST pixels, and resize them to a multiple of what the network takes."""
     factor = min(images.shape[2:]) // LARGEST
     if factor > 1:
         images = F.avg_pool2d(images, factor)

@@ -1,0 +1,1 @@
+"""Regularizer plugins: gradient penalties, path length and auxiliary losses of generator and discriminator."""

@@ -1,4 +1,4 @@
-"""An auxiliary classifier: Odena et al. 2017 (Image synthesis with auxiliary classifier GANs), section 3."""
+"""Auxiliary classifier on D's features: Odena et al. 2017 (Image synthesis with auxiliary classifier GANs)."""
 
 from __future__ import annotations
 
@@ -20,25 +20,26 @@ __all__ = ["Attributes"]
 
 
 class Attributes(Regularizer):
-    """Classes and tags are to be read off G's images, each one by itself.
+    """An auxiliary classifier on D's features, by which G's images must show each class and tag (section 3).
 
-    A single score for a whole condition says little about its small parts: D is content when the colours fit and the
-    glasses do not. Here D's features also have to tell every class and tag of real images (D's part), and G is told
-    where they tell something else of its own (G's part). A caption need not mention all that is seen, so a second
-    reader, of conditions, is trained along: G answers only for attributes that this reader knows from what G was given.
+    A single score for a whole condition says little about its small parts: D may accept an image whose colours fit
+    although the glasses are missing. Here a classifier on D's features learns every class and tag of real images (D's
+    part), and G is penalised where it recognises something else in G's images (G's part). A caption need not mention
+    all that is seen, so a second classifier, on conditions, is trained along: G answers only for attributes that this
+    one predicts correctly, with the given certainty, from G's condition.
 
     Args:
         weight_d: weight of D's part, the sum of the cross-entropies of all attributes, >= 0.
         weight_g: weight of G's part, >= 0.
-        certainty: an attribute counts as told when the reader of conditions gives it at least this probability, in
-            (0.5, 1).
-        hidden: width of the hidden layer of the reader of conditions, >= 1.
+        certainty: an attribute counts for G if the classifier on conditions gives its true value at least this
+            probability, in (0.5, 1).
+        hidden: width of the hidden layer of the classifier on conditions, >= 1.
     """
 
     side = "both"
     second_order = False
 
-    conformance = {"certainty": 0.51}  # a reader fresh from its initialisation is certain of nothing
+    conformance = {"certainty": 0.51}  # before training, the classifier on conditions is not certain
 
     def __init__(
         self, *, weight_d: float = 0.1, weight_g: float = 0.1, certainty: float = 0.9, hidden: int = 256
@@ -53,7 +54,7 @@ class Attributes(Regularizer):
         self.weight_d, self.weight_g, self.certainty, self.hidden = weight_d, weight_g, certainty, hidden
 
     @classmethod
-    def unfit(cls, options: Mapping[str, Any], composition: Composition) -> tuple[str, str] | None:
+    def incompatibility(cls, options: Mapping[str, Any], composition: Composition) -> tuple[str, str] | None:
         if composition.accepts & {"cls", "tags"}:
             return None
         return composition.conditioner, (
@@ -98,11 +99,12 @@ class Attributes(Regularizer):
 
 
 def _cross_entropy(logits: Tensor, truth: Tensor) -> Tensor:
+    """Binary cross-entropies, of the shape of the logits."""
     return F.binary_cross_entropy_with_logits(logits, truth, reduction="none")
 
 
 def _vector(features: Any) -> Tensor:
-    """D's features as [B, n]: maps are averaged over their positions."""
+    """D's features as vectors [B, n]: maps are averaged over their positions, several parts concatenated."""
     if isinstance(features, Tensor):
         rows = features.float()
         return rows.flatten(2).mean(2) if rows.dim() > 2 else rows.reshape(len(rows), -1)

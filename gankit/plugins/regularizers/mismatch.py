@@ -18,11 +18,11 @@ __all__ = ["Mismatch"]
 
 
 class Mismatch(Regularizer):
-    """Real images under the condition of another image of the batch are to be scored as fake.
+    """A penalty on D for accepting real images under the condition of another image of the batch.
 
-    Without it, a D that ignores the condition is only corrected through G. Pairs that fit contribute nothing: a foreign
-    condition that says the same as the image's own, a part of it, or nothing. So do images whose own condition is
-    hidden by dropout. Conditions are compared as D sees them: after noise no two are the same.
+    Without it, a D that ignores the condition is only corrected through G. Pairs that fit contribute nothing: the other
+    condition is the same as the image's own, a part of it, or empty. So do images whose own condition is hidden by
+    dropout. Conditions are compared as D sees them: after noise no two are the same.
 
     Args:
         weight: weight relative to the loss on generated images, > 0.
@@ -43,7 +43,7 @@ class Mismatch(Regularizer):
         self.form = form
 
     @classmethod
-    def unfit(cls, options: Mapping[str, Any], composition: Composition) -> tuple[str, str] | None:
+    def incompatibility(cls, options: Mapping[str, Any], composition: Composition) -> tuple[str, str] | None:
         if composition.cond.c_dim or composition.cond.token_dim:
             return None
         return (
@@ -69,7 +69,7 @@ class Mismatch(Regularizer):
 
 
 def _rows(cond: Condition) -> list[Tensor]:
-    """The parts of a condition as [B, n], zero where they say nothing."""
+    """Embedding and tokens of a condition as [B, n], zero where nothing is given."""
     parts = [] if cond.embedding is None else [cond.embedding]
     if cond.tokens is not None:
         parts.append(cond.tokens if cond.mask is None else cond.tokens * cond.mask.unsqueeze(2))
@@ -77,5 +77,5 @@ def _rows(cond: Condition) -> list[Tensor]:
 
 
 def _contradicts(foreign: Tensor, own: Tensor) -> Tensor:
-    """[B]: whether the foreign condition says something that the own one does not."""
+    """True [B] where the foreign condition has a non-zero entry that differs from the own one."""
     return (foreign.ne(0) & (foreign != own)).any(1)

@@ -14,13 +14,13 @@ __all__ = ["PathLength"]
 
 
 class PathLength(Regularizer):
-    """Keeps the length of image changes for a step in w near its running mean.
+    """A penalty on the deviation of the path length, the change of the image for a step in w, from its running mean.
 
     Only B // batch_shrink latents are used, so `penalty` returns as many rows; their mean is the term.
 
     Args:
         weight: weight of the squared deviation, > 0.
-        decay: how fast the running mean follows, in (0, 1].
+        decay: weight of the current batch in the running mean, in (0, 1].
         interval: compute it every so many steps, >= 1.
         batch_shrink: divide the batch by this to save memory, >= 1.
     """

@@ -1,4 +1,4 @@
-"""R2 gradient penalty on generated images: Mescheder et al. 2018, equation 10; R3GAN (Huang et al. 2024), section 2."""
+"""R2 gradient penalty on generated images: Mescheder et al. 2018, equation 10; R3GAN (2024), section 2."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ __all__ = ["R2"]
 
 
 class R2(R1):
-    """R1's twin: penalises the gradient of D at generated images, taken before their augmentation.
+    """Penalises the gradient of D at generated images, taken before their augmentation, as R1 does at real ones (R3GAN,
+    Huang et al. 2024).
 
     Args:
         gamma: weight, > 0; R3GAN has the same for R1 and R2.
-        interval: compute it every so many steps, >= 1; R3GAN does so, like R1, in each (1).
+        interval: compute it every so many steps, >= 1; R3GAN computes it, like R1, in each (1).
     """
 
     def penalty(self, step: StepContext) -> Tensor:

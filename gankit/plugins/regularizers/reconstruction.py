@@ -1,4 +1,4 @@
-"""A reconstruction loss beside the adversarial one: Isola et al. 2017 (Image-to-image translation), section 3.1."""
+"""L1 reconstruction loss on G's images: Isola et al. 2017 (Image-to-image translation), section 3.1."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ class Reconstruction(Regularizer):
     Args:
         weight: weight at the start, relative to the adversarial loss, >= 0.
         until_kimg: the weight moves linearly to `final_weight` over so many thousand images, > 0.
-        final_weight: weight from then on, >= 0; with more than 0, small things stay where they belong, at the price of
-            variety in what a condition leaves open.
+        final_weight: weight from then on, >= 0; more than 0 keeps small details in place, at the price of variety in
+            what a condition leaves open.
     """
 
     side = "G"

@@ -1,0 +1,1 @@
+"""Source plugins: labelled images from folders, zip files and WebDataset shards."""

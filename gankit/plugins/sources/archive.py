@@ -1,4 +1,4 @@
-"""A zip file laid out like a folder of images; nothing is extracted."""
+"""The source 'zip': images in a zip file laid out like a folder, read in place."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from gankit.core.data.images import SUFFIXES, BadImage
 from gankit.errors import GankitError
 from gankit.plugins.sources.metadata import METADATA_FILES, FileSource
 
-MAX_MEMBER_BYTES = 1 << 30  # a member may claim to unpack to this much
+MAX_MEMBER_BYTES = 1 << 30  # limit for the unpacked size of a member
 
 
 class ZipSource(FileSource):
@@ -20,7 +20,7 @@ class ZipSource(FileSource):
     A single top-level folder around everything is looked through.
 
     Args:
-        classes: whether the names of first-level folders are classes; not beside a dataset.json.
+        classes: take the names of first-level folders as classes; not beside a dataset.json.
         strict: stop at an image that cannot be read or that the metadata does not list, instead of going on without.
         max_megapixels: larger images are skipped.
     """
@@ -68,7 +68,7 @@ class ZipSource(FileSource):
         return {**self.__dict__, "_zip": None}
 
     def _opened(self) -> zipfile.ZipFile:
-        """This process's own handle: a forked process would share the file position with its parent."""
+        """The open zip file of this process: a forked process would share the file position with its parent."""
         if self._zip is None or self._pid != os.getpid():
             self._zip, self._pid = zipfile.ZipFile(self.file), os.getpid()
         return self._zip
@@ -106,4 +106,5 @@ def _check_member(info: zipfile.ZipInfo, path: str) -> None:
 
 
 def _hidden(name: str) -> bool:
+    """True for hidden files and the metadata of macOS."""
     return any(part.startswith(".") or part == "__MACOSX" for part in name.split("/"))

@@ -1,4 +1,4 @@
-"""A folder of images, with or without metadata."""
+"""The source 'folder': images in a folder and its sub-folders, with or without metadata."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class FolderSource(FileSource):
     folders are left out.
 
     Args:
-        classes: whether the names of first-level folders are classes; not beside a dataset.json.
+        classes: take the names of first-level folders as classes; not beside a dataset.json.
         strict: stop at an image that cannot be read or that the metadata does not list, instead of going on without.
         max_megapixels: larger images are skipped.
     """

@@ -1,4 +1,4 @@
-"""What comes with images as text: metadata files, caption files, folder names; and the base of the file sources.
+"""Labels from metadata files, caption files and folder names, and the base class of sources of files.
 
 Three ways to name class, tags and captions are read, and each field is taken from the first of them that has it:
 
@@ -36,15 +36,15 @@ _CONTENT_SAMPLES = 256  # images whose bytes enter a fingerprint
 
 
 class FileSource(Source):
-    """A source whose images are files somewhere; a subclass says where.
+    """Base of sources whose images are files; subclasses implement the access to them (`_read`, `_stamp`).
 
     Args:
-        path: as the user gave it, for messages.
+        path: path as the user gave it, for messages.
         names: relative paths of the images with '/'.
         metadata: the files of `METADATA_FILES` that exist, by name.
-        classes: whether first-level folders are classes.
+        classes: take the names of first-level folders as classes.
         strict: raise GankitError for an image that is broken or that is not in the metadata.
-        max_megapixels: larger images are bad.
+        max_megapixels: limit for images; larger ones raise BadImage.
     """
 
     def __init__(
@@ -109,7 +109,7 @@ class FileSource(Source):
         return merge(self._table.get(name, Label()), self._beside(index), Label(folder))
 
     def _beside(self, index: int) -> Label:
-        """What the files next to an image say."""
+        """The label from the files next to an image."""
         text = self._text(index, ".txt")
         return Label() if text is None else Label(texts=captions(text.splitlines(), ""))
 
@@ -124,7 +124,7 @@ class FileSource(Source):
         return f"{self.path}: the {suffix} file of {self.name(index)!r}"
 
     def fingerprint(self) -> str:
-        """Over names, labels and sizes of all images and the content of up to 256: the same for a copy elsewhere."""
+        """Hash of names, labels and sizes of all images and the content of up to 256; the same for a copy elsewhere."""
         digest = hashlib.blake2b(digest_size=16)
         for index in range(len(self)):
             label = self.label(index)
@@ -140,7 +140,7 @@ class FileSource(Source):
 
 
 def merge(*labels: Label) -> Label:
-    """Each field from the first label that has it."""
+    """A label with each field from the first of `labels` that has it."""
     return Label(
         next((label.cls for label in labels if label.cls is not None), None),
         next((label.tags for label in labels if label.tags), {}),
@@ -149,7 +149,7 @@ def merge(*labels: Label) -> Label:
 
 
 def parse_metadata(file: str, data: bytes, path: str, names: Collection[str]) -> dict[str, Label]:
-    """Labels by image name. Raises GankitError with file and line, also for a name that is not in `names`.
+    """Image name -> label. Raises GankitError with file and line, also for a name that is not in `names`.
 
     Lines that repeat a name add captions and tags to it.
     """
@@ -215,8 +215,11 @@ def _csv(text: str, where: str) -> Rows:
 
 
 def _dataset_json(text: str, where: str) -> Rows:
-    """{"labels": [["00000/img00000000.png", label], ...]} or null labels; a label is a class number, a vector of
-    numbers or a caption. Vectors that are all one-hot are class numbers, others are tags '0', '1', ... with weights."""
+    """Rows of {"labels": [["00000/img00000000.png", label], ...]}, or of null labels.
+
+    A label is a class number, a vector of numbers or a caption. Vectors that are all one-hot are class numbers, others
+    are tags '0', '1', ... with weights.
+    """
     content = load_json(text, where)
     if "labels" not in content:
         raise GankitError(f"{where}: has no 'labels'; it must be a list of [file name, label] pairs, or null")
@@ -259,13 +262,14 @@ def _file_name(record: Mapping[str, Any], place: str) -> str:
 
 
 def class_name(value: Any, place: str) -> str | None:
+    """A class as text, None if it is empty. Raises GankitError unless it is a name or a whole number."""
     if value is None or (isinstance(value, (str, int)) and not isinstance(value, bool)):
         return str(value if value is not None else "").strip() or None
     raise GankitError(f"{place}: the class must be a name or a whole number, not {value!r}")
 
 
 def captions(value: Any, place: str) -> tuple[str, ...]:
-    """A caption or a list of captions; empty ones are dropped."""
+    """A caption or a list of captions -> tuple without empty ones. Raises GankitError for anything else."""
     values = [] if value is None else [value] if isinstance(value, str) else value
     if not isinstance(values, list) or not all(isinstance(text, str) for text in values):
         raise GankitError(f"{place}: the text must be a caption or a list of captions, not {value!r}")
@@ -273,9 +277,10 @@ def captions(value: Any, place: str) -> tuple[str, ...]:
 
 
 def parse_tags(value: Any, place: str) -> dict[str, float]:
-    """['a', 'b'], {'a': 1, 'b': 0.5}, 'a, b' or 'a b' -> weights; those of weight 0 are dropped.
+    """Tags ['a', 'b'], {'a': 1, 'b': 0.5}, 'a, b' or 'a b' -> weights in (0, 1]; those of weight 0 are dropped.
 
-    A string with a comma is split at commas only, so that 'red eyes, hat' is two tags.
+    A string with a comma is split at commas only, so that 'red eyes, hat' is two tags. Raises GankitError for other
+    weights or types.
     """
     if isinstance(value, str):
         value = value.split(",") if "," in value else value.split()
@@ -298,7 +303,7 @@ def parse_tags(value: Any, place: str) -> dict[str, float]:
 
 
 def load_json(text: str, place: str) -> dict[str, Any]:
-    """A JSON object."""
+    """Parse a JSON object. Raises GankitError for anything else."""
     try:
         record = json.loads(text)
     except ValueError as error:
@@ -309,6 +314,7 @@ def load_json(text: str, place: str) -> dict[str, Any]:
 
 
 def decode(data: bytes, place: str) -> str:
+    """Decode UTF-8 text. Raises GankitError if it is not."""
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:

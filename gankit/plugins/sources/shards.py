@@ -1,4 +1,4 @@
-"""WebDataset shards: uncompressed tar files in which the files of a sample share a name (its "key").
+"""The source 'webdataset': tar files (shards) in which the files of a sample share a name (its "key").
 
     000017.jpg  000017.txt  000017.json  000017.cls
 
@@ -24,7 +24,7 @@ from gankit.core.runtime.paths import cache_dir
 from gankit.errors import GankitError
 from gankit.plugins.sources.metadata import FileSource, captions, class_name, label_from, load_json, merge
 
-_COLUMNS = ("", ".json", ".txt", ".cls")  # of the index: the image, then what is beside it
+_COLUMNS = ("", ".json", ".txt", ".cls")  # of the index: the image, then the files beside it
 _INDEX_VERSION = 1
 
 
@@ -126,7 +126,8 @@ def _shards(path: str) -> list[Path]:
 
 
 def _index(shard: Path, cache_dir: Path) -> tuple[list[str], np.ndarray]:
-    """Names [n] of the images in a shard and the table [n, 4, 2] of their files, from the cache if it is fresh."""
+    """Names [n] of the images in a shard and the table [n, 4, 2] of (offset, size) of their files, from the cache if
+    it is fresh."""
     try:
         stat = shard.stat()
         stamp = np.array([_INDEX_VERSION, stat.st_size, stat.st_mtime_ns])
@@ -156,7 +157,7 @@ def _index(shard: Path, cache_dir: Path) -> tuple[list[str], np.ndarray]:
 
 
 def _scan(shard: Path) -> Iterator[tuple[str, list[tuple[int, int]]]]:
-    """Name and (offset, size) of each of `_COLUMNS` for the images of a shard, in their order there."""
+    """Name of each image of a shard, in their order there, and (offset, size) of its file for each of `_COLUMNS`."""
     images: list[tuple[str, PurePosixPath, tuple[int, int]]] = []
     beside: dict[tuple[PurePosixPath, str], tuple[int, int]] = {}
     with tarfile.open(shard, "r:") as tar:

@@ -1,0 +1,1 @@
+"""Tracker plugins: training events for external viewers (TensorBoard)."""

@@ -1,4 +1,4 @@
-"""Training events as TensorBoard files."""
+"""The tracker 'tensorboard': scalars and sample grids as TensorBoard event files."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class TensorBoardTracker(Tracker):
     """Scalars and sample grids over images seen; look at them with ``tensorboard --logdir RUN``.
 
     Args:
-        subfolder: where the event files go, relative to the run's folder.
+        subfolder: folder of the event files, relative to the run's folder.
     """
 
     def __init__(self, run_dir: Path, *, subfolder: str = "tensorboard") -> None:

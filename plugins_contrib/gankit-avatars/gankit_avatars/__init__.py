@@ -1,4 +1,4 @@
-"""The embedded default data of gankit: avatars whose class, tags and captions are known exactly."""
+"""The default data of gankit: drawn avatars with exact labels, recipes, a trained model and the demo."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""What an avatar looks like: its attributes, drawn deterministically by (seed, index).
+"""Visible attributes of an avatar, drawn deterministically from (seed, index), and their tags.
 
-An attribute that cannot be seen in the picture is None (a colour) or the neutral value (a shape), so all that
-an `Avatar` says is true of its pixels. The sets of hidden things below were measured by rendering; the tests
-measure them again.
+An attribute that cannot be seen in the picture is None (a colour) or the neutral value (a shape), so every value of an
+`Avatar` is true of its pixels. The sets of hidden attributes below were measured by rendering; the tests measure them
+again.
 """
 
 from __future__ import annotations
@@ -124,7 +124,7 @@ WHITE_DETAILS = {"sweater", "print_shirt"}  # collar and print are white, invisi
 
 
 class Draws:
-    """A stream of integers from BLAKE2b: equal on every platform and in every version of everything."""
+    """Deterministic random integers from BLAKE2b, the same on every platform and with every library version."""
 
     def __init__(self, *key: int | str) -> None:
         self.key = repr(key).encode()
@@ -159,7 +159,7 @@ _EYES, _EYEBROWS = _weighted(EYES), _weighted(EYEBROWS)
 
 @dataclass(frozen=True)
 class Avatar:
-    """Visible attributes: keys of the tables of this module, None where nothing can be seen."""
+    """Visible attributes of an avatar: keys of the tables of this module, None where nothing can be seen."""
 
     top: str
     hair_color: str | None  # of the hair, and of the beard
@@ -176,7 +176,7 @@ class Avatar:
 
     @classmethod
     def draw(cls, seed: int, index: int) -> Avatar:
-        """Avatar number `index` of the data set `seed`."""
+        """Draw avatar number `index` of the data set `seed`."""
         draws = Draws("avatar", seed, index)
         top, accessory, facial_hair = draws.pick(_TOPS), draws.pick(_ACCESSORIES), draws.pick(_FACIAL_HAIR)
         hair_color, hat_color, skin = draws.pick(_HAIR), draws.pick(_FABRIC), draws.pick(_SKIN)
@@ -220,7 +220,7 @@ class Avatar:
         if self.hat_color is not None:
             tags.append(f"{self.hat_color}_headwear")
         if self.accessory == "round_glasses":
-            tags.append("glasses")  # round_eyewear is said on top of it
+            tags.append("glasses")  # in addition to round_eyewear
         if self.graphic is not None:
             tags.append(GRAPHICS[self.graphic][1])
         tags += [

@@ -86,7 +86,7 @@ OPENERS = ("", "", "", "a portrait of ", "a picture of ", "a cartoon of ", "an a
 
 
 def phrases(avatar: Avatar, rng: Draws) -> dict[str, str]:
-    """Attribute -> noun phrase, for each attribute that can be told (without the mouth)."""
+    """Attribute -> noun phrase, for each visible attribute but the mouth."""
     hair = avatar.hair_color and rng.pick(HAIR_COLORS.get(avatar.hair_color, (avatar.hair_color,)))
     said = {"skin": rng.pick(SKINS[avatar.skin])}
     top = rng.pick(TOPS[avatar.top])
@@ -107,10 +107,10 @@ def phrases(avatar: Avatar, rng: Draws) -> dict[str, str]:
 
 
 def caption(avatar: Avatar, rng: Draws, full: bool = True) -> str:
-    """One caption.
+    """One random caption.
 
     Args:
-        avatar: what is seen.
+        avatar: attributes to describe.
         rng: stream of integers that chooses words and order.
         full: tell the hair or hat, skin, glasses and clothes in any case ("no glasses" only sometimes); else
             any few attributes.

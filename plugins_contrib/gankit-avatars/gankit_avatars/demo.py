@@ -1,4 +1,4 @@
-"""`gankit demo`: samples the model of this package, trains one for a few minutes, writes a page about both."""
+"""The command `gankit demo`: samples the shipped model, trains one for minutes, writes a page about both."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def demo(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
 ) -> None:
     """Sample the avatars model, train one from scratch for three minutes, and show both on a page."""
-    from gankit.core.runtime.tensor_files import write_advice, write_text
+    from gankit.interfaces import write_advice, write_text
 
     with write_advice(out):
         out.mkdir(parents=True, exist_ok=True)
@@ -95,7 +95,7 @@ def _samples(device: str) -> list[str]:
 def _row(images: Sequence[Any]) -> bytes:
     import numpy as np
 
-    from gankit.core.data.contact_sheet import sheet
+    from gankit.interfaces import sheet
 
     stream = io.BytesIO()
     sheet([np.asarray(image.convert("RGB")) for image in images], columns=len(images)).save(stream, "PNG")

@@ -1,4 +1,4 @@
-"""Avatar -> pixels: python-avatars composes the SVG, resvg rasterises it."""
+"""Rendering of avatars: python-avatars composes the SVG, resvg rasterises it."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ SQUARE = "0 8 264 264"  # the widest hat fits; the lower edge cuts the chest bel
 
 
 def svg(avatar: Avatar) -> str:
-    """The whole drawing on its canvas of 264 x 280, transparent around."""
+    """SVG text of an avatar on a transparent canvas of 264 x 280."""
     part = at.TOPS[avatar.top][0]
     hair = at.HAIR_COLORS[avatar.hair_color or "black"]
     graphic = at.GRAPHICS[avatar.graphic][0] if avatar.graphic else "NONE"
     fabric = at.FABRIC_COLORS[avatar.clothes_color or avatar.hat_color or "gray"]
-    if avatar.clothes == "suit":  # black by itself, this is the shirt under it
+    if avatar.clothes == "suit":  # always black; this is the colour of the shirt under it
         fabric = "#FFFFFF"
     return pa.Avatar(
         style=pa.AvatarStyle.TRANSPARENT,
@@ -43,7 +43,7 @@ def svg(avatar: Avatar) -> str:
 
 
 def render(avatar: Avatar, size: int, background: str) -> Image.Image:
-    """RGB picture of `size` x `size`: head, shoulders and chest fill it."""
+    """RGB image of `size` x `size` pixels, filled by head, shoulders and chest."""
     drawing = svg(avatar).replace(CANVAS, f'width="{size}" height="{size}" viewBox="{SQUARE}"', 1)
     png = resvg_py.svg_to_bytes(
         svg_string=drawing, background=background, width=size, height=size, skip_system_fonts=True

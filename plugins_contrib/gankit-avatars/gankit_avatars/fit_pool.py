@@ -1,4 +1,4 @@
-"""Fits the attention pool that the recipe `avatars` reads captions with: `python -m gankit_avatars.fit_pool`.
+"""Script that fits the caption pool of the recipe `avatars`: `python -m gankit_avatars.fit_pool`.
 
 The pool sits on hidden layer 3 of all-MiniLM-L6-v2, where colours are still bound to their nouns. It is fitted on
 captions alone, with a linear classifier of the attributes that they tell, and written to `caption_pool.safetensors`
@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from gankit.plugins.conditioning.attention_pool import AttentionPool
+from gankit.interfaces import AttentionPool
 from gankit_avatars.attributes import Avatar
 from gankit_avatars.captions import captions
 from gankit_avatars.weights import MINILM, PackagedWeights
@@ -47,7 +47,7 @@ def encode(texts: list[str]) -> tuple[Tensor, Tensor]:
 
 
 def fit(count: int = 8000, held_out: int = 1000, epochs: int = 14, batch: int = 100) -> dict[str, float]:
-    """Fit, write the file, and return the accuracy of each attribute on unseen captions."""
+    """Fit the pool, write FILE, and return the accuracy of each attribute on unseen captions."""
     torch.manual_seed(0)
     avatars = [Avatar.draw(SEED, i) for i in range(count + held_out)]
     tokens, mask = encode([captions(avatar, SEED, i)[0] for i, avatar in enumerate(avatars)])

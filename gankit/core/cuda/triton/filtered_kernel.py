@@ -27,7 +27,7 @@ LARGE, SMALL = (64, 4), (32, 4)
 FAR = tl.constexpr(2**20)  # tiles start no further than this many samples before the image
 
 
-# Long, as a kernel is one function and Triton has no others that could hold its tiles.
+# Long because a Triton kernel is one function: what it calls would be inlined, and its arguments are many.
 @triton.jit
 def filtered_lrelu_kernel(
     x_ptr, b_ptr, mask_ptr, y_ptr, fux_ptr, fuy_ptr, fdx_ptr, fdy_ptr, channels, in_w, in_h, high_w, high_h,

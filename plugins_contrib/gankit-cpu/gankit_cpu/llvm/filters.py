@@ -118,7 +118,7 @@ def buffer_size(kind: Kind, span: int, fine: int, width: int) -> int:
     return (pixels * kind.vectors + 1) * LANES
 
 
-# One function, however long: it writes one kernel, whose loops share their registers and lines of the buffer.
+# Long because a kernel is written down as its loops nest: each step uses the values of the loops around it.
 @functools.cache
 def kernel(kind: Kind) -> Kernel:
     """Compile the kernel of a kind.

@@ -224,7 +224,7 @@ def _spans(kind: Kind, size: int) -> list[tuple[int, int, int]]:
     return [(0, whole, kind.products), (whole, 1, 2)] if whole else [(0, 1, 2)]
 
 
-# One function, however long: it writes one kernel, whose three loops share sizes and places in memory.
+# Long because a kernel is written down as its loops nest: each step uses the values of the loops around it.
 @functools.cache
 def kernel(kind: Kind) -> Kernel:
     """Compile the kernel of a kind.

@@ -1,0 +1,213 @@
+"""Folders and zips of images: files that count, classes, captions, metadata files, mistakes in them, fingerprints."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import shutil
+from pathlib import Path
+
+import pytest
+from source_files import grey, labels, png, write, write_zip
+
+from gankit.core.data.images import BadImage
+from gankit.core.interfaces.labels import Label
+from gankit.errors import GankitError
+from gankit.plugins.sources.archive import ZipSource
+from gankit.plugins.sources.folder import FolderSource
+
+
+@pytest.fixture(params=["folder", "zip", "nested zip"])
+def source(request, tmp_path):
+    """A function that makes a source of {name: content}; the same tests run on folders and zips."""
+
+    def make(files: dict[str, bytes | str], **options):
+        if request.param == "folder":
+            return FolderSource(str(write(tmp_path / "set", files)), **options)
+        prefix = "top/" if request.param == "nested zip" else ""
+        return ZipSource(
+            str(write_zip(tmp_path / "set.zip", {prefix + n: c for n, c in files.items()})), **options
+        )
+
+    return make
+
+
+def test_files_that_count(source):
+    files = {name: png(i) for i, name in enumerate(["b.png", "a.PNG", "c/d/e.jpeg"])}
+    hidden = dict.fromkeys([".h.png", ".dir/x.png", "c/.y.png", "notes.md", "x.png.bak"], png())
+    found = source({**files, **hidden, "c/d/e.txt": "caption"})
+    assert [found.name(i) for i in range(len(found))] == ["a.PNG", "b.png", "c/d/e.jpeg"]
+    assert [grey(found, i) for i in range(3)] == [1, 0, 2]
+
+
+def test_classes_from_folders(source):
+    files = {"x.png": png(), "cats/1.png": png(), "dogs/young/1.png": png()}
+    assert {n: label.cls for n, label in labels(source(files)).items()} == {
+        "x.png": None,
+        "cats/1.png": "cats",
+        "dogs/young/1.png": "dogs",
+    }
+    assert not source(files, classes=False).vocabulary().classes
+
+
+def test_captions_beside(source):
+    found = labels(
+        source({"a.b.png": png(), "a.b.txt": "\ufeffone\r\n\n  two  \n", "c.png": png(), "c.txt": " \n"})
+    )
+    assert found["a.b.png"].texts == ("one", "two")
+    assert found["c.png"].texts == ()
+
+
+def test_jsonl_forms(source):
+    rows = [
+        {"file_name": "1.png", "class": "cat", "tags": ["a", "b c"], "text": "one"},
+        {"file_name": "./2.png", "class": 7, "tags": "a, b c,", "text": ["one", "", "two"]},
+        {"file_name": "d\\3.png", "tags": "a b", "text": None},
+        {"file_name": "4.png", "tags": {"a": 0.25, "b": 0, "c": True}, "other": 1},
+    ]
+    lines = (
+        "\n".join(json.dumps(row) for row in rows[:2])
+        + "\n\n"
+        + "\n".join(json.dumps(row) for row in rows[2:])
+    )
+    images = dict.fromkeys(["1.png", "2.png", "d/3.png", "4.png", "5.png"], png())
+    assert labels(source({**images, "metadata.jsonl": lines}, classes=False)) == {
+        "1.png": Label("cat", {"a": 1, "b c": 1}, ("one",)),
+        "2.png": Label("7", {"a": 1, "b c": 1}, ("one", "two")),
+        "d/3.png": Label(None, {"a": 1, "b": 1}),
+        "4.png": Label(None, {"a": 0.25, "c": 1}),
+        "5.png": Label(),
+    }
+
+
+def test_csv(source):
+    table = '\ufefffile_name, class,tags,text\r\n1.png,cat,"a, b","says ""hi"",\nthen goes"\r\n2.png,,,\r\n'
+    found = labels(source({"1.png": png(), "2.png": png(), "metadata.csv": table}))
+    assert found["1.png"] == Label("cat", {"a": 1, "b": 1}, ('says "hi",\nthen goes',))
+    assert found["2.png"] == Label()
+
+
+def test_repeated_lines_add_captions(source):
+    table = "file_name,text\n1.png,one\n1.png,two\n1.png,one\n"
+    assert labels(source({"1.png": png(), "metadata.csv": table}))["1.png"].texts == ("one", "two")
+
+
+def test_fields_come_from_the_first_that_has_them(source):
+    files = {
+        "metadata.jsonl": '{"file_name": "cats/1.png", "tags": ["a"]}\n{"file_name": "cats/2.png", "class": "lion"}',
+        "metadata.csv": "file_name,class,tags,text\ncats/2.png,tiger,b,big cat\n",
+        "cats/1.txt": "beside",
+        "cats/2.txt": "beside",
+        **dict.fromkeys(["cats/1.png", "cats/2.png", "cats/3.png"], png()),
+    }
+    assert labels(source(files)) == {
+        "cats/1.png": Label("cats", {"a": 1}, ("beside",)),
+        "cats/2.png": Label("lion", {"b": 1}, ("big cat",)),
+        "cats/3.png": Label("cats"),
+    }
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ([3, 0], [Label("3"), Label("0")]),
+        ([[0, 1, 0], [0, 0, 0]], [Label("1"), Label()]),
+        ([[0, 1, 0], [1.0, 0.5, 0]], [Label(tags={"1": 1}), Label(tags={"0": 1, "1": 0.5})]),
+        ([[0, 0.5], [0, 1]], [Label(tags={"1": 0.5}), Label(tags={"1": 1})]),
+        (["a cat", "two\ndogs"], [Label(texts=("a cat",)), Label(texts=("two\ndogs",))]),
+        (None, [Label(), Label()]),
+    ],
+)
+def test_dataset_json(source, values, expected):
+    names = ["00000/img0.png", "00000/img1.png"]
+    content = {"labels": values and [list(pair) for pair in zip(names, values)]}
+    found = labels(source({**dict.fromkeys(names, png()), "dataset.json": json.dumps(content)}))
+    assert list(found.values()) == expected  # the numbered folders are not classes here
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "message"),
+    [
+        ("metadata.jsonl", '{"file_name": "1.png", "text": "a"}\n{"file_name"', "jsonl, line 2: not valid JSON"),
+        ("metadata.jsonl", "[1]", "line 1: must be a JSON object"),
+        ("metadata.jsonl", '{"text": "x"}', "line 1: has no 'file_name'"),
+        ("metadata.jsonl", '\n{"file_name": "2.png"}', "line 2: '2.png' is not among the 1 images"),
+        ("metadata.jsonl", '{"file_name": "1.png", "kind": "x"}', "no line has a class, tags or text"),
+        ("metadata.jsonl", '{"file_name": "1.png", "class": 1.5}', "class must be a name or a whole number, not 1.5"),
+        ("metadata.jsonl", '{"file_name": "1.png", "tags": {"a": 2}}', "tag 'a' must be between 0 and 1, not 2"),
+        ("metadata.jsonl", '{"file_name": "1.png", "tags": {"a": NaN}}', "weight of tag 'a'"),
+        ("metadata.jsonl", '{"file_name": "1.png", "tags": [1]}', "tags must be strings"),
+        ("metadata.jsonl", '{"file_name": "1.png", "tags": 5}', "tags must be a list"),
+        ("metadata.jsonl", '{"file_name": "1.png", "text": 5}', "text must be a caption"),
+        ("metadata.jsonl", b'{"file_name": "1.png", "text": "\xff"}', "not UTF-8"),
+        ("metadata.csv", "1.png,cat\n", "first line must name the columns"),
+        ("metadata.csv", "", "first line must name the columns"),
+        ("metadata.csv", "file_name,text\n1.png,one, two\n", "line 2: more values than the 2 columns"),
+        ("metadata.csv", 'file_name,text\n1.png,"one\n', "not valid CSV"),
+        ("metadata.csv", "file_name,class\n1.png,a\n1.png,b\n", "line 3: '1.png' is of class 'b' here and 'a' before"),
+        ("dataset.json", "{}", "has no 'labels'"),
+        ("dataset.json", '{"labels": [["1.png"]]}', "list of .file name, label. pairs"),
+        ("dataset.json", '{"labels": [["1.png", true]]}', "label 1 .'1.png'.: the class"),
+        ("dataset.json", '{"labels": [["1.png", [0, 2]]]}', "weight of tag '1'"),
+        ("dataset.json", '{"labels": [["1.png", [1]], ["1.png", [0, 1]]]}', "different lengths"),
+        ("1.txt", b"\xff\xfe", "not UTF-8"),
+    ],
+)  # fmt: skip
+def test_mistakes_name_file_and_line(source, file, content, message):
+    with pytest.raises(GankitError, match=message) as caught:
+        labels(source({"1.png": png(), file: content}))
+    assert Path(file).suffix in str(caught.value)
+
+
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+def test_bad_images_and_strict(source):
+    files = {"1.png": png(), "2.png": b"text", "3.png": b"", "4.png": png(size=(1200, 1000))}
+    found = source(files, max_megapixels=1)
+    found.image(0)
+    for index, reason in ((1, "not an image"), (2, "empty"), (3, "megapixels")):
+        with pytest.raises(BadImage, match=reason):
+            found.image(index)
+    with pytest.raises(GankitError, match=r"2\.png: not an image"):
+        source(files, strict=True).image(1)
+    with pytest.raises(GankitError, match=r"3 of 4 images are not in the metadata, the first is '2\.png'"):
+        source({**files, "metadata.csv": "file_name,class\n1.png,a\n"}, strict=True)
+
+
+def test_pickles(source):
+    found = source({"0.png": png(), "a/1.png": png(9), "a/1.txt": "x"})
+    grey(found, 1)
+    copy = pickle.loads(pickle.dumps(found))
+    assert grey(copy, 1) == 9
+    assert copy.label(1) == found.label(1) == Label("a", texts=("x",))
+    assert copy.fingerprint() == found.fingerprint()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"a/1.png": png(2)},
+        {"a/2.png": None, "a/3.png": png(1)},
+        {"a/1.txt": "two"},
+        {"b.png": png(2)},
+        {"metadata.csv": "file_name,tags\na/1.png,t\n"},
+    ],
+)
+def test_fingerprint_follows_content(source, change):
+    files = {
+        "0.png": png(),
+        "a/1.png": png(0),
+        "a/2.png": png(1),
+        "a/1.txt": "one",
+        "a/4.txt": "no image of this",
+    }
+    before = source(files)
+    first = before.fingerprint()
+    assert first == source(files).fingerprint() != source(files, classes=False).fingerprint()
+    if isinstance(before, FolderSource):
+        os.utime(before.root / "a/1.png", (1, 1))
+        moved = shutil.copytree(before.root, before.root.with_name("moved"))
+        assert FolderSource(str(moved)).fingerprint() == first
+        shutil.rmtree(before.root)
+    changed = {n: c for n, c in {**files, **change}.items() if c is not None}
+    assert source(changed).fingerprint() != first

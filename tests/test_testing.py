@@ -1,0 +1,91 @@
+"""The conformance suite notices plugins that break their contract, and has nothing to say against sound ones."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import broken_plugins as plugins
+import pytest
+
+from gankit.core.config.registry import Plugin, registry
+from gankit.testing import Subject, checks_of
+
+SOUND = {
+    "generator": plugins.G,
+    "discriminator": plugins.D,
+    "feature": plugins.Feature,
+    "loss": plugins.Loss,
+    "augmentation": plugins.Augment,
+    "conditioner": plugins.Conditions,
+    "source": plugins.Squares,
+}
+BAD = [
+    ("generator", plugins.WrongWidth, "generator_shapes", "mapping returns"),
+    ("generator", plugins.Untrained, "generator_gradients", "no gradient reaches the parameter forgotten"),
+    ("generator", plugins.TorchNoise, "generator_random", "draws random numbers from torch"),
+    ("generator", plugins.NotHalf, "generator_half", r"\(follows_ws\) raises RuntimeError"),
+    ("generator", plugins.ReturnsHalf, "generator_half", "bfloat16 are torch.bfloat16, not float32"),
+    ("generator", plugins.NotConst, "generator_deterministic", "'const' is not repeatable"),
+    ("generator", plugins.CrossTalk, "generator_deterministic", "alone and in a batch"),
+    ("generator", plugins.Forgetful, "generator_state", "before and after state dict"),
+    ("generator", plugins.StuckFade, "generator_fading", r"fade_in\(1\) does not give the network back"),
+    ("generator", plugins.Deaf, "generator_condition", "does not change the images"),
+    ("generator", plugins.NoHelp, "options", "'z_dim' is not described"),
+    ("generator", plugins.ThirdPositional, "options", r"must take \(image_shape, cond\) by position"),
+    ("generator", plugins.NoBase, "base_class", "must derive from Generator"),
+    ("discriminator", plugins.NoList, "discriminator_logits", "not a list"),
+    ("discriminator", plugins.InPlaceScore, "discriminator_condition", "scoring the same features again"),
+    ("discriminator", plugins.SecretStatistics, "discriminator_random", "names no batch_statistics"),
+    ("discriminator", plugins.Blind, "discriminator_gradients", "no gradient reaches the images"),
+    ("feature", plugins.Trained, "feature_frozen", "trained"),
+    ("feature", plugins.WrongTap, "feature_taps", "its tap says"),
+    ("loss", plugins.WrongSign, "loss_direction", "do not please G"),
+    ("loss", plugins.Scalar, "loss_shapes", r"not \[B\]"),
+    ("loss", plugins.NoReason, "unfit", "incompatibility returns 'conditioner none'"),
+    ("loss", plugins.FirstOnly, "loss_shapes", "ignores the logits of a network"),
+    ("regularizer", plugins.WrongSide, "regularizer_penalty", "no gradient reaches G"),
+    ("regularizer", plugins.HiddenState, "regularizer_state", "one that was restored"),
+    ("augmentation", plugins.TorchRand, "augmentation_random", "draws random numbers from torch"),
+    ("augmentation", plugins.Stepped, "augmentation_gradients", "second derivative"),
+    ("augmentation", plugins.InPlace, "augmentation_shapes", "writes into the images"),
+    ("conditioner", plugins.Lenient, "conditioner_unknown", "no GankitError was raised"),
+    ("conditioner", plugins.NotSaved, "conditioner_state", "in its JSON"),
+    ("conditioner", plugins.Nameless, "conditioner_columns", "gives a name twice"),
+    ("conditioner", plugins.Curious, "conditioner_fields", "does not accept 'tags', but reads it"),
+    ("conditioner", plugins.Promises, "conditioner_fields", "accepts 'tags', but other tags"),
+    ("source", plugins.Fickle, "source_samples", "label 0 changes"),
+    ("source", plugins.BySeed, "source_travels", "another fingerprint"),
+    ("source", plugins.Incomplete, "source_vocabulary", "class 'b' is missing"),
+]
+
+
+@pytest.fixture(autouse=True)
+def put_back() -> Iterator[None]:
+    before = dict(registry().plugins)
+    yield
+    registry().plugins.clear()
+    registry().plugins.update(before)
+
+
+def subject(kind: str, target: type) -> Subject:
+    registry().plugins[kind, "mine"] = Plugin(kind, "mine", f"broken_plugins:{target.__name__}", "fake", "1")
+    return Subject(kind, "mine", {}, shapes=((3, 16, 16), (1, 16, 8)))
+
+
+@pytest.mark.parametrize("kind", SOUND)
+def test_sound_ones_pass(kind: str) -> None:
+    for check in checks_of(kind):
+        check(subject(kind, SOUND[kind]))
+
+
+@pytest.mark.parametrize(("kind", "target", "name", "message"), BAD, ids=[b[1].__name__ for b in BAD])
+def test_bad_ones_are_found(kind: str, target: type, name: str, message: str) -> None:
+    (check,) = [check for check in checks_of(kind) if check.__name__ == f"check_{name}"]
+    with pytest.raises(AssertionError, match=message):
+        check(subject(kind, target))
+
+
+def test_unpicklable_source_is_found() -> None:
+    (check,) = [check for check in checks_of("source") if check.__name__ == "check_source_travels"]
+    with pytest.raises((AttributeError, TypeError), match="pickle"):
+        check(subject("source", plugins.Unpicklable))
