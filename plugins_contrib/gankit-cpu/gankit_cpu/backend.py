@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,6 +14,9 @@ from gankit.interfaces import ops
 from gankit_cpu import filtered, kernels, modulated_sampling, onednn, training
 
 CONVOLUTIONS = ops.Convolutions(training.conv2d, training.conv_transpose2d)
+# The composites, by these convolutions
+resampled = partial(ops.conv2d_resample, convolutions=CONVOLUTIONS)
+modulated = partial(ops.modulated_conv2d, convolutions=CONVOLUTIONS)
 
 
 class CPUKernels(ops.OpBackend):
@@ -41,14 +45,15 @@ class CPUKernels(ops.OpBackend):
         return filtered.filtered_lrelu(*arguments)
 
     def conv2d_resample(self, *arguments: Any) -> Tensor:
-        return ops.conv2d_resample(*arguments, convolutions=CONVOLUTIONS)
+        return resampled(*arguments)
 
     def modulated_conv2d(self, *arguments: Any) -> Tensor:
         y = modulated_sampling.modulated_conv2d(*arguments)
-        return ops.modulated_conv2d(*arguments, convolutions=CONVOLUTIONS) if y is NotImplemented else y
+        return modulated(*arguments) if y is NotImplemented else y
 
     def add_rgb(self, *arguments: Any) -> Tensor:
         y = modulated_sampling.add_rgb(*arguments)
         if y is not None:
             return y
-        return ops.add_rgb(*arguments, modulated_conv2d=self.modulated_conv2d, upfirdn2d=ops.upfirdn2d)
+        of_parts = partial(ops.add_rgb, modulated_conv2d=self.modulated_conv2d, upfirdn2d=ops.upfirdn2d)
+        return of_parts(*arguments)
