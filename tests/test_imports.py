@@ -6,6 +6,7 @@ The rules themselves are tested at the end, on made-up packages that break them.
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import textwrap
@@ -152,6 +153,18 @@ def test_few_files_are_long() -> None:
 
 def test_long_functions_say_why() -> None:
     nothing(rules.long_functions([PACKAGE, *PLUGINS], LONG_FUNCTION))
+
+
+def test_pages_import_only_what_is_for_plugins() -> None:
+    """Every import line of a page works, and is of names that stay."""
+    pages = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("plugins_contrib/*/README.md")]
+    lines = [line for page in pages for line in page.read_text(encoding="utf-8").splitlines()]
+    found = [line for line in lines if re.match(r"(from|import) gankit", line)]
+    assert len(found) > 6
+    for line in found:
+        module = line.split()[1]
+        assert module == "gankit" or module.startswith(FOR_PLUGINS), line
+        exec(line.partition("#")[0], {})
 
 
 # ------------------------------------------------------------------------------------------------ the rules themselves
