@@ -12,6 +12,7 @@ from gankit._version import __version__
 from gankit.core.config.registry import registry
 from gankit.core.cuda import dispatch
 from gankit.core.runtime.devices import bf16_units, has_fast_bf16, multiplies
+from gankit.core.runtime.hardware import processor
 from gankit.errors import GankitError
 
 
@@ -38,7 +39,7 @@ def _machine() -> Iterator[str]:
     slow = "slower than fp32 in training" if multiplies(torch.bfloat16, cpu) else "computed in fp32 by torch"
     pays = "fast" if has_fast_bf16(cpu) else slow
     units = ", ".join([torch.backends.cpu.get_cpu_capability(), *bf16_units()])
-    yield f"CPU      {_cpu_name()}: {units}; bf16 {pays}"
+    yield f"CPU      {processor()}: {units}; bf16 {pays}"
     if torch.cuda.is_available():
         for i in range(torch.cuda.device_count()):
             p = torch.cuda.get_device_properties(i)
@@ -49,15 +50,6 @@ def _machine() -> Iterator[str]:
     if torch.backends.mps.is_available():
         yield "MPS      available"
     yield f"{dispatch.ENVIRONMENT} {os.environ.get(dispatch.ENVIRONMENT) or 'not set'}"
-
-
-def _cpu_name() -> str:
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8") as file:
-            names = [line.partition(":")[2].strip() for line in file if line.startswith("model name")]
-    except OSError:
-        names = []
-    return names[0] if names else platform.processor() or platform.machine()
 
 
 def _backends(devices: Iterable[torch.device]) -> list[str]:
