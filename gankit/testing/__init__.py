@@ -1,4 +1,4 @@
-"""Conformance tests of plugins against the contracts of `gankit.core.interfaces`.
+"""Conformance tests of plugins against the contracts of `gankit.interfaces`.
 
 The tests of a plugin package need no more than this::
 

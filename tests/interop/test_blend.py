@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from pickle_utils import PICKLES
-from runs import TINY, Result
+from pickle_utils import PICKLES, snapshot_pair
+from runs import Result, train_classes
 from safetensors.torch import load_file
 
 import gankit
@@ -21,19 +21,12 @@ Cli = Callable[..., Result]
 
 @pytest.fixture(scope="module")
 def run(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("trained") / "run"
-    overrides = {**TINY, "train.images": 8, "trackers": {}}
-    gankit.train("stylegan2-class", out, data=str(images), overrides=overrides, quiet=True)
-    return out
+    return train_classes(images, tmp_path_factory.mktemp("trained") / "run")
 
 
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """The raw generator of a snapshot and its moving average: two networks of one architecture."""
-    folder = tmp_path_factory.mktemp("pair")
-    for role in ("G", "G_ema"):
-        convert(PICKLES / "sg2_uncond.pkl", folder / role, network=role)
-    return folder / "G", folder / "G_ema"
+    return snapshot_pair(tmp_path_factory.mktemp("pair"))
 
 
 @pytest.mark.parametrize(

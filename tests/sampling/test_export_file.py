@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from runs import Result
-from tiny_models import write_model
+from tiny_models import opener, write_models
 
 import gankit
 from gankit import GankitError
@@ -23,18 +23,9 @@ from gankit.sampling.export_file import export_file
 FORMATS = ("torch-export", "onnx", "openvino")
 
 
-def opener(format_: str) -> Any:
-    exporter = options.build("exporter", format_)
-    if reason := exporter.obstacle():
-        pytest.skip(reason)
-    return exporter
-
-
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, bool], Path]:
-    root = tmp_path_factory.mktemp("models")
-    wanted = [("stylegan2", True), ("stylegan2", False), ("stylegan-t", True)]
-    return {(name, cls): write_model(root / f"{name}-{cls}", name, cls=cls) for name, cls in wanted}
+    return write_models(tmp_path_factory.mktemp("models"))
 
 
 @pytest.mark.parametrize("generator", ["stylegan2", "stylegan-t"])

@@ -14,6 +14,7 @@ from golden_utils import GOLDEN
 from safetensors import safe_open
 
 from gankit.core.models import model_folder
+from gankit.interop.import_foreign import convert
 
 PICKLES = GOLDEN / "pickles"
 MARKER = Path("/tmp/pwned_marker")  # what the hostile reference files create if they are executed
@@ -106,3 +107,10 @@ def check_images(model: model_folder.Model, name: str) -> None:
                 key,
                 error,
             )
+
+
+def snapshot_pair(folder: Path) -> tuple[Path, Path]:
+    """The raw generator of a snapshot and its moving average as model folders: two networks of one architecture."""
+    for role in ("G", "G_ema"):
+        convert(PICKLES / "sg2_uncond.pkl", folder / role, network=role)
+    return folder / "G", folder / "G_ema"

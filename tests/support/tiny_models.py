@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 
+from gankit.core.config import options
 from gankit.core.config import recipe as recipes
 from gankit.core.interfaces.labels import Vocabulary
 from gankit.core.models import build, model_folder, stored_state
@@ -38,3 +40,17 @@ def write_model(folder: Path, generator: str = "stylegan2", *, size: str = "8x16
     state = stored_state.stored_state(network)
     model_folder.save_model(folder, recipe, conditioner, state, nimg=5, encoders=conditioner.identity())
     return folder
+
+
+def write_models(root: Path) -> dict[tuple[str, bool], Path]:
+    """Models by (generator, conditional)."""
+    wanted = [("stylegan2", True), ("stylegan2", False), ("stylegan-t", True)]
+    return {(name, cls): write_model(root / f"{name}-{cls}", name, cls=cls) for name, cls in wanted}
+
+
+def opener(format_: str) -> Any:
+    """The exporter of a format; skips the test where its packages are missing."""
+    exporter = options.build("exporter", format_)
+    if reason := exporter.obstacle():
+        pytest.skip(reason)
+    return exporter

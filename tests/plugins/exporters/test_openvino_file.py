@@ -7,24 +7,14 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_models import write_model
+from tiny_models import opener, write_models
 
-from gankit.core.config import options
 from gankit.plugins.exporters.openvino_file import OpenVINOExporter
-
-
-def opener(format_: str) -> Any:
-    exporter = options.build("exporter", format_)
-    if reason := exporter.obstacle():
-        pytest.skip(reason)
-    return exporter
 
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, bool], Path]:
-    root = tmp_path_factory.mktemp("models")
-    wanted = [("stylegan2", True), ("stylegan2", False), ("stylegan-t", True)]
-    return {(name, cls): write_model(root / f"{name}-{cls}", name, cls=cls) for name, cls in wanted}
+    return write_models(tmp_path_factory.mktemp("models"))
 
 
 def test_fp16_weights_of_openvino_are_half_the_size(folders: dict[Any, Path], tmp_path: Path) -> None:
