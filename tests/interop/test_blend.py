@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from pickle_utils import PICKLES, snapshot_pair
-from runs import Result, train_classes
+from runs import Result, train
 from safetensors.torch import load_file
 
 import gankit
@@ -21,7 +21,9 @@ Cli = Callable[..., Result]
 
 @pytest.fixture(scope="module")
 def run(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return train_classes(images, tmp_path_factory.mktemp("trained") / "run")
+    out = tmp_path_factory.mktemp("trained") / "run"
+    train(out, images, "stylegan2-class", trackers={})
+    return out
 
 
 @pytest.fixture(scope="module")

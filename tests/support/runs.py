@@ -137,10 +137,3 @@ def train(out: Path, images: Path, recipe: str = "stylegan2", **overrides: Any) 
 
 def log_of(run: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
-
-
-def train_classes(images: Path, out: Path) -> Path:
-    """A run of eight images on a folder of two classes."""
-    overrides = {**TINY, "train.images": 8, "trackers": {}}
-    gankit.train("stylegan2-class", out, data=str(images), overrides=overrides, quiet=True)
-    return out
