@@ -17,7 +17,7 @@ from gankit.errors import GankitError
 
 
 def examine() -> tuple[str, bool]:
-    """The page, and whether everything on it is well."""
+    """The page; True if everything on it is well."""
     devices = [torch.device("cpu")]
     if torch.cuda.is_available():
         devices.append(torch.device("cuda"))
@@ -53,7 +53,7 @@ def _machine() -> Iterator[str]:
 
 
 def _backends(devices: Iterable[torch.device]) -> list[str]:
-    """Every registered op backend, where it runs or why it does not, and what the one for CPUs would bring."""
+    """The table of op backends: package, devices, obstacles; a line on gankit-cpu where it is missing."""
     rows = [("op backend", "package", "runs on", "")]
     for name in dispatch.names():
         try:
@@ -61,7 +61,7 @@ def _backends(devices: Iterable[torch.device]) -> list[str]:
         except GankitError as error:
             rows.append((name, registry().get(dispatch.KIND, name).package, "nothing", str(error)))
             continue
-        obstacles = {device.type: found.obstacle(device) for device in devices}
+        obstacles = {device.type: dispatch.obstacle(name, device) for device in devices}
         runs = [kind for kind, reason in obstacles.items() if reason is None]
         reasons = [
             f"{kind}: {reason}" for kind, reason in obstacles.items() if reason and kind in found.devices
@@ -77,7 +77,7 @@ def _backends(devices: Iterable[torch.device]) -> list[str]:
 
 
 def _kernels_for_cpus() -> str:
-    """What gankit-cpu does on this CPU, by docs/ops.md."""
+    """The gains of gankit-cpu on this CPU, see docs/ops.md."""
     gains = ["sampling and training in fp32 with half of the products of 3x3 convolutions"]
     if "AMX" in bf16_units():
         gains.append("sampling in bf16 with packed weights and one kernel for what follows a convolution")
@@ -122,7 +122,7 @@ def _runnable(operator: str, device: torch.device) -> Iterator[str]:
             found = dispatch.backend(name)
         except GankitError:  # its row among the backends says it
             continue
-        if hasattr(found, operator) and found.obstacle(device) is None:
+        if hasattr(found, operator) and dispatch.obstacle(name, device) is None:
             yield name
 
 

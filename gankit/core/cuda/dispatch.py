@@ -80,6 +80,9 @@ class Choice:
 
 
 _choices: dict[tuple[str, str, str], Choice] = {}  # by operator, request and type of device
+_failed: dict[
+    tuple[str, str], str
+] = {}  # why a backend's method is not called any more, by backend and operator
 _warned: set[str] = set()
 
 
@@ -139,7 +142,7 @@ def choose(operator: str, device: torch.device, impl: str = "auto") -> Choice:
 def _asked_backend(operator: str, device: torch.device, name: str, wish: str, impl: str) -> Choice:
     """The choice where a backend is asked for by name."""
     chosen = backend(name)
-    if reason := chosen.obstacle(device):
+    if reason := obstacle(name, device):
         error = GankitError if impl == "auto" else ValueError
         raise error(f"{wish}: {name} does not run on {device.type} here: {reason}; use 'auto' or 'composite'")
     if not hasattr(chosen, operator):
@@ -153,26 +156,24 @@ def _choose_backend(operator: str, device: torch.device) -> Choice:
     for name in names():
         try:
             found = backend(name)
-            if device.type not in found.devices or not hasattr(found, operator):
-                continue
-            reason = found.obstacle(device)
-        except GankitError as error:  # it cannot be imported
-            reason = str(error)
-            found = None
-        if found is not None and reason is None:
-            why = f"tensors are on {device.type}"
-            if found.self_test:
-                result = self_test(operator, name, device)
-                if not result.passed:
-                    reason = f"the self-test of {operator} {result.failure}"
-                why = f"its self-test passed with an error of {result.error:.0e}"
-            if reason is None:
-                smallest = found.smallest.get(operator, 0)
-                why += f"; plain torch below {smallest:,} elements" if smallest else ""
-                return Choice(name, why, method(name, operator), smallest)
-        reasons.append(str(reason))
+        except GankitError as error:
+            reasons.append(str(error))
+            _warn_once(f"{error}. Until then the next implementation takes its place")
+            continue
+        if device.type not in found.devices or not hasattr(found, operator):
+            continue
+        reason, why = obstacle(name, device), f"tensors are on {device.type}"
+        if reason is None and found.self_test:
+            result = self_test(operator, name, device)
+            why = f"its self-test passed with an error of {result.error:.0e}"
+            reason = None if result.passed else f"the self-test of {operator} {result.failure}"
+        if reason is None:
+            smallest = found.smallest.get(operator, 0)
+            why += f"; plain torch below {smallest:,} elements" if smallest else ""
+            return Choice(name, why, method(name, operator), smallest)
+        reasons.append(reason)
         _warn_once(
-            f"gankit's kernels of op backend {name!r} are not used on {device.type}: {reason}. Plain torch takes their "
+            f"op backend {_described(name)} is not used on {device.type}: {reason}. The next implementation takes its "
             "place, slower but equal. If that is unexpected, please report it with what `gankit doctor` prints"
         )
     return _without(operator, "; ".join(reasons) or f"no op backend has it for {device.type}", "auto")
@@ -217,19 +218,59 @@ def names() -> list[str]:
 
 @functools.cache
 def backend(name: str) -> OpBackend:
-    """The op backend of a name; one object for the whole process. Raises GankitError if it cannot be imported."""
-    return registry().load(KIND, name)()  # type: ignore[no-any-return]
+    """The op backend of a name; one object for the whole process. Raises GankitError if it cannot be set up."""
+    target = registry().load(KIND, name)
+    try:
+        return target()  # type: ignore[no-any-return]
+    except Exception as error:  # a stranger's code: anything may come out of it
+        raise GankitError(
+            f"op backend {_described(name)} cannot be set up ({_reason(error)}); uninstall that package, or set "
+            f"{ENVIRONMENT}=composite"
+        ) from error
+
+
+def obstacle(name: str, device: torch.device) -> str | None:
+    """Why a backend cannot run on a device, or None; whatever goes wrong in it is a reason, too."""
+    try:
+        return backend(name).obstacle(device)
+    except Exception as error:
+        return str(error) if isinstance(error, GankitError) else _reason(error)
 
 
 def method(name: str, operator: str) -> Function:
-    """A backend's method for an operator; calls that it leaves to torch go to the composite."""
+    """A backend's method for an operator; calls that it leaves to torch go to the composite.
+
+    If it raises, there is one warning, and the composite takes its place for the rest of the process. Running out of a
+    GPU's memory is passed on: the composite needs more of it.
+    """
     own = getattr(backend(name), operator)
 
     def call(*arguments: object) -> Tensor:
-        y = own(*arguments)
+        if (name, operator) in _failed:
+            return COMPOSITE[operator](*arguments)
+        try:
+            y = own(*arguments)
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:  # of compilers, drivers, kernels
+            y = COMPOSITE[operator](*arguments)  # raises by itself what is not the backend's fault
+            _failed[name, operator] = _reason(error)
+            _warn_once(
+                f"{operator} of op backend {_described(name)} failed ({_reason(error)}). Plain torch takes its place, "
+                "slower but equal. Please report it with what `gankit doctor` prints"
+            )
+            return y
         return COMPOSITE[operator](*arguments) if y is NotImplemented else y
 
     return call
+
+
+def _described(name: str) -> str:
+    return f"{name!r} of package {registry().get(KIND, name).package!r}"
+
+
+def _reason(error: Exception) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())[:300]
 
 
 def version_of(name: str) -> str:
@@ -251,7 +292,7 @@ def self_test(operator: str, name: str, device: torch.device) -> Result:
     with warnings.catch_warnings():  # the result says it
         warnings.simplefilter("ignore")
         result = check(operator, method(name, operator), device)
-    failed = backend(name).failures()
+    failed = [*backend(name).failures(), *filter(None, [_failed.get((name, operator))])]
     if result.passed and failed:  # plain torch has stepped in
         return Result(result.error, f"raised {'; '.join(failed)[:300]}")
     return result

@@ -30,6 +30,7 @@ CPU, GPU = torch.device("cpu"), torch.device("cuda")
 def _fresh(monkeypatch):
     monkeypatch.setattr(dispatch, "_choices", {})
     monkeypatch.setattr(dispatch, "_warned", set())
+    monkeypatch.setattr(dispatch, "_failed", {})
     monkeypatch.setattr(dispatch, "requested", "auto")
 
 
@@ -227,9 +228,8 @@ def test_graphs_hold_no_backend(doubled):
 
 def test_auto_tests_a_backend_that_wants_it(doubled, monkeypatch):
     monkeypatch.setattr(Doubled, "self_test", True)
-    with pytest.warns(
-        RuntimeWarning, match="'doubled' are not used on cpu: the self-test of bias_act was wrong"
-    ):
+    told = "'doubled' of package 'doubling' is not used on cpu: the self-test of bias_act was wrong"
+    with pytest.warns(RuntimeWarning, match=told):
         assert cuda.bias_act(torch.ones(1, 1, 2, 2)).mean() == 1
 
 
@@ -238,6 +238,47 @@ def test_kernels_that_failed_fail_the_self_test(doubled, monkeypatch):
     assert dispatch.self_test("bias_act", "doubled", CPU).passed
     monkeypatch.setattr(Doubled, "failures", lambda self: ["RuntimeError: no such instruction"])
     assert "raised RuntimeError: no such" in dispatch.self_test("bias_act", "doubled", CPU).failure
+
+
+def no_licence(self):
+    raise RuntimeError("no licence")
+
+
+def test_a_backend_that_cannot_be_set_up_costs_a_warning(doubled, monkeypatch):
+    monkeypatch.setattr(Doubled, "__init__", no_licence)
+    x = torch.ones(1, 1, 2, 2)
+    with pytest.warns(
+        RuntimeWarning, match=r"of package 'doubling' cannot be set up \(RuntimeError: no licence\)"
+    ):
+        assert cuda.bias_act(x).mean() == 1
+    with pytest.raises(GankitError, match="uninstall that package, or set GANKIT_OPS=composite"):
+        cuda.bias_act(x, impl="doubled")
+
+
+def test_an_obstacle_that_fails_is_a_reason(doubled, monkeypatch):
+    monkeypatch.setattr(Doubled, "obstacle", lambda self, device: no_licence(self))
+    x = torch.ones(1, 1, 2, 2)
+    with pytest.warns(RuntimeWarning, match="is not used on cpu: RuntimeError: no licence"):
+        assert cuda.bias_act(x).mean() == 1
+    with pytest.raises(ValueError, match="doubled does not run on cpu here: RuntimeError: no licence"):
+        cuda.bias_act(x, impl="doubled")
+
+
+def test_a_kernel_that_fails_later_is_replaced(doubled, monkeypatch):
+    """With one warning, for the rest of the process; what is the caller's fault is raised as ever."""
+    plain = dispatch.COMPOSITE["bias_act"]
+
+    def for_small_batches(self, x, *rest):
+        return plain(x, *rest) if len(x) < 7 else no_licence(self)
+
+    monkeypatch.setattr(Doubled, "bias_act", for_small_batches)
+    assert cuda.bias_act(torch.ones(1, 1, 2, 2)).mean() == 1
+    with pytest.warns(RuntimeWarning, match="bias_act of op backend 'doubled' of package 'doubling' failed"):
+        assert cuda.bias_act(torch.ones(7, 1, 2, 2)).mean() == 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert cuda.bias_act(torch.ones(7, 1, 2, 2)).mean() == 1
+    assert dispatch.self_test("bias_act", "doubled", CPU).failure == "raised RuntimeError: no licence"
 
 
 def test_backends_in_use(doubled, monkeypatch):
