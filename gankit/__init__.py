@@ -15,7 +15,8 @@ from gankit.errors import GankitError
 from gankit.hookspecs import hookimpl
 
 if TYPE_CHECKING:
-    from gankit.api import convert, evaluate, export, list_models, list_plugins, list_recipes, train
+    from gankit.api import convert, export, list_models, list_plugins, list_recipes, train
+    from gankit.evaluation.evaluate import evaluate
     from gankit.sampling.pipeline import Pipeline, load
 
 __all__ = [
@@ -33,14 +34,19 @@ __all__ = [
     "train",
 ]
 
-_LAZY = {"Pipeline": "gankit.sampling.pipeline", "load": "gankit.sampling.pipeline"}
+_LAZY = {  # modules of names that gankit.api does not define
+    "Pipeline": "gankit.sampling.pipeline",
+    "evaluate": "gankit.evaluation.evaluate",
+    "load": "gankit.sampling.pipeline",
+}
 
 
-def __getattr__(name: str) -> Any:  # torch is imported when it is first needed, see tests/test_imports.py
-    if name in __all__:
-        return getattr(importlib.import_module(_LAZY.get(name, "gankit.api")), name)
-    raise AttributeError(f"module 'gankit' has no attribute {name!r}")
+if not TYPE_CHECKING:  # type checkers would take any name for one of gankit's
 
+    def __getattr__(name: str) -> Any:  # torch is imported when it is first needed, see tests/test_imports.py
+        if name in __all__:
+            return getattr(importlib.import_module(_LAZY.get(name, "gankit.api")), name)
+        raise AttributeError(f"module 'gankit' has no attribute {name!r}")
 
-def __dir__() -> list[str]:
-    return sorted(__all__)
+    def __dir__() -> list[str]:
+        return sorted(__all__)

@@ -1,4 +1,4 @@
-"""Train, evaluate, export and convert models from Python; lists of what is installed.
+"""Train, export and convert models from Python; lists of what is installed.
 
 This module joins the rooms: it hands the trainer what lies outside the core. Every function imports what it needs, so
 that listing plugins or printing help does not import torch.
@@ -87,16 +87,6 @@ def open_run(
     return Trainer(recipe, out, attachments, device=device, init=init, minutes=minutes, quiet=quiet)
 
 
-def evaluate(model: str, **options: Any) -> dict[str, Any]:
-    """Measure a model against a data set; see `gankit.evaluation.evaluate.evaluate` for the options.
-
-    Returns the page that `gankit evaluate` writes as JSON. Raises GankitError for anything that cannot be measured.
-    """
-    from gankit.evaluation.evaluate import evaluate as measure
-
-    return measure(model, **options)
-
-
 def export(
     model: str,
     out: str | Path,
@@ -169,13 +159,17 @@ def convert(
 
 
 def list_recipes() -> dict[str, str]:
-    """Names of the installed recipes, sorted, with a line on each."""
+    """Names of the installed recipes, sorted, with a line on each: its description, or why it cannot be read."""
     from gankit.core.config.recipe import read_page
 
-    return {
-        name: " ".join(str(read_page(name)[0].get("description", "")).split())
-        for name in sorted(registry().names("recipe"))
-    }
+    found = {}
+    for name in sorted(registry().names("recipe")):
+        try:
+            description = read_page(name)[0].get("description", "")
+        except GankitError as error:  # one broken recipe must not keep the others from being listed
+            description = error
+        found[name] = " ".join(str(description).split())
+    return found
 
 
 def list_plugins(kind: str | None = None) -> list[Plugin]:

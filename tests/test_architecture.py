@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 import architecture
+from import_rules import ROOMS
 
 
 def test_every_file_is_listed_as_it_describes_itself() -> None:
@@ -23,6 +24,16 @@ def test_every_room_has_a_line() -> None:
                 assert f"| `{name}/` |" in table, name
     for name in re.findall(r"^\| `([\w/]+)/` \|", table, re.MULTILINE):
         assert (package / name).is_dir(), f"{name} is described but does not exist"
+
+
+def test_rooms_stand_in_their_order() -> None:
+    table = architecture.PAGE.read_text(encoding="utf-8").partition("## Files")[0]
+    first, *others = re.findall(r"^\| (`.*`) \|", table, re.MULTILINE)
+    listed = re.findall(r"`([\w/]+?)(?:\.py|/)`", " ".join([first, *others]))
+    rooms = [room.replace(".", "/") for room in ROOMS]
+    order = [rooms.index(name) for name in listed if name in rooms]
+    assert len(order) > 15
+    assert order == sorted(order)
 
 
 def test_every_file_in_the_walks_exists() -> None:

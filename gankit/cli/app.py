@@ -28,25 +28,31 @@ class _PluginCommand(TyperCommand):
 
     def load(self) -> Any:
         """Import the plugin's target, a `typer.Typer` or a function, and return its command."""
-        target = registry().load("command", self.name or "")
-        if not isinstance(target, typer.Typer):
-            function, target = target, typer.Typer(rich_markup_mode=None)
-            target.command(self.name)(function)
-        return typer.main.get_command(target)
+        target, around = registry().load("command", self.name or ""), typer.Typer(add_completion=False)
+        if isinstance(target, typer.Typer):
+            around.add_typer(target, name=self.name)
+            return typer.main.get_group(around).commands[self.name or ""]
+        around.command(self.name)(target)
+        return typer.main.get_command(around)
 
 
 class _Commands(TyperGroup):
     """The group of gankit's own commands and those of plugins, which cannot replace the former."""
 
     def _of_plugins(self) -> list[str]:
-        names = registry().names("command")
-        for name in names:
-            if name in self.commands:
-                package = registry().get("command", name).package
+        return [name for name in registry().names("command") if name not in self.commands]
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run a command; afterwards, when plugins are loaded, warn of a package that has registered its name."""
+        try:
+            return super().invoke(ctx)
+        finally:
+            called = ctx.invoked_subcommand
+            if called in self.commands and called in registry().names("command"):
+                package = registry().get("command", called).package
                 warnings.warn(
-                    f"command {name!r} of package {package!r} is ignored: gankit has its own", stacklevel=1
+                    f"command {called!r} of package {package!r} is ignored: gankit has its own", stacklevel=1
                 )
-        return [name for name in names if name not in self.commands]
 
     def list_commands(self, ctx: Any) -> list[str]:
         return [*super().list_commands(ctx), *self._of_plugins()]

@@ -55,4 +55,5 @@ def sample(
         engine=engine,
         dtype=dtype,
     )
-    print(f"{len(written) - 1} images and {written[-1]}")
+    count = len(written) - 1
+    print(f"{count} image{'s' * (count != 1)} and {written[-1]}")

@@ -1,4 +1,4 @@
-"""What op backends need: the composites that they build on, and what tells where kernels may run.
+"""Names for authors of op backends: the composites to build on, prepared weights, and checks of where kernels may run.
 
 The functions named like an operator are its composite, of torch's operators: unchecked, all arguments in the form that
 a backend's methods get them. `operators` has the public ones.

@@ -183,6 +183,7 @@ def check_base_class(subject: Subject) -> None:
 
 def check_unfit(subject: Subject) -> None:
     """`incompatibility` returns None, or what the plugin cannot work with and a reason."""
+    assert not hasattr(subject.target, "unfit"), f"{subject}: `unfit` is called `incompatibility` now"
     ask = getattr(subject.target, "incompatibility", None)
     if ask is None:
         return

@@ -87,7 +87,7 @@ class _WaveSynthesis(nn.Module):
         return torch.einsum("bcf,bfhw->bchw", mixed[:, :-1], waves) / 5
 
 
-def toy_bench(num: int = 12, **extra: Any) -> MetricContext:
+def toy_context(num: int = 12, **extra: Any) -> MetricContext:
     """A context with the toy generator, no condition, and the smallest feature network."""
     with seeded(7):
         generator = Waves((3, 32, 32))
@@ -114,7 +114,7 @@ def _values(subject: Subject, metric: Measure, seed: int = 1, shift: float = 0.0
             )
         return reported(subject.name, metric, metric.summarise(scores.double().numpy())[0])
     assert isinstance(metric, ModelMetric)
-    context = toy_bench(max(12, metric.min_images))
+    context = toy_context(max(12, metric.min_images))
     metric.check(context)
     return reported(subject.name, metric, metric.probe(context))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Callable
 
 import torch
@@ -22,6 +23,11 @@ def check_op_backend_declares(subject: Subject) -> None:
     assert isinstance(found, OpBackend), f"{subject}: {type(found).__name__} is no OpBackend"
     unknown = [name for name in found.devices if name not in ("cpu", "cuda", "mps")]
     assert not unknown, f"{subject}: devices has {unknown}, which are no types of device"
+    for name in vars(type(found)):
+        near = difflib.get_close_matches(name, dispatch.OPERATORS, n=1, cutoff=0.8)
+        assert name in dispatch.OPERATORS or not near, (
+            f"{subject}: {name} is no operator; is {near[0]} meant?"
+        )
     own = [name for name in dispatch.OPERATORS if hasattr(found, name)]
     assert own, f"{subject}: has none of the operators {', '.join(dispatch.OPERATORS)}"
     for name, size in found.smallest.items():

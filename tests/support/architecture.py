@@ -20,10 +20,15 @@ def first_sentence(path: Path) -> str:
 
 
 def file_list() -> str:
-    """A section for each folder of the package with a line for each file."""
-    package = ROOT / "gankit"
+    """A section for each folder of gankit and of the packages in plugins_contrib, with a line for each file."""
+    packages = [
+        ROOT / "gankit",
+        *sorted(path.parent for path in ROOT.glob("plugins_contrib/*/*/__init__.py")),
+    ]
     sections = []
-    for folder in sorted({path.parent for path in package.rglob("*.py")}):
+    for folder in (
+        f for package in packages for f in sorted({path.parent for path in package.rglob("*.py")})
+    ):
         lines = [f"### `{folder.relative_to(ROOT).as_posix()}/`", ""]
         if (folder / "__init__.py").is_file():
             lines += [f"{first_sentence(folder / '__init__.py')}.", ""]

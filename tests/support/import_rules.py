@@ -10,6 +10,15 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
+# The order of the rooms: what comes later may import what comes earlier. Some are yet to be built.
+ROOMS = (
+    *("errors", "hookspecs", "_version"),
+    *("core.runtime", "core.interfaces", "core.config", "core.cuda", "core.nn", "core.data", "core.models"),
+    *("core.checkpoints", "core.training"),
+    *("interop", "sampling", "evaluation", "latents", "preparation", "report", "studio", "hub"),
+    *("interfaces", "api", "plugins", "cli", "testing"),
+)
+
 
 class Tree:
     """The files of a package by module name, and what each of them imports; `__init__` stands for its package."""

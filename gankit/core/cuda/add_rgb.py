@@ -21,7 +21,7 @@ def add_rgb(
     modulated_conv2d: Callable[..., Tensor],
     upfirdn2d: Callable[..., Tensor],
 ) -> Tensor:
-    """As `gankit.core.cuda.add_rgb`, unchecked, by the two operators given."""
+    """`operators.add_rgb` without checks, made of the two operators given."""
     rest = (1, 1, (0, 0, 0, 0), None, False, True, None, False, b, "linear", 0.0, 1.0, clamp)
     rgb = at_least_float32(modulated_conv2d(x, weight, styles, None, *rest))
     if img is None:

@@ -1,4 +1,4 @@
-"""What the operators accept: checked once, before an implementation is chosen, so that all of them refuse alike.
+"""Checks of the operators' arguments, made once before dispatch, so that all implementations refuse alike.
 
 Every check raises a ValueError that names operator, argument, value and what is allowed.
 """
@@ -54,7 +54,7 @@ def upfirdn2d(
 def upsampling(
     x: Tensor, f: Tensor | None, up: Pair, padding: Pair
 ) -> tuple[tuple[int, int], tuple[int, int], tuple[int, int, int, int]]:
-    """As `upfirdn2d`, of upsample2d, whose result is `up` times as large."""
+    """Factors and padding for `upfirdn2d` to do `upsample2d`, whose result is `up` times as large."""
     return upfirdn2d(
         x, f, up, 1, padding, "upsample2d", lambda n, up, down: ((n + up - 1) // 2, (n - up) // 2)
     )

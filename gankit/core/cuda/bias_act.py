@@ -22,7 +22,7 @@ def bias_act(
     gain: float | None = None,
     clamp: float | None = None,
 ) -> Tensor:
-    """As `gankit.core.cuda.bias_act`, unchecked."""
+    """`operators.bias_act` without checks."""
     spec = activation(act)
     alpha = spec.alpha if alpha is None else alpha
     gain = spec.gain if gain is None else gain

@@ -72,7 +72,7 @@ Kernels = dict[tuple[Any, ...], Kernel]
 
 @dataclass
 class Ready:
-    """What is made of a weight alone. The weight is kept, so that its id stays its own."""
+    """A weight with all that is prepared from it. It holds the weight, so that its id stays its own."""
 
     weight: Tensor
     version: int
@@ -104,7 +104,7 @@ class Ready:
 
 
 def ready_for(weight: Tensor) -> Ready:
-    """What is kept of a weight, if within `ConstantWeights.kept`, or a new, empty `Ready`."""
+    """The kept `Ready` of a weight, within `ConstantWeights.kept`; otherwise a new, empty one."""
     constant = _constant.get()
     version = 0 if weight.is_inference() else weight._version
     known = None if constant is None else constant.known.get(id(weight))

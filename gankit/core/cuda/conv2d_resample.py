@@ -30,7 +30,7 @@ def conv2d_resample(
     resample: Callable[..., Tensor] = upfirdn2d,
     convolutions: Convolutions = PLAIN,
 ) -> Tensor:
-    """As `gankit.core.cuda.conv2d_resample`, unchecked.
+    """`operators.conv2d_resample` without checks.
 
     Args:
         resample: the upfirdn2d to use.

@@ -1,4 +1,4 @@
-"""Which implementation computes an operator.
+"""Dispatch of the operators to implementations: definition, composites of torch, kernels of op backends.
 
 - `reference`: the definition, step by step. Slow.
 - `composite`: made of torch's operators; they run on every device.
@@ -194,7 +194,7 @@ def _warn_once(message: str) -> None:
 
 
 def backends_in_use(device: torch.device) -> dict[str, str]:
-    """What computes the operators on a device where nothing is asked for: name -> package and version.
+    """Implementations that compute the operators on a device by default: name -> package and version.
 
     Results agree bit for bit only between processes in which this agrees. `reference` and `composite` are torch's.
     """
@@ -230,7 +230,7 @@ def backend(name: str) -> OpBackend:
 
 
 def obstacle(name: str, device: torch.device) -> str | None:
-    """Why a backend cannot run on a device, or None; whatever goes wrong in it is a reason, too."""
+    """The reason why a backend cannot run on a device, None if it can; an exception in it is a reason, too."""
     try:
         return backend(name).obstacle(device)
     except Exception as error:

@@ -37,7 +37,7 @@ def filtered_lrelu(
     clamp: float | None,
     flip_filter: bool,
 ) -> Tensor:
-    """As `gankit.core.cuda.filtered_lrelu`, unchecked; the result is channels-last where `x` is on a CPU."""
+    """`operators.filtered_lrelu` without checks; the result is channels-last where `x` is on a CPU."""
     pad = padding
     height, width = output_size(x, fu, fd, up, down, padding)
     if fu is None or fu.ndim == 2:
@@ -250,7 +250,7 @@ def _weight(taps: Tensor, channels: int, axis: int) -> Tensor:
 
 
 def _inputs(taps: int, up: int, start: int, size: int) -> tuple[int, int]:
-    """Which inputs, as (first, count), are seen by the outputs of all phases up to `size`; see `_interpolate`."""
+    """Range (first, count) of the inputs that outputs of all phases up to `size` depend on; see `_interpolate`."""
     firsts, lasts = [], []
     for r in range(up):
         t = (start - r) % up

@@ -81,7 +81,7 @@ def modulated_conv2d(
     clamp: float | None,
     convolutions: Convolutions = PLAIN,
 ) -> Tensor:
-    """As `gankit.core.cuda.modulated_conv2d`, unchecked, by these convolutions."""
+    """`operators.modulated_conv2d` without checks, by the `convolutions` given."""
     spec = ACTIVATIONS[act]
     weight, styles, scale = modulation(x, weight, styles, demodulate, input_gain, normalize)
     weight = weight.to(x.dtype)

@@ -155,7 +155,7 @@ def add_rgb(
 
 
 def _enlarge(x: Tensor, f: Tensor | None, up: int, down: int, padding: tuple[int, int, int, int]) -> Tensor:
-    """What precedes a convolution: padding, also that of both filters, and upsampling."""
+    """Pad a convolution's input, also for both filters, and upsample it by `up`."""
     nx, ny = (1, 1) if f is None else (f.shape[-1], f.shape[0])
     x0, x1, y0, y1 = padding
     if up > 1:
@@ -176,5 +176,5 @@ def _enlarge(x: Tensor, f: Tensor | None, up: int, down: int, padding: tuple[int
 
 
 def _reduce(x: Tensor, f: Tensor | None, down: int) -> Tensor:
-    """What follows a convolution."""
+    """Filter a convolution's result and keep every `down`-th row and column."""
     return x if down == 1 else upfirdn2d(x, f, (1, 1), (down, down), (0, 0, 0, 0), False, 1)

@@ -27,7 +27,7 @@ def upfirdn2d(
     flip_filter: bool = False,
     gain: float = 1,
 ) -> Tensor:
-    """As `gankit.core.cuda.upfirdn2d`, unchecked."""
+    """`operators.upfirdn2d` without checks."""
     up, down, padding = pair(up), pair(down), padding4(padding)
     kernel = x.new_ones(1, 1) if f is None else f.detach().to(x.device, x.dtype)
     if not flip_filter:

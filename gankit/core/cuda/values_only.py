@@ -26,7 +26,7 @@ def values_only(x: Tensor, variables: Iterable[Tensor | None]) -> bool:
 
 
 def samples_at_once(x: Tensor, parameters: Iterable[Tensor], size: int) -> int | None:
-    """How many samples of `x` a network should take together so that its maps stay in a CPU's cache.
+    """Number of samples of `x` that a network should take together so that its maps stay in a CPU's cache.
 
     Args:
         x: the network's input, [N, ...].

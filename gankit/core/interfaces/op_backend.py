@@ -28,12 +28,12 @@ class OpBackend(ABC):
 
     @abstractmethod
     def obstacle(self, device: torch.device) -> str | None:
-        """Why the backend cannot run on a device, as the end of a sentence ('it needs an NVIDIA GPU'), or None."""
+        """The reason why the backend cannot run on a device, such as 'it needs an NVIDIA GPU'; None if it can."""
 
     def failures(self) -> Sequence[str]:
-        """Why kernels that failed in this process are replaced by plain torch; a self-test then counts as failed."""
+        """Errors of kernels that the backend itself has replaced by plain torch; a self-test then counts as failed."""
         return ()
 
     def summary(self) -> str:
-        """What `gankit doctor` says of the backend beside its name: versions and what it computes with."""
+        """A few words for `gankit doctor`: versions of libraries, instructions in use."""
         return ""

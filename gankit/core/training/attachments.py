@@ -1,4 +1,4 @@
-"""What a run uses of the rooms that are built on the core: a finder of models, an observer, contact sheets."""
+"""Protocols of the parts of a run that lie outside the core: a finder of models, an observer, sample sheets."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class SampleSheets(Protocol):
         """The images that the conditions were taken from."""
 
     def fake(self) -> Image.Image:
-        """What the moving average of G draws now."""
+        """Images that the moving average of G draws now."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What follows a convolution without gradients on a CPU, as one value: clamp(act(y * factors + bias + noise))."""
+"""The steps after a convolution without gradients, clamp(act(y * factors + bias + noise)), as one value."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ class Epilogue:
 
     @property
     def linear(self) -> bool:
-        """Whether there are factors and bias alone."""
+        """True if there are factors and a bias alone."""
         return self.noise is None and self.slope == 1 and self.bound == math.inf
 
     def without_factors(self) -> Epilogue:
-        """What is left to do where a convolution has applied factors and bias."""
+        """The rest of the steps after a convolution that has applied factors and bias itself."""
         return replace(self, factors=torch.ones_like(self.factors), bias=None)
 
     def apply(self, t: Tensor, y: Tensor, scaled: bool = False) -> None:

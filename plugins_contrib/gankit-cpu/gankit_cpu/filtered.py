@@ -24,7 +24,7 @@ def filtered_lrelu(
     clamp: float | None,
     flip_filter: bool,
 ) -> Tensor:
-    """As the public operator, channels-last; NotImplemented where the kernel does not apply.
+    """`operators.filtered_lrelu` to channels-last maps; NotImplemented where the kernel does not apply.
 
     It takes maps in float32 or bfloat16 of `LANES` channels or more, filters `fu` along one axis, and `up` that `down`
     divides, as in all layers of StyleGAN3.

@@ -68,11 +68,11 @@ def give_up(error: Exception) -> None:
 
 
 def failures() -> list[str]:
-    """Why kernels were given up; a missing LLVM is none."""
+    """Errors for which kernels were given up; a missing LLVM is not one."""
     return list(_failures)
 
 
 def obstacle() -> str | None:
-    """Why this process has no kernels by LLVM, as far as it is known, or None."""
+    """The reason why this process has no kernels by LLVM, None if it has or that is not known yet."""
     load("machine")
     return next(iter([*_missing, *_failures]), None)

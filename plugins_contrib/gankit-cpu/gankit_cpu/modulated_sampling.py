@@ -60,7 +60,7 @@ def modulated_conv2d(
     gain: float,
     clamp: float | None,
 ) -> Tensor:
-    """As the public operator; NotImplemented where gradients are asked for and for calls of other kinds.
+    """`operators.modulated_conv2d`; NotImplemented where gradients are asked for and for calls of other kinds.
 
     The result of larger than 1x1 convolutions is channels-last.
     """
@@ -200,7 +200,7 @@ def _by_points(x: Tensor, styles: Tensor, form: _Form, after: Epilogue) -> Tenso
 
 
 def _by_convolutions(x: Tensor, styles: Tensor, form: _Form, after: Epilogue) -> Tensor:
-    """As oneDNN has them, and upfirdn2d after those that enlarge; in bfloat16, what follows is a kernel."""
+    """By convolutions of oneDNN, and upfirdn2d after those that enlarge; in bfloat16 a kernel does what follows."""
     weight, up, cut = form.weight, form.up, form.cut
     phases = _phases_pay(x) and (up, *weight.shape[2:], *cut, *form.rest) == (2, 3, 3, 0, 0, 1, 1, 1, 1)
     elements = x[0].numel() + len(weight) * math.prod(form.size)

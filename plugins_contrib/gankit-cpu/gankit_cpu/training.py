@@ -22,7 +22,7 @@ from gankit_cpu.convolution_forms import Form, HalfForm
 def conv2d(
     x: Tensor, w: Tensor, b: Tensor | None, stride: int, padding: Sequence[int], groups: int
 ) -> Tensor:
-    """As `ops.conv2d`."""
+    """`ops.conv2d`, by minimal filtering where that pays."""
     if not ops.multiplies_like(x):
         b = None if b is None else b.float()
         return conv2d(x.float(), w.float(), b, stride, padding, groups).to(x.dtype)
@@ -35,7 +35,7 @@ def conv2d(
 
 
 def conv_transpose2d(x: Tensor, w: Tensor, stride: int, padding: Sequence[int], groups: int) -> Tensor:
-    """As `ops.conv_transpose2d`."""
+    """`ops.conv_transpose2d`, by minimal filtering where that pays."""
     if not ops.multiplies_like(x):
         return conv_transpose2d(x.float(), w.float(), stride, padding, groups).to(x.dtype)
     sizes = zip(x.shape[2:], w.shape[2:], padding)

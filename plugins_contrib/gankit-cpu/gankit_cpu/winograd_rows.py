@@ -25,9 +25,9 @@ FEWEST_PIXELS, FEWEST_CHANNELS = 1024, 64  # below, a direct convolution is as f
 
 
 def pays(x: Tensor, weight: Tensor, size: tuple[int, int]) -> bool:
-    """Whether it is faster than a direct convolution of `x` [N, I, H, W] with `weight` [O, I, kh, kw] to `size`.
+    """True if this is faster than a direct convolution of `x` [N, I, H, W] with `weight` [O, I, kh, kw] to `size`.
 
-    That N has no say keeps an image the same in every batch.
+    It does not depend on N, which keeps an image the same in every batch.
     """
     enough = (
         min(weight.shape[:2]) >= FEWEST_CHANNELS
@@ -38,7 +38,7 @@ def pays(x: Tensor, weight: Tensor, size: tuple[int, int]) -> bool:
 
 
 def block_rows(weight: Tensor, size: tuple[int, int]) -> int:
-    """How many rows of outputs go together: a multiple of 4, as evenly as can be."""
+    """Number of rows of outputs that are computed together: a multiple of 4 that splits the height evenly."""
     groups = -(-size[0] // ROWS)
     most = max(BLOCK_BYTES // (ROWS * size[1] * max(weight.shape[:2]) * 4), 1)
     return -(-groups // -(-groups // most)) * ROWS
@@ -157,7 +157,7 @@ def weight_gradient(x: Tensor, dy: Tensor, padding: Sequence[int], width: int) -
 def direct_weight_gradient(
     x: Tensor, dy: Tensor, shape: Sequence[int], padding: Sequence[int] = (0, 0), stride: int = 1
 ) -> Tensor:
-    """That of torch: [O, I, kh, kw], which is `shape`."""
+    """The gradient by the weight as torch computes it, of `shape` [O, I, kh, kw]."""
     weight, mask = x.new_empty(()).expand(*shape), [False, True, False]
     return torch.ops.aten.convolution_backward(  # type: ignore[no-any-return]
         dy, x, weight, None, [stride] * 2, list(padding), [1, 1], False, [0, 0], 1, mask

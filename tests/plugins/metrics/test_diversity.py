@@ -11,11 +11,11 @@ import torch
 from metric_cases import distance
 
 from gankit.core.config import options
-from gankit.testing.metrics import toy_bench
+from gankit.testing.metrics import toy_context
 
 
 def test_diversity_is_the_mean_over_pairs() -> None:
-    context = toy_bench(12, seed=3)
+    context = toy_context(12, seed=3)
     found = options.build("metric", {"name": "diversity", "images": 4}).probe(context)
     rows = []
     with torch.no_grad():
@@ -27,6 +27,6 @@ def test_diversity_is_the_mean_over_pairs() -> None:
 
 
 def test_diversity_of_a_collapsed_model_is_zero() -> None:
-    context = toy_bench(16)
+    context = toy_context(16)
     context.psi = 0.0
     assert options.build("metric", "diversity").probe(context)["diversity"] < 1e-6

@@ -16,11 +16,11 @@ from gankit.core.interfaces.conditions import CondSpec
 from gankit.evaluation.metric_context import MetricContext
 from gankit.plugins.metrics import equivariance as eq
 from gankit.testing.common import seeded
-from gankit.testing.metrics import Waves, toy_bench
+from gankit.testing.metrics import Waves, toy_context
 
 
 def equivariant(**highest: float) -> MetricContext:
-    context = toy_bench(16)
+    context = toy_context(16)
     with seeded(7):
         context.pipe.generator = Waves((3, 64, 64), **highest).eval().requires_grad_(False)
     return context
@@ -100,7 +100,7 @@ def test_turning_the_picture_turns_it_the_right_way() -> None:
 
 
 def test_other_generators_have_no_equivariance() -> None:
-    context = toy_bench()
+    context = toy_context()
     context.pipe.generator.synthesis = nn.Identity()
     with pytest.raises(GankitError, match="leave eq-t, eq-t-frac and eq-r out"):
         eq.Translation().check(context)
@@ -111,7 +111,7 @@ def test_equivariance_of_stylegan3() -> None:
     """Untrained: configuration R turns, T does not, both move (sizes as a check of padding and filters)."""
     found = {}
     for name, extra in (("t", {}), ("r", {"conv_kernel": 1, "use_radial_filters": True})):
-        context = toy_bench(4)
+        context = toy_context(4)
         spec = {"name": "stylegan3", "channel_base": 4096, "channel_max": 64, **extra}
         with seeded(0):
             G = options.build("generator", spec, (3, 64, 64), CondSpec())

@@ -20,12 +20,12 @@ from gankit.plugins.metrics.path_length import (
     PathLengthZFull,
     slerp,
 )
-from gankit.testing.metrics import toy_bench
+from gankit.testing.metrics import toy_context
 
 
 @pytest.mark.parametrize("kind", [PathLengthW, PathLengthWFull, PathLengthZ, PathLengthZFull])
 def test_path_length_by_its_definition(kind: type[PathLengthW]) -> None:
-    context = toy_bench(6)
+    context = toy_context(6)
     generator, epsilon = context.pipe.generator, 0.05
     found = kind(epsilon=epsilon).probe(context)
     lengths = []
@@ -58,12 +58,12 @@ def test_path_length_leaves_out_extremes(monkeypatch: pytest.MonkeyPatch) -> Non
     values = np.arange(1000.0)
     monkeypatch.setattr(MetricContext, "rows", lambda *_, **__: values[::-1, None])
     # method 'lower' of 1% of 0..999 is 9, 'higher' of 99% is 990; both stay
-    assert PathLengthW().probe(toy_bench())["ppl"] == np.mean(values[9:991])
+    assert PathLengthW().probe(toy_context())["ppl"] == np.mean(values[9:991])
 
 
 def test_both_ends_of_a_step_have_the_same_noise() -> None:
     """Otherwise noise over epsilon^2 is all that there is."""
-    context = toy_bench(8)
+    context = toy_context(8)
     plain = PathLengthW(epsilon=1e-2).probe(context)["ppl"]
     synthesis = context.pipe.generator.synthesis
 

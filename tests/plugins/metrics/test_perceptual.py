@@ -6,11 +6,11 @@ import torch
 
 from gankit.plugins.metrics.path_length import PathLengthW
 from gankit.plugins.metrics.perceptual import perceptual_vectors
-from gankit.testing.metrics import toy_bench
+from gankit.testing.metrics import toy_context
 
 
 def test_perceptual_vectors_take_any_channels() -> None:
-    context = toy_bench()
+    context = toy_context()
     backbone = context.backbone_of(PathLengthW())
     grey = torch.rand(1, 1, 32, 32) * 2 - 1
     opaque = torch.cat([grey.expand(-1, 3, -1, -1), torch.ones(1, 1, 32, 32)], 1)

@@ -247,5 +247,5 @@ _backward.register_autograd(_differentiate_backward, setup_context=_save_backwar
 def bias_act(
     x: Tensor, b: Tensor | None, dim: int, act: str, alpha: float, gain: float, clamp: float | None
 ) -> Tensor:
-    """As `gankit.core.cuda.bias_act` in one kernel; half precision is computed in float32 and rounded once."""
+    """`operators.bias_act` in one kernel; half precision is computed in float32 and rounded once."""
     return _forward(x, b, dim, act, float(alpha), float(gain), None if clamp is None else float(clamp))

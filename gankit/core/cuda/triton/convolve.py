@@ -25,7 +25,7 @@ def conv2d_resample(
     flip_weight: bool,
     b: Tensor | None,
 ) -> Tensor:
-    """As `gankit.core.cuda.conv2d_resample`, on this package's upfirdn2d."""
+    """`operators.conv2d_resample` by torch's convolution and this package's upfirdn2d."""
     return resampled(x, w, f, up, down, padding, groups, flip_weight, b, upfirdn2d)
 
 
@@ -48,7 +48,7 @@ def modulated_conv2d(
     gain: float,
     clamp: float | None,
 ) -> Tensor:
-    """As `gankit.core.cuda.modulated_conv2d`."""
+    """`operators.modulated_conv2d` by torch's convolution between two kernels."""
     weight, styles, scale = modulation(x, weight, styles, demodulate, input_gain, normalize)
     x = scale_bias_act(x, styles)
     y = conv2d_resample(x, weight, resample_filter, up, down, padding, 1, flip_weight, None)

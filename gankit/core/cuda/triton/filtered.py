@@ -223,7 +223,7 @@ def filtered_lrelu(
     clamp: float | None,
     flip_filter: bool,
 ) -> Tensor:
-    """As `gankit.core.cuda.filtered_lrelu`: float32 to about 1e-6, half precision with 10 bits of mantissa or more."""
+    """`operators.filtered_lrelu` in one kernel: float32 to 1e-6, half precision to 10 bits of mantissa or more."""
     x0, x1, y0, y1 = padding
     if fu is None and fd is None and up == down == 1 and padding == (0, 0, 0, 0):
         return bias_act(x, b, 1, "lrelu", slope, gain, clamp)

@@ -130,7 +130,7 @@ def tile_constants(
 
 
 def configs(dtype: torch.dtype, ranks: tuple[int, int]) -> tuple[tuple[int, int], ...]:
-    """What fits the registers, the preferred one first."""
+    """Tile sizes that fit the register budget, fastest first."""
     half = dtype in (torch.float16, torch.bfloat16)
     return (LARGE, SMALL) if half and max(ranks) == 1 else (SMALL,)
 
@@ -173,5 +173,5 @@ def run(
 
 
 def precision(dtype: torch.dtype) -> str:
-    """Of the products: float32 to the last digits; half precision with its own 10 bits of mantissa or more."""
+    """Precision of the products: full float32; in half precision its own 10 bits of mantissa or more."""
     return {torch.float64: "ieee", torch.float32: "tf32x3"}.get(dtype, "tf32")

@@ -1,4 +1,4 @@
-"""What every kernel shares: layouts, launches, and the way back to plain torch."""
+"""Layouts, launches and the fallback to plain torch, shared by all Triton kernels."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def guarded(name: str, plain: Callable[..., Any]) -> Callable[[Callable[..., Any
 
 
 def failure(name: str, error: Exception, arguments: tuple[Any, ...]) -> str:
-    """What a bug report needs, in one paragraph."""
+    """The warning about a failed kernel, with all that a bug report needs: versions, device, arguments, error."""
     described = [
         f"{a.dtype}{list(a.shape)} strides {list(a.stride())}" if isinstance(a, Tensor) else repr(a)
         for a in arguments

@@ -205,7 +205,7 @@ def upfirdn2d(
     flip_filter: bool,
     gain: float,
 ) -> Tensor:
-    """As `gankit.core.cuda.upfirdn2d` in one kernel, or two with a 1-D filter. Sums are made in float32."""
+    """`operators.upfirdn2d` in one kernel, or two with a 1-D filter. Sums are made in float32."""
     f = torch.ones(1, 1, device=x.device) if f is None else f.detach()
     if f.ndim == 2:
         return _upfirdn2d(x, f, up, down, padding, flip_filter, float(gain))

@@ -31,7 +31,7 @@ def numbers(after: Epilogue) -> np.ndarray:
 
 
 def places(after: Epilogue, numbers: np.ndarray) -> list[tuple[int, int]]:
-    """Of numbers and noise, see `machine.place`."""
+    """Places in memory of the numbers and the noise, see `machine.place`."""
     first, step = own = place(numbers)
     if after.noise is None:
         return [own, (first + (numbers.shape[1] - 1) * 4, step)]

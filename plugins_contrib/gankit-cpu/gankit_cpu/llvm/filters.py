@@ -95,7 +95,7 @@ def run(
 
 @dataclass(frozen=True)
 class Kind:
-    """What is fixed in machine code."""
+    """The constants that a kernel is compiled for."""
 
     half: bool
     vectors: int  # of a pixel, at a time

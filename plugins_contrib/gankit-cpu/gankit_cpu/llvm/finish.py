@@ -1,4 +1,4 @@
-"""What follows a convolution, of transposed ones the FIR filter first, of channels-last maps on a CPU as one kernel."""
+"""The kernel for the steps after a convolution; after a transposed one it applies the FIR filter first."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def kernel(taps: int, phases: bool) -> Kernel:
     own = [code.every(b.load(code.at(weights, i))) for i in range(2 * taps)]
 
     def along(axis: str, position: Int) -> Int:
-        """Where in x a row or column begins."""
+        """Offset in x at which a row or column begins."""
         step = size["x_row" if axis == "y" else "x_column"]
         return position // 2 * step + position % 2 * size[f"x_phase_{axis}"] if phases else position * step
 

@@ -170,7 +170,7 @@ class Code:
         return [self.b.bitcast(half, FLOATS) for half in (even, odd)]
 
     def sum(self, vector: ir.Value) -> ir.Value:
-        """Of its floats."""
+        """The sum of the vector's floats."""
         empty = ir.Constant(FLOATS, ir.Undefined)
         for half in (8, 4, 2, 1):
             other = ir.Constant(WORDS, [(i + half) % LANES for i in range(LANES)])
@@ -296,7 +296,7 @@ class Plan:
 
 
 def place(t: Tensor | np.ndarray) -> tuple[int, int]:
-    """Where the first sample of it is, and how many bytes further the next."""
+    """(address of the first sample, bytes from one sample to the next)."""
     if isinstance(t, np.ndarray):
         return t.ctypes.data, t.strides[0]
     return t.data_ptr(), t.stride(0) * t.element_size()
@@ -308,7 +308,7 @@ _engines: list[Any] = []  # own the machine code
 
 @functools.cache
 def features() -> dict[str, bool]:
-    """What instructions the CPU has, by LLVM's names."""
+    """Instruction sets of the CPU by LLVM's names; True for those that it has."""
     try:
         return dict(llvm.get_host_cpu_features())
     except RuntimeError:  # LLVM does not know it of some CPUs
@@ -316,7 +316,7 @@ def features() -> dict[str, bool]:
 
 
 def multiplies_pairs() -> bool:
-    """Whether the CPU has AVX512_BF16: sums in float32 of products of pairs of bfloat16."""
+    """True if the CPU has AVX512_BF16: sums in float32 of products of pairs of bfloat16."""
     return bool(features().get("avx512bf16"))
 
 

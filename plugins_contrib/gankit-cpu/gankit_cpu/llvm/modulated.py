@@ -28,7 +28,7 @@ def run(
     styles: Tensor,
     after: Epilogue,
 ) -> Tensor | None:
-    """What `after` makes of conv(x * styles), channels-last, or None where the kernels do not apply.
+    """`after` applied to conv(x * styles), channels-last; None where the kernels do not apply.
 
     Args:
         x: [N, I, H, W], float32 or bfloat16, channels-last.
@@ -65,9 +65,10 @@ def run(
 def finished(
     x: Tensor, y: Tensor, f: Tensor | None, up: int, rest: tuple[int, int, int, int], after: Epilogue, phases: bool
 ) -> bool:  # fmt: skip
-    """Whether what follows alone applies, to `x`, which another convolution has made, with `phases` as `finish.run`
-    takes it; then it fills `y`, which may be `x` where that does not enlarge. Both are channels-last and bfloat16. For
-    the rest see `run`."""
+    """Apply the steps after a convolution to `x`, the result of another one; True if the kernel applies.
+
+    It fills `y`, which may be `x` where that does not enlarge. Both are channels-last and bfloat16. `phases` is as in
+    `finish.run`; for the rest see `run`."""
     filters = axes(f, up) if up > 1 else SAME
     if filters is None or not 0 < after.slope <= 1 or min(rest) < 0:
         return False

@@ -58,7 +58,7 @@ def onto(
     x: Tensor, weight: Tensor, styles: Tensor, bias: Tensor | None, clamp: float | None, img: Tensor | None,
     f: Tensor | None,
 ) -> Tensor | None:  # fmt: skip
-    """As `run`, but in float32, plus `img` enlarged twice; None where the kernel does not apply.
+    """`run` in float32, plus `img` enlarged twice; None where the kernel does not apply.
 
     A pixel of the result, and so of `img`, takes the memory of four outputs.
 
@@ -80,7 +80,7 @@ def onto(
 
 
 def _has_room(img: Tensor) -> bool:
-    """Whether every pixel has memory for four outputs."""
+    """True if every pixel has memory for four outputs."""
     n, _, h, w = img.shape
     if img.dtype != torch.float32 or img.stride()[1:] != (1, w * MOST, MOST):
         return False
@@ -129,7 +129,7 @@ def _plan(
 
 @functools.cache
 def _new(channels: int) -> np.ndarray:
-    """Of the last group, 1 where a channel is in no other, else 0."""
+    """Mask of the last group: 1 for channels that are in no other group, else 0."""
     known = channels // GROUP * GROUP if channels % GROUP else channels - GROUP
     return (channels_in_groups(channels, GROUP, True)[-GROUP:] >= known).astype(np.float32)
 

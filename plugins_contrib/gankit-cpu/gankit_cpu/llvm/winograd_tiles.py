@@ -59,7 +59,7 @@ SIZES = (
 
 @dataclass(frozen=True)
 class Kind:
-    """What is fixed in machine code."""
+    """The constants that a kernel is compiled for."""
 
     half: bool  # maps and weights in bfloat16
     pairs: bool  # points, too, for instructions that multiply pairs
@@ -216,7 +216,7 @@ def _plan(
 
 
 def _spans(kind: Kind, size: int) -> list[tuple[int, int, int]]:
-    """Of an axis: the first tile, how many, and how many products each takes: of a transposed convolution's last tile,
+    """Tiles of an axis as (first, count, products of each): of a transposed convolution's last tile,
     where that has one output alone, the two that make it."""
     whole = size // kind.made
     if not kind.transposed or size % kind.made != 1:
