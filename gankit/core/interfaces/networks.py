@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from gankit.core.interfaces.conditions import Cond, CondSpec
 
 ImageShape = tuple[int, int, int]  # (C, H, W)
-
 SPATIAL_NUMBERS = 2023
 
 

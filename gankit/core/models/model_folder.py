@@ -27,7 +27,6 @@ from gankit.core.runtime import tensor_files
 from gankit.errors import GankitError
 
 FORMAT = 1  # of conditioner.json
-
 OTHER_ENCODER = (
     "{} was trained with another text encoder than the one found here; install the package or file that it was "
     "trained with"

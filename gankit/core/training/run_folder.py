@@ -21,9 +21,7 @@ from gankit.core.training.step import Stepper
 from gankit.errors import GankitError
 
 STATE = "training/state.json"
-
 FORMAT = 1  # of that file and of the next
-
 SNAPSHOTS, SNAPSHOT = "posthoc", "posthoc.json"
 
 
