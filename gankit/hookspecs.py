@@ -34,6 +34,7 @@ KINDS: dict[str, tuple[str, str, str]] = {
     "conditioner": ("Conditioner", "classes, tags, texts -> Condition", ""),
     "loss": ("AdversarialLoss", "logits -> losses of D and G", ""),
     "regularizer": ("Regularizer", "a penalty on G or D, possibly lazy", ""),
+    "optimizer": ("Optimizer", "named parameters of G or D -> their optimizer", ""),
     "guidance": ("Guidance", "a loss on generated images and their labels", ""),
     "augmentation": ("Augmentation", "differentiable changes to whatever D sees", "image_shape"),
     "source": ("Source", "where images and their labels come from", "path"),

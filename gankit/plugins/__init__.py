@@ -51,6 +51,11 @@ BUILTIN = {
         "reconstruction": "regularizers.reconstruction:Reconstruction",
         "attributes": "regularizers.attributes:Attributes",
     },
+    "optimizer": {
+        "adam": "optimizers.adam:Adam",
+        "adamw": "optimizers.adam:AdamW",
+        "muon": "optimizers.muon:Muon",
+    },
     "guidance": {
         "clip": "guidance.clip:CLIPGuidance",
         "classifier": "guidance.classifier:ClassifierGuidance",

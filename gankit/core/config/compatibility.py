@@ -41,7 +41,7 @@ def _specs(parts: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
             for name, options in spec.items():
                 yield PLUGIN_MAPS[section], {**options, "name": name}
         elif spec is not None:
-            yield section, spec
+            yield PLUGINS[section].kind, spec
 
 
 def advice(recipe: Recipe) -> str | None:

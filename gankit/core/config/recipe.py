@@ -62,14 +62,14 @@ class TrainOptions(_Section):
     )
     order: Literal["dg", "gd"] = Field("dg", description="whether a step trains D or G first")
     d_steps: int = Field(1, ge=1, description="D steps for one G step, each with its own images (BigGAN: 2)")
-    lr_g: float = Field(2e-3, gt=0, description="Adam learning rate of G")
-    lr_d: float = Field(2e-3, gt=0, description="Adam learning rate of D")
-    lr_conditioner: float = Field(3e-6, gt=0, description="Adam learning rate of a trainable conditioner")
+    lr_g: float = Field(2e-3, gt=0, description="learning rate of G")
+    lr_d: float = Field(2e-3, gt=0, description="learning rate of D")
+    lr_conditioner: float = Field(3e-6, gt=0, description="learning rate of a trainable conditioner")
     ttur: float = Field(1.0, gt=0, description="factor on lr_d: two time scales (Heusel et al. 2017)")
-    betas: tuple[float, float] = Field((0.0, 0.99), description="Adam betas")
-    betas_g: tuple[float, float] | None = Field(None, description="Adam betas of G, if others")
-    betas_d: tuple[float, float] | None = Field(None, description="Adam betas of D, if others")
-    eps: float = Field(1e-8, gt=0, description="Adam epsilon")
+    betas: tuple[float, float] = Field((0.0, 0.99), description="betas of the optimizers")
+    betas_g: tuple[float, float] | None = Field(None, description="betas of G's optimizer, if others")
+    betas_d: tuple[float, float] | None = Field(None, description="betas of D's optimizer, if others")
+    eps: float = Field(1e-8, gt=0, description="epsilon of the optimizers")
     ema_kimg: float = Field(
         10.0, gt=0, description="half-life of the moving average of G, in thousand images"
     )
@@ -148,6 +148,8 @@ class Recipe(_Section):
     discriminator: Any = "stylegan2"
     loss: Any = "non-saturating"
     regularizers: dict[str, Any] = {}
+    optimizer_g: Any = "adam"
+    optimizer_d: Any = "adam"
     guidance: dict[str, Any] = {}
     augmentation: Any = None
     trackers: dict[str, Any] = {}

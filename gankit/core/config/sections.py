@@ -37,6 +37,8 @@ SECTIONS = (
     Section("conditioner", "conditioner", network=True, compared=True),
     Section("loss", "loss", compared=True),
     Section("regularizers", "regularizer", many=True, scheduled=True),
+    Section("optimizer_g", "optimizer"),
+    Section("optimizer_d", "optimizer"),
     Section("guidance", "guidance", many=True, scheduled=True, compared=True),
     Section("augmentation", "augmentation", optional=True, scheduled=True),
     Section("trackers", "tracker", many=True, staged=False),

@@ -112,7 +112,7 @@ class Generator(nn.Module, Component):
 class Discriminator(nn.Module, Component, ABC):
     """`__init__(self, image_shape: (C, H, W), cond: CondSpec, *, options)`.
 
-    Pretrained frozen networks inside are `FeatureNetwork`s; gankit leaves their tensors out of checkpoints.
+    Pretrained frozen networks inside are `FrozenNetwork`s; gankit leaves their tensors out of checkpoints.
     """
 
     batch_statistics: ClassVar[str] = (
@@ -144,11 +144,46 @@ class Tap:
     stride: int
 
 
-class FeatureNetwork(nn.Module, ABC):
-    """A frozen network: always in eval mode, no gradients on its weights, gradients to its input.
+class FrozenNetwork(nn.Module):
+    """A pretrained network that is not trained: always in eval mode, without gradients on its weights.
+
+    It may lie anywhere in G, D, a conditioner, a regularizer or a guidance. Checkpoints and models refer to it by
+    `identity()` and do not store it; moving averages share it; gankit turns the gradients of its weights off.
+    """
+
+    name: str
+    _sha256: str | None = None  # of the weights; set by a constructor whose later calls change them
+
+    def identity(self) -> dict[str, str]:
+        """{'name': ..., 'sha256': ...}; the hash is that of `sha256_of` over the state dict at the first call."""
+        from gankit.core.runtime.tensor_files import sha256_of
+
+        if self._sha256 is None:
+            self._sha256 = sha256_of(self.state_dict())
+        return {"name": self.name, "sha256": self._sha256}
+
+    def train(self, mode: bool = True) -> FrozenNetwork:
+        return super().train(False)
+
+
+class Pretrained(FrozenNetwork):
+    """A network of another library as a frozen one.
+
+    Args:
+        name: name of its weights, for messages.
+        network: the network, as attribute `network`.
+    """
+
+    def __init__(self, name: str, network: nn.Module) -> None:
+        super().__init__()
+        self.name, self.network = name, network
+        self.eval().requires_grad_(False)
+
+
+class FeatureNetwork(FrozenNetwork, ABC):
+    """A frozen network, with gradients to its input.
 
     `forward` takes RGB images in [-1, 1] *already at the network's input size*, and applies its own mean and std.
-    Checkpoints refer to the network by `identity()` and do not store it.
     """
 
     taps: list[Tap]
@@ -187,14 +222,3 @@ class FeatureNetwork(nn.Module, ABC):
     def read(self, images: Tensor, outputs: Sequence[str]) -> dict[str, Tensor]:
         """Name -> tensor for several of 'pooled', 'spatial', 'logits'; override it if they share computation."""
         return {name: getattr(self, name)(images) for name in outputs}
-
-    def identity(self) -> dict[str, str]:
-        """{'name': ..., 'sha256': ...}; the hash is that of `sha256_of` over the state dict."""
-        from gankit.core.runtime.tensor_files import sha256_of
-
-        return {"name": self.name, "sha256": sha256_of(self.state_dict())}
-
-    name: str
-
-    def train(self, mode: bool = True) -> FeatureNetwork:
-        return super().train(False)

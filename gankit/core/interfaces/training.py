@@ -1,4 +1,4 @@
-"""Base classes of the plugins of a training step: losses, regularizers, guidance, augmentations, trackers."""
+"""Base classes of the plugins of a training step: losses, regularizers, optimizers, guidance, and so on."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
+import torch
 from torch import Tensor, nn
 
 from gankit.core.interfaces.conditions import Condition, Conditioner
@@ -31,12 +32,14 @@ class AdversarialLoss(Component, ABC):
 class StepContext:
     """The inputs of a regularizer: one micro-batch of the running step.
 
-    `side` is the phase, 'D' or 'G'; `real` are the real images before augmentation, [B, C, H, W]; `cond` is their
-    condition as the networks see it, `full_cond` the same before dropout and noise; `augment` is the augmentation in
-    front of D; `sample_z(n)` draws new latents [n, z_dim]; `nimg` is the number of images trained so far. In the main
-    phases `features` holds intermediate results: "real", D's features of the augmented real images (D's phase); "fake",
-    G's images under the same conditions, before augmentation, and "fake features", D's features of them, after it
-    (both phases; in D's without a gradient to G).
+    `side` is the side that is trained, 'D' or 'G'; `real` are the real images before augmentation, [B, C, H, W];
+    `labels` are their B labels; `cond` is their condition as the networks see it, `full_cond` the same before dropout
+    and noise, `g_cond` what G sees, where that differs; `augment` is the augmentation in front of D; `sample_z(n)`
+    draws new latents [n, z_dim]; `nimg` is the number of images trained so far. In the main phases `features` holds
+    intermediate results: "fake", G's images under the same conditions, before augmentation, and "fake features", D's
+    features of them, after it (in D's phase without a gradient to G); in D's phase also "real", D's features of the
+    augmented real images, and the lists of float32 logits "real logits" and "fake logits". What is put into `terms`,
+    scalars by name, is logged.
     """
 
     side: str
@@ -50,17 +53,23 @@ class StepContext:
     nimg: int
     features: dict[str, Any] = field(default_factory=dict)
     g_cond: Condition | None = None
+    labels: Sequence[Label] = ()
+    terms: dict[str, Tensor] = field(default_factory=dict)
 
 
 class Regularizer(nn.Module, Component, ABC):
     """A penalty on G or D, computed every `interval` steps and multiplied by it (lazy regularisation, StyleGAN2 section
     3.2).
 
-    With interval 1 it is added to the main loss. With interval k > 1 it is a step of its own, and the optimiser of its
-    side gets lr * k/(k+1) and beta ** (k/(k+1)). Parameters of the regularizer itself are trained in D's phases."""
+    With interval 1 it is added to the main loss. With interval k > 1 it is a phase of its own, and the optimizer of its
+    side gets lr * k/(k+1) and beta ** (k/(k+1)). Parameters of the regularizer itself are trained in D's phases.
+
+    Whatever the interval, it runs in its own `precision`: 'fp32', or 'mixed', which is that of the main losses: under
+    autocast in bfloat16 if `train.precision` leads to it. Second derivatives are delicate in bfloat16."""
 
     side: ClassVar[str]  # 'D', 'G', or 'both' if it is added to both main losses
-    second_order: ClassVar[bool] = True  # True if it needs second derivatives, so that it always runs in fp32
+    second_order: ClassVar[bool] = True  # True if it needs second derivatives
+    precision: ClassVar[Literal["fp32", "mixed"]] = "fp32"
     interval: int = 1
     batch_statistics: ClassVar[str] = ""
 
@@ -72,6 +81,23 @@ class Regularizer(nn.Module, Component, ABC):
     @abstractmethod
     def penalty(self, step: StepContext) -> Tensor:
         """Weighted penalty of each image, [B]. State must be kept in buffers, so that checkpoints have it."""
+
+
+class Optimizer(Component, ABC):
+    """Makes the optimizer of one side, G or D. `__init__(self, *, options)`.
+
+    Learning rates, betas and epsilon are options of the recipe's section `train`, which schedules can change; what is
+    peculiar to an optimizer is its own option."""
+
+    @abstractmethod
+    def make(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+        """The torch optimizer of named parameters, each of which must be in one of its `param_groups`.
+
+        Each group is a dict as torch's optimizers take it: 'params', a list of (name, parameter), 'lr', 'betas', 'eps',
+        and 'rate', the option of `train` that holds its learning rate. Groups may be split, if each part keeps its
+        'rate'. Before each step gankit sets 'lr' of every group and, where a group has them, 'betas'. The state of
+        each parameter must be tensors in `optimizer.state[parameter]`, so that checkpoints keep it.
+        """
 
 
 class Guidance(nn.Module, Component, ABC):

@@ -8,12 +8,11 @@ standard deviation in units of t. The paper is EDM2's; see also its appendix C.
 
 from __future__ import annotations
 
-import copy
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 MAX_LENGTH = 0.28  # just below 1 / sqrt(12), the length of a constant profile (gamma = 0)
 
@@ -80,39 +79,6 @@ def fit(
     return x[:, 0].tolist(), float((rest / norm).sqrt())
 
 
-class PowerAverages:
-    """Weight averages of networks with power-function profiles, updated in every step.
-
-    Args:
-        lengths: lengths of the profiles.
-        networks: networks by name; they are copied.
-    """
-
-    def __init__(self, lengths: Sequence[float], networks: Mapping[str, nn.Module]) -> None:
-        self.start = 0  # images at which averaging began
-        self.averages = {
-            length: {
-                name: copy.deepcopy(network).eval().requires_grad_(False)
-                for name, network in networks.items()
-            }
-            for length in lengths
-        }
-
-    @torch.no_grad()
-    def update(self, networks: Mapping[str, nn.Module], nimg: int, batch: int) -> None:
-        """Update the averages after a step of `batch` images, `nimg` being the count after it; buffers are copied."""
-        for length, averages in self.averages.items():
-            beta = beta_of(gamma_of(length), nimg - self.start, batch)
-            for name, average in averages.items():
-                network = networks[name]
-                torch._foreach_lerp_(list(average.parameters()), list(network.parameters()), 1 - beta)
-                for mine, theirs in zip(average.buffers(), network.buffers()):
-                    mine.copy_(theirs)
-
-    def modules(self) -> dict[str, nn.Module]:
-        """The averages by their names in checkpoints, 'posthoc-LENGTH.NETWORK'."""
-        return {
-            f"posthoc-{length:g}.{name}": module
-            for length, averages in self.averages.items()
-            for name, module in averages.items()
-        }
+def power_function(length: float) -> Callable[[int, int], float]:
+    """The decay of a `MovingAverage` whose profile has a length in (0, MAX_LENGTH]."""
+    return lambda images, batch: beta_of(gamma_of(length), images, batch)

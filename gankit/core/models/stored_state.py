@@ -8,19 +8,25 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from gankit.core.interfaces.networks import FeatureNetwork
+from gankit.core.interfaces.networks import FrozenNetwork
 from gankit.errors import GankitError
 
 
-def frozen_networks(module: nn.Module) -> dict[str, FeatureNetwork]:
+def frozen_networks(module: nn.Module) -> dict[str, FrozenNetwork]:
     """Pretrained frozen networks inside a module, by path."""
-    return {name: m for name, m in module.named_modules() if isinstance(m, FeatureNetwork)}
+    return {name: m for name, m in module.named_modules() if isinstance(m, FrozenNetwork)}
 
 
 def stored_state(module: nn.Module) -> dict[str, Tensor]:
     """State dict of a module without the tensors of frozen pretrained networks inside it."""
     prefixes = tuple(f"{name}." if name else "" for name in frozen_networks(module))
     return {k: v for k, v in module.state_dict().items() if not (prefixes and k.startswith(prefixes))}
+
+
+def stored_parameters(module: nn.Module) -> list[nn.Parameter]:
+    """All parameters of a module outside frozen networks."""
+    prefixes = tuple(f"{name}." if name else "" for name in frozen_networks(module))
+    return [p for name, p in module.named_parameters() if not (prefixes and name.startswith(prefixes))]
 
 
 def stored_buffers(module: nn.Module) -> list[Tensor]:

@@ -13,8 +13,8 @@ from gankit.core.interfaces.labels import Vocabulary
 from gankit.core.interfaces.training import Augmentation
 from gankit.core.models import build, stored_state
 from gankit.core.training.footprint import META
+from gankit.core.training.phases import Parts
 from gankit.core.training.scheduling import Schedules
-from gankit.core.training.step import Parts
 from gankit.errors import GankitError
 
 
@@ -42,7 +42,7 @@ def build_parts(recipe: Recipe, conditioner: Conditioner, device: torch.device) 
         d_conditioner = copy.deepcopy(conditioner).requires_grad_(False).to(device)
     G = build.build_generator(recipe, conditioner)
     D = build.channels_last(build.build_discriminator(recipe, conditioner), device).train()
-    return Parts(
+    parts = Parts(
         G=build.channels_last(G, device).train(),
         D=D,
         conditioner=conditioner.to(device),
@@ -58,6 +58,10 @@ def build_parts(recipe: Recipe, conditioner: Conditioner, device: torch.device) 
         augmentation=None if augmentation is None else augmentation.to(device),
         d_conditioner=d_conditioner,
     )
+    for module in parts.modules().values():
+        for network in stored_state.frozen_networks(module).values():
+            network.eval().requires_grad_(False)  # whatever its constructor has left
+    return parts
 
 
 def rehearse(recipe: Recipe, vocabulary: Vocabulary, device: torch.device = META) -> Parts:

@@ -1,14 +1,18 @@
-"""Carries weights, averages and optimiser state from one stage of a run into the next."""
+"""Carries weights, averages and optimizer state from one stage of a run into the next."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from gankit.core.training.optimizers import SECTIONS
+
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    import torch
+    from torch import nn
 
     from gankit.core.config.recipe import Recipe
+    from gankit.core.models.moving_average import MovingAverage
     from gankit.core.training.step import Stepper
 
 
@@ -16,11 +20,11 @@ if TYPE_CHECKING:
 def carry(
     old: Stepper, new: Stepper, before: Recipe, after: Recipe, restart: Sequence[str] = ()
 ) -> list[str]:
-    """Copy weights, averages and optimiser state of the old stage's networks into those of the new stage.
+    """Copy weights, averages and optimizer state of the old stage's networks into those of the new stage.
 
     Tensors are matched by name, as with `--init`. If G's architecture or its frozen parameters change, the new G starts
-    from the old EMA weights, as in StyleGAN-XL and StyleGAN-T; otherwise from the raw weights. Adam's moments are
-    copied for networks whose architecture is the same.
+    from the old EMA weights, as in StyleGAN-XL and StyleGAN-T; otherwise from the raw weights. The state of an
+    optimizer is copied for networks whose architecture is the same, if its section of the recipe is unchanged.
 
     Args:
         old: stepper at the end of the old stage.
@@ -50,7 +54,7 @@ def carry(
         ("discriminator", old.parts.D, new.parts.D),
         ("conditioner", raw_conditioner, new.parts.conditioner),
     ]
-    if new.conditioner_ema is not new.parts.conditioner:
+    if new.trains_conditioner:
         pairs.append(("conditioner", old.conditioner_ema, new.conditioner_ema))
     lines = [f"{kind}: begins anew" for kind in restart]
     for kind, source, target in pairs:
@@ -67,15 +71,24 @@ def carry(
             "to go on with it"
         )
     _carry_state(old, new, before, after)
-    _carry_moments(old, new, same)
-    averaged = old.posthoc.modules()
-    if not {"generator", "conditioner"} & set(restart) and _tensors_alike(averaged, new.posthoc.modules()):
-        new.posthoc.start = old.posthoc.start
-        for name, module in new.posthoc.modules().items():
-            _load(module, old.posthoc.modules()[name])
-    else:
-        new.posthoc.start = new.nimg
+    for side, optimizer in new.optimizers.items():
+        section = SECTIONS[side]
+        if getattr(before, section) == getattr(after, section):
+            _carry_moments(old, new, side, optimizer, same)
+    # for `gankit ema` all of them must have begun together
+    theirs, mine = _posthoc(old), _posthoc(new)
+    go_on = not {"generator", "conditioner"} & set(restart) and theirs.keys() == mine.keys()
+    go_on = go_on and all(_tensors_alike(theirs[name].networks, mine[name].networks) for name in mine)
+    for name, average in mine.items():
+        if go_on:
+            average.load_state_dict(theirs[name].state_dict(), "the stage before")
+        else:
+            average.start = new.nimg
     return lines
+
+
+def _posthoc(stepper: Stepper) -> dict[str, MovingAverage]:
+    return {name: average for name, average in stepper.averages.items() if name != "ema"}
 
 
 def _frozen(stepper: Stepper, root: str) -> list[str]:
@@ -112,20 +125,14 @@ def _carry_state(old: Stepper, new: Stepper, before: Recipe, after: Recipe) -> N
             _load(module, theirs[name])
 
 
-def _carry_moments(old: Stepper, new: Stepper, same: Mapping[str, bool]) -> None:
-    found: dict[str, dict[str, Tensor]] = {}
-    for root, module in old.parts.trainable().items():
-        for name, parameter in module.named_parameters():
-            for optimizer in (old.opt_g, old.opt_d):
-                if parameter in optimizer.state:
-                    found[f"{root}.{name}"] = optimizer.state[parameter]
-    for root, module in new.parts.trainable().items():
-        for name, parameter in module.named_parameters():
-            if not (same[root] and parameter.requires_grad and f"{root}.{name}" in found):
-                continue
-            optimizer = new.opt_d if root in ("discriminator", *_regularizers(new)) else new.opt_g
-            optimizer.state[parameter] = {k: v.clone() for k, v in found[f"{root}.{name}"].items()}
-
-
-def _regularizers(stepper: Stepper) -> list[str]:
-    return [f"regularizers.{name}" for name in stepper.parts.regularizers]
+def _carry_moments(
+    old: Stepper, new: Stepper, side: str, optimizer: torch.optim.Optimizer, same: Mapping[str, bool]
+) -> None:
+    """Copy the optimizer's state of parameters of the same name in networks that are the same."""
+    trained = {phase.side: phase.parameters for phase in old.phases}[side]
+    for phase in new.phases:
+        for name, parameter in phase.parameters.items() if phase.side == side and phase.main else ():
+            root = next(root for root in same if name.startswith(f"{root}."))
+            if same[root] and name in trained and trained[name] in old.optimizers[side].state:
+                state = old.optimizers[side].state[trained[name]]
+                optimizer.state[parameter] = {key: value.clone() for key, value in state.items()}

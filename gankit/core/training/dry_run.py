@@ -18,7 +18,8 @@ from gankit.core.models import stored_state
 from gankit.core.training.assembly import rehearse
 from gankit.core.training.footprint import META, NEEDS_NUMBERS, Footprint, Tally, footprint, meta_condition
 from gankit.core.training.freezing import freeze
-from gankit.core.training.step import Parts
+from gankit.core.training.optimizers import SECTIONS
+from gankit.core.training.phases import Losses, Parts, Phase, build_phases
 
 BATCH = 4  # the batch that runs through the networks to find output shapes
 DEPTH = 2  # sub-modules are shown down to this depth: synthesis.b64
@@ -54,25 +55,26 @@ def describe_training(recipe: Recipe) -> str:
     try:
         view = _View(rehearse(recipe, vocabulary))
         frozen = freeze(view.parts.trainable(), train.freeze)
-        costs = footprint(
-            view.parts, micro, view.label, averages=1 + len(train.posthoc_ema), d_steps=train.d_steps
-        )
+        phases = build_phases(Losses(view.parts, train, bf16=False))
+        costs = footprint(view.parts, recipe, micro, view.label)
     except NEEDS_NUMBERS:  # a plugin that reads tensor values
         view, costs = _View(rehearse(recipe, vocabulary, torch.device("cpu"))), None
         frozen = freeze(view.parts.trainable(), train.freeze)
+        phases = build_phases(Losses(view.parts, train, bf16=False))
         notes.append("memory cannot be estimated: a plugin of this recipe does not work on the meta device")
     if recipe.data.path is None and view.parts.conditioner.accepts & {"cls", "tags"}:
         notes.insert(0, f"no data is given: {ASSUMED:,} classes and tags are assumed")
     parts, spec = view.parts, view.parts.conditioner.spec
-    lines = [*_table(view.rows), ""]
+    lines = [*_table(view.rows, ("module", "parameters", "stored", "FLOPs", "output")), ""]
     lines += [
         f"condition: {spec.c_dim} numbers" + (f" and tokens of {spec.token_dim}" if spec.token_dim else ""),
         f"images: {view.images}, logits an image: {view.logits}",
     ]
     if frozen:
         lines.append(f"not trained: {len(frozen)} tensors, such as {frozen[0]}")
+    lines += ["", *_phase_table(phases, recipe, costs)]
     if costs is not None:
-        lines += _costs(costs, view.flops)
+        lines += ["", *_costs(costs, view.flops)]
     statistics = [parts.G.batch_statistics, parts.D.batch_statistics]
     statistics += [regularizer.batch_statistics for regularizer in parts.regularizers.values()]
     if train.top_k < 1 or "top_k" in recipe.schedules.get("train", {}):
@@ -125,8 +127,29 @@ class _View:
         return Label(next(iter(vocabulary.classes), None), texts=("a picture",))
 
 
-def _table(rows: list[tuple[str, ...]]) -> list[str]:
-    head = ("module", "parameters", "stored", "FLOPs", "output")
+def _phase_table(phases: list[Phase], recipe: Recipe, costs: Footprint | None) -> list[str]:
+    """The phases of a step in their order: what they train how often, FLOPs for each image that they see, memory."""
+    rows: list[tuple[str, ...]] = []
+    known = {cost.phase.name: cost for cost in costs.phases} if costs is not None else {}
+    for phase in phases:
+        numbers = sum(parameter.numel() for parameter in phase.parameters.values())
+        cost = known.get(phase.name)
+        rows.append(
+            (
+                phase.name,
+                phase.side,
+                "step" if phase.interval == 1 else f"{phase.interval} steps",
+                f"{numbers:,}",
+                getattr(recipe, SECTIONS[phase.side])["name"],
+                _si(cost.flops) if cost else "?",
+                f"{_si(cost.peak)}B" if cost else "?",
+            )
+        )
+    head = ("phase", "side", "every", "parameters", "optimizer", "FLOPs", "activations")
+    return _table(rows, head)
+
+
+def _table(rows: list[tuple[str, ...]], head: tuple[str, ...]) -> list[str]:
     numbers = ("parameters", "FLOPs")
     widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
     lines = []
@@ -137,13 +160,12 @@ def _table(rows: list[tuple[str, ...]]) -> list[str]:
 
 
 def _costs(costs: Footprint, flops: dict[str, float]) -> list[str]:
-    phases = ", ".join(f"{phase.name} {_si(phase.peak)}B" for phase in costs.phases)
     lines = [
         f"FLOPs an image, two for a multiply-add: G {_si(flops['G'])}, D {_si(flops['D'])}, "
         f"training {_si(costs.flops)}",
         f"memory for {costs.images} images at once in fp32, estimated: {_si(costs.total)}B = "
-        f"weights {_si(costs.weights)}B + gradients {_si(costs.gradients)}B + Adam {_si(costs.optimizer)}B + "
-        f"activations {_si(costs.activations)}B (phases: {phases})",
+        f"weights {_si(costs.weights)}B + gradients {_si(costs.gradients)}B + optimizers "
+        f"{_si(costs.optimizer)}B + activations {_si(costs.activations)}B, those of the largest phase",
     ]
     if costs.not_counted:
         lines.append(f"without {', '.join(dict.fromkeys(costs.not_counted))}, which cannot be estimated")

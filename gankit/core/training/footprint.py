@@ -1,15 +1,15 @@
 """Estimates FLOPs and memory of every phase of a training step by running it on torch's meta device.
 
 Meta tensors have shapes but no data, so a step of any network at any batch size runs in seconds and in no memory. The
-phases are those of `training/step.py`, forward and backward, without augmentation. Memory is the peak of a phase's live
-tensors, each freed after its last use; not included are work areas of convolutions, caches of allocators, and the
+phases are those of `training/phases.py`, forward and backward, without augmentation. Memory is the peak of a phase's
+live tensors, each freed after its last use; not included are work areas of convolutions, caches of allocators, and the
 process itself.
 """
 
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,11 +19,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
+from gankit.core.config.recipe import Recipe, TrainOptions
 from gankit.core.interfaces.conditions import Condition, CondSpec
 from gankit.core.interfaces.labels import Label
-from gankit.core.interfaces.training import Regularizer, StepContext
+from gankit.core.interfaces.training import StepContext
+from gankit.core.models.stored_state import stored_buffers, stored_parameters
 from gankit.core.runtime import random
-from gankit.core.training.step import Parts
+from gankit.core.training import optimizers
+from gankit.core.training.phases import Losses, Parts, Phase, build_phases
 from gankit.errors import GankitError
 
 META = torch.device("meta")
@@ -89,20 +92,18 @@ def _conv_backward_flops(grad: Tensor, x: Tensor, weight: Tensor, *rest: Any) ->
 
 
 @dataclass
-class Phase:
-    """One phase of a step, at one micro-batch.
+class PhaseCost:
+    """Cost of one phase of a step, at one micro-batch.
 
     Args:
-        name: 'D', 'G' or the name of a lazy regularizer.
-        peak: peak memory of its tensors in bytes, without weights, gradients and optimiser state.
+        phase: the phase.
+        peak: peak memory of its tensors in bytes, without weights, gradients and optimizer state.
         flops: floating-point operations for each image, two for a multiply-add; elementwise ones are not counted.
-        interval: the phase runs every `interval` steps.
     """
 
-    name: str
+    phase: Phase
     peak: int
     flops: float
-    interval: int = 1
 
 
 @dataclass
@@ -113,12 +114,12 @@ class Footprint:
     weights: int
     gradients: int
     optimizer: int
-    phases: list[Phase]
+    phases: list[PhaseCost]
     not_counted: list[str] = field(default_factory=list)  # plugins that do not work on the meta device
 
     @property
     def activations(self) -> int:
-        return max(phase.peak for phase in self.phases)
+        return max(cost.peak for cost in self.phases)
 
     @property
     def total(self) -> int:
@@ -127,67 +128,59 @@ class Footprint:
     @property
     def flops(self) -> float:
         """FLOPs of training for each image; a phase with interval k counts 1 / k."""
-        return sum(phase.flops / phase.interval for phase in self.phases)
+        return sum(cost.flops / cost.phase.interval for cost in self.phases)
 
 
-def footprint(parts: Parts, images: int, label: Label, *, averages: int = 1, d_steps: int = 1) -> Footprint:
+def footprint(parts: Parts, recipe: Recipe, images: int, label: Label) -> Footprint:
     """Run every phase of a training step on the meta device, where `parts` must be.
 
     Args:
         parts: networks and losses of a recipe; gradients and `requires_grad` of their parameters are changed.
+        recipe: the recipe.
         images: size of the micro-batch.
         label: a label such as the data has, for guidance.
-        averages: number of moving averages kept of G (and of a trained conditioner).
-        d_steps: D steps for one G step.
 
     Raises an error of NEEDS_NUMBERS if G, D or the loss reads tensor values; other plugins that do are listed in
     `not_counted`.
     """
-    G, D = parts.G, parts.D
-    d_side: list[nn.Module] = [D, *parts.regularizers.values()]
-    trained = {"G": _trained(G, parts.conditioner), "D": _trained(*d_side)}
+    # without style mixing, which is a coin's decision and runs the mapping network twice at most
+    train = recipe.train.model_copy(update={"style_mixing": 0.0})
+    losses = _CountedLosses(parts, train, bf16=False)
+    phases = build_phases(losses)
+    trained = {phase.side: list(phase.parameters.values()) for phase in phases}
+    averaged: list[nn.Module] = [parts.G]
+    if any(p.requires_grad for p in parts.conditioner.parameters()):
+        averaged.append(parts.conditioner)
+    modules: list[nn.Module] = [parts.G, parts.D, parts.conditioner]
+    modules += [*parts.regularizers.values(), *parts.guidance.values()]
+    modules += [] if parts.d_conditioner is None else [parts.d_conditioner]
+    averages = 1 + len(train.posthoc_ema)
     result = Footprint(
         images=images,
-        weights=_size(G) * (1 + averages)
-        + sum(_size(m) for m in [*d_side, parts.conditioner, *parts.guidance.values()]),
+        weights=sum(map(_size, modules)) + averages * sum(map(_average_size, averaged)),
         gradients=max(_bytes(side) for side in trained.values()),
-        optimizer=2 * sum(_bytes(side) for side in trained.values()),
+        optimizer=_optimizer_size(parts, recipe),
         phases=[],
+        not_counted=losses.not_counted,
     )
-    if any(p.requires_grad for p in parts.conditioner.parameters()):
-        result.weights += _size(parts.conditioner) * averages
-    if parts.d_conditioner is not None:
-        result.weights += _size(parts.d_conditioner)
-
-    lazy = {name: r for name, r in parts.regularizers.items() if r.interval > 1}
-    eager = {name: r for name, r in parts.regularizers.items() if r.interval == 1}
-    step = _Step(parts, images, [label] * images, eager, result.not_counted)
-    runs: list[tuple[str, str, int, Callable[[StepContext], Tensor]]] = [
-        ("D", "D", 1, step.d_main),
-        ("G", "G", d_steps, step.g_main),
-        *(
-            (name, r.side, r.interval * (d_steps if r.side == "G" else 1), lambda c, r=r: r.penalty(c).mean())
-            for name, r in lazy.items()
-        ),
-    ]
-    for name, side, interval, compute in runs:
-        for parameter in [*trained["G"], *trained["D"]]:
-            parameter.requires_grad_(False)
-        for parameter in trained[side]:
-            parameter.requires_grad_(True)
+    for phase in phases:
+        for side, parameters in trained.items():
+            for parameter in parameters:
+                parameter.requires_grad_(side == phase.side)
+        for parameter in trained[phase.side]:
             parameter.grad = torch.empty_like(parameter)  # so that gradients are not counted as activations
         try:
             with Tally() as tally:
-                compute(step.context(side)).backward()
+                phase.loss(_context(parts, phase.side, images, label)).backward()
         except NEEDS_NUMBERS:
-            if name in ("D", "G"):
+            if phase.main:
                 raise
-            result.not_counted.append(name)
+            result.not_counted.append(phase.name)
             continue
         finally:
-            for parameter in trained[side]:
+            for parameter in trained[phase.side]:
                 parameter.grad = None
-        result.phases.append(Phase(name, tally.peak, tally.flops / images, interval))
+        result.phases.append(PhaseCost(phase, tally.peak, tally.flops / images))
     return result
 
 
@@ -200,82 +193,60 @@ def meta_condition(spec: CondSpec, count: int) -> Condition:
     )
 
 
-class _Step:
-    """Losses of the main phases of `gankit.core.training.step`, for meta tensors."""
+class _CountedLosses(Losses):
+    """Losses on the meta device; what cannot work there is left out and noted in `not_counted`."""
 
-    def __init__(
-        self,
-        parts: Parts,
-        images: int,
-        labels: Sequence[Label],
-        eager: dict[str, Regularizer],
-        not_counted: list[str],
-    ) -> None:
-        self.parts, self.images, self.labels = parts, images, labels
-        self.eager, self.not_counted = eager, not_counted
+    def __init__(self, parts: Parts, train: TrainOptions, bf16: bool) -> None:
+        super().__init__(parts, train, bf16)
+        self.not_counted: list[str] = []
 
-    def context(self, side: str) -> StepContext:
-        G = self.parts.G
-        cond = meta_condition(self.parts.conditioner.spec, self.images)
-        return StepContext(
-            side=side,
-            G=G,
-            D=self.parts.D,
-            real=torch.empty(self.images, *G.image_shape, device=META),
-            cond=cond,
-            full_cond=cond,
-            augment=lambda images: images,
-            sample_z=lambda count: random.randn(count, G.z_dim, device=META),
-            nimg=0,
-        )
-
-    def d_main(self, context: StepContext) -> Tensor:
-        with torch.no_grad():
-            fake = context.features["fake"] = self._fake(context)
-        D = context.D
-        context.features["fake features"] = D.features(fake)
-        fake_logits = D.score(context.features["fake features"], context.cond)
-        context.features["real"] = D.features(context.real)
-        real_logits = D.score(context.features["real"], context.cond)
-        return self.parts.loss.d_loss(real_logits, fake_logits).mean() + sum(self._penalties("D", context))
-
-    def g_main(self, context: StepContext) -> Tensor:
-        D, adversarial = context.D, self.parts.loss
-        fake = context.features["fake"] = self._fake(context)
-        context.features["fake features"] = D.features(fake)
-        fake_logits = D.score(context.features["fake features"], context.cond)
-        real_logits = None
-        if adversarial.g_needs_real:
-            with torch.no_grad():
-                real_logits = D(context.real, context.cond)
-        loss = adversarial.g_loss(fake_logits, real_logits).mean()
-        for name, guidance in self.parts.guidance.items():
-            try:
-                loss = loss + guidance.loss(fake, Condition(), self.labels).mean()
-            except (*NEEDS_NUMBERS, GankitError):  # such as an assumed class that a classifier does not know
-                self.not_counted.append(name)
-        return loss + sum(self._penalties("G", context))
-
-    def _fake(self, context: StepContext) -> Tensor:
-        ws = context.G.mapping(context.sample_z(self.images), context.cond)
-        return context.G.synthesis(ws, context.cond)
-
-    def _penalties(self, side: str, context: StepContext) -> Iterator[Tensor]:
-        for name, regularizer in self.eager.items():
-            if regularizer.side in (side, "both"):
-                try:
-                    yield regularizer.penalty(context).mean()
-                except NEEDS_NUMBERS:
-                    self.not_counted.append(name)
+    def term(self, name: str, step: StepContext, compute: Callable[[], Tensor]) -> Tensor:
+        try:
+            return compute()
+        except (*NEEDS_NUMBERS, GankitError):  # such as an assumed class that a classifier does not know
+            self.not_counted.append(name.split("/")[1])
+            return torch.zeros((), device=META)
 
 
-def _trained(*modules: nn.Module) -> list[nn.Parameter]:
-    return [p for module in modules for p in module.parameters() if p.requires_grad]
+def _context(parts: Parts, side: str, images: int, label: Label) -> StepContext:
+    G, cond = parts.G, meta_condition(parts.conditioner.spec, images)
+    return StepContext(
+        side=side,
+        G=G,
+        D=parts.D,
+        real=torch.empty(images, *G.image_shape, device=META),
+        cond=cond,
+        full_cond=cond,
+        augment=lambda images, *, fake=False: images,
+        sample_z=lambda count: random.randn(count, G.z_dim, device=META),
+        nimg=0,
+        labels=[label] * images,
+    )
 
 
-def _bytes(tensors: Sequence[Tensor]) -> int:
+def _optimizer_size(parts: Parts, recipe: Recipe) -> int:
+    """Bytes of the optimizers' tensors after one step, as large as parameters; step counters are not counted."""
+    size = 0
+    for side, named in parts.trained().items():
+        optimizer = optimizers.build(recipe, side, named, parts.regularizers)
+        for group in optimizer.param_groups:
+            for parameter in group["params"]:
+                parameter.grad = torch.zeros_like(parameter)
+        optimizer.step()
+        for parameter, state in optimizer.state.items():
+            parameter.grad = None
+            size += _bytes([t for t in state.values() if isinstance(t, Tensor) and t.dim()])
+    return size
+
+
+def _bytes(tensors: Iterable[Tensor]) -> int:
     return sum(t.numel() * t.element_size() for t in tensors)
 
 
 def _size(module: nn.Module) -> int:
     return _bytes([*module.parameters(), *module.buffers()])
+
+
+def _average_size(module: nn.Module) -> int:
+    """Bytes of a moving average, which shares frozen networks."""
+    return _bytes([*stored_parameters(module), *stored_buffers(module)])

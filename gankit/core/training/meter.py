@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from gankit.core.interfaces.networks import FeatureNetwork
+from gankit.core.interfaces.networks import FrozenNetwork
 
 
 @dataclass
@@ -44,12 +44,12 @@ class Meter:
             table.clear()
 
     def watch_frozen(self, module: nn.Module) -> None:
-        """Register hooks that add the forward and backward time of every `FeatureNetwork` in a module to 'frozen'.
+        """Register hooks that add the forward and backward time of every `FrozenNetwork` in a module to 'frozen'.
 
         Exact on a CPU; on a GPU, where kernels run asynchronously, it is the time to launch them.
         """
         for network in module.modules():
-            if isinstance(network, FeatureNetwork):
+            if isinstance(network, FrozenNetwork):
                 started: dict[str, float] = {}
                 network.register_forward_pre_hook(self._enter(started))
                 network.register_forward_hook(self._leave(started))

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
 import torch
-from torch import Tensor, nn
 
 from gankit.core.checkpoints import folders
 from gankit.core.config import recipe as recipes
@@ -16,22 +15,24 @@ from gankit.core.interfaces.conditions import Conditioner
 from gankit.core.models import model_folder, stored_state
 from gankit.core.runtime import distributed, tensor_files
 from gankit.core.runtime.tensor_files import sha256_of
-from gankit.core.training import run_folder
 from gankit.core.training.step import Stepper
 from gankit.errors import GankitError
 
 STATE = "training/state.json"
 FORMAT = 1  # of that file and of the next
 SNAPSHOTS, SNAPSHOT = "posthoc", "posthoc.json"
+COUNTERS = ("nimg", "step", "bad_total", "stage_start")
 
 
 def ties(fingerprint: str, stepper: Stepper) -> dict[str, Any]:
     """Fingerprint of the data, hashes of frozen networks and encoders: what a run depends on without storing it."""
     parts = stepper.parts
     frozen = {}
-    for name, module in {"generator": parts.G, "discriminator": parts.D, **parts.guidance}.items():
+    for name, module in parts.modules().items():
+        if name == "conditioner":  # its encoders are loaded when they are first needed
+            continue
         for path, network in stored_state.frozen_networks(module).items():
-            frozen[f"{name}.{path}"] = network.identity()
+            frozen[f"{name.removeprefix('guidance.')}.{path}"] = network.identity()
     if parts.d_conditioner is not None:
         frozen["conditioner"] = {
             "name": "encoder",
@@ -75,6 +76,7 @@ def save_checkpoint(
     """
     final = run / "checkpoints" / f"{stepper.nimg:09d}"
     if stepper.world.main:
+        state = stepper.state_dict()
         with folders.FolderWriter(final) as folder:
             files = model_folder.save_model(
                 folder,
@@ -85,23 +87,21 @@ def save_checkpoint(
                 encoders=ties["encoders"],
             )
             (folder / "training").mkdir()
-            for name, tensors in _training_state(stepper).items():
-                files[name] = tensor_files.save_tensors(folder / name, tensors)
-            state = {
+            for name, (*path, last) in _places(state).items():
+                if name not in files:  # else it is one of the model's own
+                    files[name] = tensor_files.save_tensors(folder / name, _inner(state, path)[last])
+            page = {
                 "format": FORMAT,
-                "nimg": stepper.nimg,
-                "step": stepper.step,
-                "signs": stepper.signs.tolist(),
-                "bad_total": stepper.bad_total,
+                **{name: state[name] for name in COUNTERS},
+                "signs": state["signs"].tolist(),
                 "stage": stage,
                 "stage_over": stage_over,
-                "stage_start": stepper.stage_start,
-                "posthoc_start": stepper.posthoc.start,
+                "posthoc_start": max(average["start"] for average in state["averages"].values()),
                 "op_backends": op_backends,
                 "files": files,
                 **ties,
             }
-            tensor_files.write_json(folder / STATE, state)
+            tensor_files.write_json(folder / STATE, page)
         folders.prune(run, keep, spared)
     distributed.barrier()
     return final
@@ -111,17 +111,18 @@ def save_snapshots(run: Path, recipe: Recipe, stepper: Stepper, ties: dict[str, 
     """Write posthoc/NNN-LENGTH, a model folder for each of the averages that `gankit ema` works on."""
     if not stepper.world.main:
         return
-    for length, networks in stepper.posthoc.averages.items():
+    for length in stepper.train.posthoc_ema:
+        average = stepper.averages[f"posthoc-{length:g}"]
         with folders.FolderWriter(run / SNAPSHOTS / f"{stepper.nimg:09d}-{length:g}") as folder:
             model_folder.save_model(
                 folder,
                 recipe,
-                cast(Conditioner, networks.get("conditioner", stepper.parts.conditioner)),
-                stored_state.stored_state(networks["generator"]),
+                cast(Conditioner, average.networks.get("conditioner", stepper.parts.conditioner)),
+                stored_state.stored_state(average.networks["generator"]),
                 nimg=stepper.nimg,
                 encoders=ties["encoders"],
             )
-            page = {"format": FORMAT, "nimg": stepper.nimg, "length": length, "start": stepper.posthoc.start}
+            page = {"format": FORMAT, "nimg": stepper.nimg, "length": length, "start": average.start}
             tensor_files.write_json(folder / SNAPSHOT, page)
 
 
@@ -130,99 +131,64 @@ def restore(folder: Path, recipe: Recipe, stepper: Stepper, ties: dict[str, Any]
 
     Raises GankitError if it is damaged or belongs to another recipe, other data or other networks.
     """
-    state = tensor_files.read_json(folder / STATE, FORMAT)
+    page = tensor_files.read_json(folder / STATE, FORMAT)
     differences = recipes.read(str(folder / "recipe.yaml")).differences(recipe)
     if differences:
         raise GankitError(f"the checkpoint {folder} is of another recipe: {'; '.join(differences[:12])}")
-    if state["data"] != ties["data"]:
+    if page["data"] != ties["data"]:
         raise GankitError(
             "the data set has changed since this run began, so it cannot continue exactly; "
             f"restore the data, or start a new run with --init {folder.parent.parent}"
         )
-    for path, identity in state["frozen"].items():
+    for path, identity in page["frozen"].items():
         if ties["frozen"].get(path) != identity:
             raise GankitError(
                 f"the frozen network {identity['name']!r} ({path}) has other weights than in this run; "
                 "install the package or file that it was started with"
             )
-    if state["encoders"] != ties["encoders"]:
+    if page["encoders"] != ties["encoders"]:
         raise GankitError(model_folder.OTHER_ENCODER.format(folder))
     files = {
         name: tensor_files.load_tensors(folder / name, checksum)[0]
-        for name, checksum in state["files"].items()
+        for name, checksum in page["files"].items()
     }
 
-    def take(name: str) -> dict[str, torch.Tensor]:
+    state = stepper.state_dict()  # has the places of all tensors
+    for name, (*path, last) in _places(state).items():
         if name not in files:
             raise GankitError(
                 f"{folder} lacks {name}: it was written with other plugins; continue with those"
             )
-        return files[name]
-
-    for name, module in _modules(stepper).items():
-        stored_state.load_stored(module, take(name), folder / name)
-    for name, optimizer in _optimizers(stepper).items():
-        run_folder.load_optimizer(optimizer, take(name), folder / name)
-    stepper.nimg, stepper.step, stepper.bad_total = state["nimg"], state["step"], state["bad_total"]
-    stepper.signs = torch.tensor(state["signs"], dtype=torch.float64)
-    stepper.stage_start = state.get("stage_start", 0)
-    stepper.posthoc.start = state.get("posthoc_start", 0)
-    backends: dict[str, str] | None = state.get("op_backends")
+        _inner(state, path)[last] = files[name]
+    state.update({name: page.get(name, 0) for name in COUNTERS})
+    state["signs"] = torch.tensor(page["signs"], dtype=torch.float64)
+    for name, average in state["averages"].items():
+        average["start"] = 0 if name == "ema" else page.get("posthoc_start", 0)
+    stepper.load_state_dict(state, f"the checkpoint {folder}")
+    backends: dict[str, str] | None = page.get("op_backends")
     return backends
 
 
-def _modules(stepper: Stepper) -> dict[str, nn.Module]:
-    """Modules with parameters or state by file name, the averages in the model's own files included."""
-    modules: dict[str, nn.Module] = {
-        "generator.safetensors": stepper.G_ema,
-        "training/generator.safetensors": stepper.parts.G,
-        "training/discriminator.safetensors": stepper.parts.D,
+def _places(state: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
+    """File of a checkpoint -> the path in a stepper's state of the tensors that it holds."""
+    places: dict[str, tuple[str, ...]] = {
+        f"training/{name}.safetensors": ("modules", name) for name in state["modules"]
     }
-    if stored_state.stored_state(stepper.conditioner_ema):  # trained now, or in an earlier stage
-        modules["conditioner.safetensors"] = stepper.conditioner_ema
-    if stepper.conditioner_params:
-        modules["training/conditioner.safetensors"] = stepper.parts.conditioner
-    for name, module in {**stepper.parts.stateful(), **stepper.posthoc.modules()}.items():
-        if module.state_dict():
-            modules[f"training/{name}.safetensors"] = module
-    return modules
+    for average, inner in state["averages"].items():
+        for network in inner["networks"]:
+            # the EMA are the model's own files
+            file = network if average == "ema" else f"training/{average}.{network}"
+            places[f"{file}.safetensors"] = ("averages", average, "networks", network)
+    if "conditioner" in state["modules"] and "conditioner.safetensors" not in places:
+        # trained in an earlier stage only
+        places["conditioner.safetensors"] = places.pop("training/conditioner.safetensors")
+    for side in state["optimizers"]:
+        places[f"training/optimizer_{side.lower()}.safetensors"] = ("optimizers", side)
+    return places
 
 
-def _optimizers(stepper: Stepper) -> dict[str, torch.optim.Optimizer]:
-    return {
-        "training/optimizer_g.safetensors": stepper.opt_g,
-        "training/optimizer_d.safetensors": stepper.opt_d,
-    }
-
-
-def _training_state(stepper: Stepper) -> dict[str, dict[str, torch.Tensor]]:
-    """Tensors by file name, without the model's own."""
-    tensors = {
-        name: stored_state.stored_state(module)
-        for name, module in _modules(stepper).items()
-        if name.startswith("training/")
-    }
-    return tensors | {name: run_folder.optimizer_state(o) for name, o in _optimizers(stepper).items()}
-
-
-def optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """State tensors of an optimizer as 'index.key'; hyper-parameters come from the recipe."""
-    state = optimizer.state_dict()["state"]
-    return {f"{i}.{k}": torch.as_tensor(v) for i, entry in state.items() for k, v in entry.items()}
-
-
-def load_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor], origin: Path) -> None:
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    for name, tensor in tensors.items():
-        index, _, key = name.partition(".")
-        if not index.isdigit() or int(index) >= len(parameters):
-            raise GankitError(
-                f"{origin} does not fit this run's optimiser (entry {name!r}); use --init instead"
-            )
-        parameter = parameters[int(index)]
-        if tensor.shape == parameter.shape:
-            slot = torch.empty_like(parameter, requires_grad=False)  # keeps the parameter's memory format
-            optimizer.state[parameter][key] = slot.copy_(tensor)
-        else:
-            fused = optimizer.defaults.get("fused")  # keeps its step counters on the parameters' device
-            optimizer.state[parameter][key] = tensor.to(parameter.device if fused else "cpu", copy=True)
+def _inner(state: Any, path: Sequence[str]) -> Any:
+    """The mapping at a path in nested mappings."""
+    for key in path:
+        state = state[key]
+    return state

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from gankit.core.config.schedules import Number, Schedule, own_value, scheduled_entries
 from gankit.errors import GankitError
 
 if TYPE_CHECKING:
     from gankit.core.config.recipe import Recipe, TrainOptions
-from gankit.core.config.schedules import Schedule, own_value, scheduled_entries
 
 
 @dataclass
@@ -19,6 +20,17 @@ class _Target:
     own: Any
     owner: Any
     option: str
+
+    def get(self) -> Number:
+        current = getattr(self.owner, self.option)
+        return current.item() if hasattr(current, "fill_") else current  # a buffer, or a plain number
+
+    def set(self, value: Number) -> None:
+        current = getattr(self.owner, self.option)
+        if hasattr(current, "fill_"):
+            current.fill_(value)
+        else:
+            setattr(self.owner, self.option, value)
 
 
 class Schedules:
@@ -48,11 +60,17 @@ class Schedules:
         for target in self.targets:
             images = nimg - (stage_start if target.schedule.since == "stage" else 0)
             value = target.schedule.value(target.own, images)
-            current = getattr(target.owner, target.option)
-            if hasattr(current, "fill_"):  # a buffer
-                current.fill_(value)
-            else:
-                setattr(target.owner, target.option, value)
+            target.set(value)
             if not isinstance(value, tuple):
                 values[".".join(target.path)] = value
         return values
+
+    def state_dict(self) -> dict[str, Number]:
+        """The scheduled options' values of now, by dotted path."""
+        return {".".join(target.path): target.get() for target in self.targets}
+
+    def load_state_dict(self, state: Mapping[str, Number]) -> None:
+        """Set options to values that `state_dict` returned, until the next `apply`; others stay."""
+        for target in self.targets:
+            if ".".join(target.path) in state:
+                target.set(state[".".join(target.path)])

@@ -31,7 +31,8 @@ from gankit.core.runtime.progress import Progress
 from gankit.core.training import carry_over, journal, run_folder
 from gankit.core.training.assembly import build_parts, check_stages
 from gankit.core.training.attachments import Attachments, Observer
-from gankit.core.training.step import Parts, Stepper
+from gankit.core.training.phases import Parts
+from gankit.core.training.step import Stepper
 from gankit.errors import GankitError
 
 LOCK = ".lock"  # in the run's folder, held by the process that trains there

@@ -81,7 +81,7 @@ class CLIPTextConditioner(EncodedText):
     def identity(self) -> dict[str, str]:
         if self.trainable:
             return {}
-        encoder = self._frozen[0] if self._frozen else self.load_encoder()
+        encoder = self.load_encoder() if self.frozen is None else self.frozen.network
         return {"sha256": sha256_of(encoder.state_dict())}
 
 

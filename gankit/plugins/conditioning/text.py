@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from gankit.core.data.text_cache import TextCache
 from gankit.core.interfaces.conditions import Condition, Conditioner, CondSpec
 from gankit.core.interfaces.labels import Label, Vocabulary
+from gankit.core.interfaces.networks import Pretrained
 from gankit.core.models.pretrained import find_folder, read_safetensors, shapes_only
-from gankit.core.nn.attention_pool import AttentionPool
 from gankit.core.runtime.random import rand, randn
 from gankit.core.runtime.tensor_files import sha256_of
 from gankit.errors import GankitError
@@ -31,8 +31,7 @@ from gankit.plugins.conditioning.attention_pool import load_pool
 class EncodedText(Conditioner):
     """Base of conditioners with a text encoder: loading on first use, embedding cache, empty texts, dropout and noise.
 
-    A frozen encoder is loaded at the first text that the cache lacks and is not part of the state dict; `identity`
-    references it. A trainable one is loaded at once and is a module like any other, always in eval mode. Constructors
+    A frozen encoder is loaded at the first text that the cache lacks; checkpoints reference it by `identity`. A trainable one is loaded at once and is a module like any other, always in eval mode. Constructors
     end with `set_up`.
     """
 
@@ -49,7 +48,7 @@ class EncodedText(Conditioner):
         self.trainable, self.noise, self.dropout = trainable, noise, dropout
         self._captioned = self._total = 0
         self._cache: TextCache | None = None
-        self._frozen: list[nn.Module] = []  # a list, so that torch does not register the encoder
+        self.frozen: Pretrained | None = None
         self.register_buffer("_anchor", torch.empty(0), persistent=False)
 
     def set_up(self, *, c_dim: int, token_dim: int = 0) -> None:
@@ -133,9 +132,9 @@ class EncodedText(Conditioner):
 
         def one(text: str) -> Tensor:
             """Encode a text as a row of fixed width: embedding, number of tokens, zero-padded tokens."""
-            if not self._frozen:
-                self._frozen.append(self.load_encoder().eval().requires_grad_(False))
-            encoder = self._frozen[0].to(self._anchor.device)
+            if self.frozen is None:
+                self.frozen = Pretrained(self.encoder_name, self.load_encoder()).to(self._anchor.device)
+            encoder = self.frozen.network
             with torch.no_grad(), torch.autocast(self._anchor.device.type, enabled=False):
                 got = self.features(encoder, [text])
             if got.embedding is None or got.tokens is None:
@@ -219,7 +218,7 @@ class TextConditioner(EncodedText):
             )
         if max_length < 3:
             raise GankitError(f"max_length = {max_length} of conditioner 'text' must be at least 3")
-        self._pool_module: list[AttentionPool] = []  # a list, so that torch does not register it
+        self.pool: Pretrained | None = None
         if (pooling == "attention") != (pool_weights is not None):
             raise GankitError(
                 "conditioner 'text': pooling 'attention' and pool_weights go together; set both or none"
@@ -229,14 +228,14 @@ class TextConditioner(EncodedText):
                 raise GankitError(
                     "conditioner 'text': pooling 'attention' reads one layer; set layers to a single one"
                 )
-            self._pool_module.append(load_pool(pool_weights, hidden))
+            self.pool = Pretrained(pool_weights, load_pool(pool_weights, hidden))
         if trainable and dtype != "float32":
             raise GankitError(
                 f"dtype = {dtype} of conditioner 'text' does not go with trainable; remove one of them"
             )
         c_dim = sum(self._config.projection_dim if self._projected(layer) else hidden for layer in layers)
-        if self._pool_module:
-            c_dim = self._pool_module[0].width
+        if self.pool is not None:
+            c_dim = self.pool.network.width
         self.set_up(c_dim=c_dim, token_dim=hidden if tokens else 0)
 
     def _read_config(self) -> None:
@@ -341,14 +340,15 @@ class TextConditioner(EncodedText):
         if self.pooling == "eos":  # tokenizers put it last, also after cutting
             return hidden[torch.arange(len(hidden), device=hidden.device), mask.sum(dim=1) - 1]
         if self.pooling == "attention":
-            return self._pool_module[0].to(hidden.device)(hidden, mask)
+            assert self.pool is not None
+            return self.pool.network(hidden, mask)
         if self.pooling == "max":
             return hidden.masked_fill(~mask[:, :, None], -torch.inf).amax(dim=1)
         return (hidden * mask[:, :, None]).sum(dim=1) / mask.sum(dim=1, keepdim=True)
 
     def cache_key(self) -> str:
         options = (self.pooling, self.layers, self.normalize, self.scale, self.max_length, self.dtype)
-        pools = [sha256_of(pool.state_dict()) for pool in self._pool_module]
+        pools = [] if self.pool is None else [sha256_of(self.pool.network.state_dict())]
         return json.dumps([folder_digest(self._folder), *options, *pools])
 
     def identity(self) -> dict[str, str]:
@@ -358,8 +358,8 @@ class TextConditioner(EncodedText):
         for file in sorted(self._folder.glob("*.safetensors")):
             tensors |= read_safetensors(file)
         identity = {"sha256": sha256_of(tensors)}
-        if self._pool_module:
-            identity["pool"] = sha256_of(self._pool_module[0].state_dict())
+        if self.pool is not None:
+            identity["pool"] = sha256_of(self.pool.network.state_dict())
         return identity
 
 

@@ -86,9 +86,6 @@ class CLIPImage(FeatureNetwork):
         result = self.visual(self._enter(images))
         return result[0] if isinstance(result, tuple) else result
 
-    def identity(self) -> dict[str, str]:
-        return {"name": self.name, "sha256": self._sha256}
-
 
 def _random_tower(model: str, seed: int) -> nn.Module:
     import open_clip

@@ -168,9 +168,6 @@ class Inception(FeatureNetwork):
         y = F.max_pool2d(self.Conv2d_4a_3x3(self.Conv2d_3b_1x1(x)), 3, 2)
         return x, self.Mixed_5d(self.Mixed_5c(self.Mixed_5b(y)))
 
-    def identity(self) -> dict[str, str]:
-        return {"name": self.name, "sha256": self._sha256}
-
 
 def resize_like_tensorflow(images: Tensor, side: int) -> Tensor:
     """Resize [B, C, H, W] -> [B, C, side, side] by TensorFlow 1's bilinear filter: sample i lies at i times the

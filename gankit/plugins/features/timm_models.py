@@ -53,9 +53,6 @@ class TimmFeatures(FeatureNetwork):
     def logits(self, images: Tensor) -> Tensor:
         return self.network(self.normalise(images)) if self.num_logits else super().logits(images)
 
-    def identity(self) -> dict[str, str]:
-        return {"name": self.name, "sha256": self._sha256}
-
 
 def _create(model: str, model_args: dict[str, Any]) -> nn.Module:
     if not timm.is_model(model.split(".")[0]):

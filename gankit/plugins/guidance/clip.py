@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from gankit.core.data.text_cache import TextCache
 from gankit.core.interfaces.conditions import Condition, embedding_of
 from gankit.core.interfaces.labels import Label
-from gankit.core.interfaces.networks import Composition
+from gankit.core.interfaces.networks import Composition, Pretrained
 from gankit.core.interfaces.training import Guidance
 from gankit.core.nn.rgb import to_rgb
 from gankit.core.runtime.random import randint
@@ -44,7 +45,7 @@ class CLIPGuidance(Guidance):
                 f"crop = {crop} of guidance 'clip' must be a number of pixels, or 0 for no crop"
             )
         self.weight, self.crop = weight, crop
-        self.clip: Any = load_clip(model, pretrained)
+        self.frozen = Pretrained(f"CLIP {model}, {Path(pretrained).name}", load_clip(model, pretrained))
         self._tokenizer = clip_tokenizer(model)
         self._texts = TextCache(None, "", clip_config(model)["embed_dim"])
         size = self.clip.visual.image_size
@@ -62,8 +63,9 @@ class CLIPGuidance(Guidance):
             "add a conditioner of texts, such as clip-text, or remove the guidance"
         )
 
-    def train(self, mode: bool = True) -> CLIPGuidance:
-        return super().train(False)
+    @property
+    def clip(self) -> Any:
+        return self.frozen.network
 
     def loss(self, images: Tensor, cond: Condition, labels: Sequence[Label]) -> Tensor:
         images = self._random_crop(

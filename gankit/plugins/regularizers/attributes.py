@@ -38,6 +38,7 @@ class Attributes(Regularizer):
 
     side = "both"
     second_order = False
+    precision = "mixed"
 
     conformance = {"certainty": 0.51}  # before training, the classifier on conditions is not certain
 

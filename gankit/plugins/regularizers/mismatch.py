@@ -32,6 +32,7 @@ class Mismatch(Regularizer):
 
     side = "D"
     second_order = False
+    precision = "mixed"
     batch_statistics = "mismatched conditions"
 
     def __init__(

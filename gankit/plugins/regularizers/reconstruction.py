@@ -26,6 +26,7 @@ class Reconstruction(Regularizer):
 
     side = "G"
     second_order = False
+    precision = "mixed"
 
     def __init__(self, *, weight: float = 50.0, until_kimg: float = 30.0, final_weight: float = 0.0) -> None:
         super().__init__()

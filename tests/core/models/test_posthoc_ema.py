@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from gankit.core.models.posthoc_ema import PowerAverages, beta_of, fit, gamma_of, inner_products, length_of
+from gankit.core.models.moving_average import MovingAverage
+from gankit.core.models.posthoc_ema import beta_of, fit, gamma_of, inner_products, length_of, power_function
 
 GRID = (np.arange(200_000) + 0.5) / 200_000  # midpoints of (0, 1]
 
@@ -72,32 +73,33 @@ def test_reconstruction_is_near_to_direct_tracking(length: float) -> None:
     """Of weights that drift and jitter, as in training."""
     generator = torch.Generator().manual_seed(0)
     network = nn.Linear(16, 16)
-    tracked, direct = PowerAverages([0.05, 0.1], {"g": network}), PowerAverages([length], {"g": network})
+    direct = MovingAverage({"g": network}, power_function(length))
+    tracked = {key: MovingAverage({"g": network}, power_function(key)) for key in (0.05, 0.1)}
     walk, snapshots, batch, steps = torch.zeros(16, 16), [], 4, 4000
     for step in range(1, steps + 1):
         walk = walk + 0.02 * torch.randn(16, 16, generator=generator)
         with torch.no_grad():
             network.weight.copy_(walk + 0.2 * torch.randn(16, 16, generator=generator))
-        for averages in (tracked, direct):
-            averages.update({"g": network}, step * batch, batch)
+        for average in (*tracked.values(), direct):
+            average.update({"g": network}, step * batch, batch)
         if step % 80 == 0:
             snapshots += [
-                (step * batch, key, averages["g"].weight.clone().double())
-                for key, averages in tracked.averages.items()
+                (step * batch, key, average.networks["g"].weight.clone().double())
+                for key, average in tracked.items()
             ]
-    wanted = direct.averages[length]["g"].weight
+    wanted = direct.networks["g"].weight
     times, lengths, tensors = zip(*snapshots)
     weights, _ = fit(times, lengths, steps * batch, length)
     found = sum(w * tensor for w, tensor in zip(weights, tensors))
     error = (found - wanted).norm() / wanted.norm()
-    nearest = min((tracked.averages[key]["g"].weight - wanted).norm() / wanted.norm() for key in (0.05, 0.1))
+    nearest = min((tracked[key].networks["g"].weight - wanted).norm() / wanted.norm() for key in (0.05, 0.1))
     assert error < 1e-3
     assert error < nearest / 100
 
 
 def test_the_first_update_takes_the_weights_as_they_are() -> None:
     assert beta_of(6.94, 32, 32) == 0
-    averages, network = PowerAverages([0.1], {"g": nn.Linear(2, 2)}), nn.Linear(2, 2)
-    averages.start = 100
-    averages.update({"g": network}, 108, 8)
-    assert torch.equal(averages.averages[0.1]["g"].weight, network.weight)
+    average, network = MovingAverage({"g": nn.Linear(2, 2)}, power_function(0.1)), nn.Linear(2, 2)
+    average.start = 100
+    average.update({"g": network}, 108, 8)
+    assert torch.equal(average.networks["g"].weight, network.weight)

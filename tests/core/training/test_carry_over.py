@@ -45,10 +45,10 @@ def test_what_a_new_stage_starts_from(images: Path, tmp_path: Path, monkeypatch:
     grown, all_of_it = steppers[1:]
     first = all_of_it.parts.D.b16.conv0.weight  # type: ignore[union-attr, attr-defined]
     # main steps and the lazy regularizer's: moments went on from stage 2, which began anew
-    assert grown.opt_d.state[grown.parts.D.b16.conv0.weight]["step"] == 3 + 2  # type: ignore[union-attr, attr-defined, index]
-    assert all_of_it.opt_d.state[first]["step"] == 5 + 1
-    assert grown.posthoc.start == 16
-    assert all_of_it.posthoc.start == 16
+    assert grown.optimizers["D"].state[grown.parts.D.b16.conv0.weight]["step"] == 3 + 2  # type: ignore[union-attr, attr-defined, index]
+    assert all_of_it.optimizers["D"].state[first]["step"] == 5 + 1
+    assert grown.averages["posthoc-0.1"].start == 16
+    assert all_of_it.averages["posthoc-0.1"].start == 16
 
 
 def test_networks_that_begin_anew(images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -67,8 +67,8 @@ def test_networks_that_begin_anew(images: Path, tmp_path: Path, monkeypatch: pyt
     assert all(value for name, value in changed.items() if name.startswith("training/discriminator"))
     assert not any(value for name, value in changed.items() if name.startswith("training/generator"))
     last = list(dict.fromkeys(kept))[-1]
-    assert last.opt_d.state[last.parts.D.b16.conv0.weight]["step"] <= 2  # type: ignore[union-attr, attr-defined, index]
-    assert last.opt_g.state[last.parts.G.synthesis.b16.conv1.weight]["step"] > 2  # type: ignore[union-attr, attr-defined, index]
+    assert last.optimizers["D"].state[last.parts.D.b16.conv0.weight]["step"] <= 2  # type: ignore[union-attr, attr-defined, index]
+    assert last.optimizers["G"].state[last.parts.G.synthesis.b16.conv1.weight]["step"] > 2  # type: ignore[union-attr, attr-defined, index]
 
 
 def test_a_stage_that_changes_nothing_changes_nothing(images: Path, tmp_path: Path) -> None:

@@ -95,8 +95,8 @@ def test_the_estimate_is_near_what_torch_allocates() -> None:
     """One training step on the CPU under torch's profiler; gradients and activations come and go in it."""
     recipe = recipes.read("stylegan2", CHANGES)
     parts = rehearse(recipe, assumed_vocabulary())
-    estimate = footprint(parts, recipe.train.batch, Label())
-    assert [phase.name for phase in estimate.phases] == ["D", "G", "path-length"]
+    estimate = footprint(parts, recipe, recipe.train.batch, Label())
+    assert [cost.phase.name for cost in estimate.phases] == ["G", "path-length", "D"]
 
     device = pick_device("cpu")
     parts = rehearse(recipe, assumed_vocabulary(), device)
@@ -118,7 +118,7 @@ def test_the_estimate_is_near_what_torch_allocates() -> None:
     weights = [parts.G, parts.G, parts.D, *parts.regularizers.values()]
     tensors = [t for module in weights for t in [*module.parameters(), *module.buffers()]]
     assert estimate.weights == sum(t.numel() * t.element_size() for t in tensors)
-    states = [s for o in (stepper.opt_g, stepper.opt_d) for s in o.state.values()]
+    states = [s for o in stepper.optimizers.values() for s in o.state.values()]
     moments = [s[name] for s in states for name in ("exp_avg", "exp_avg_sq")]
     assert estimate.optimizer == sum(t.numel() * t.element_size() for t in moments)
 

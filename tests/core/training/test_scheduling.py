@@ -11,6 +11,7 @@ from runs import TINY, assert_same, log_of, train
 from torch import nn
 
 from gankit.core.config import recipe as recipes
+from gankit.core.training.phases import Phase
 from gankit.core.training.scheduling import Schedules
 from gankit.core.training.step import Stepper
 from gankit.errors import GankitError
@@ -70,24 +71,24 @@ def test_everything_together_follows_its_schedule_and_continues_to_the_bit(
     images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[dict[str, Any]] = []
-    original = Stepper._phase
+    original = Stepper._run_phase
 
-    def spy(self: Stepper, side: str, name: str, *args: Any) -> None:
-        group = (self.opt_g if side == "G" else self.opt_d).param_groups[0]
+    def spy(self: Stepper, phase: Phase, *args: Any) -> None:
+        group = self.optimizers[phase.side].param_groups[0]
         r1, ada = self.parts.regularizers["r1"], self.parts.augmentation
         seen.append(
             {
                 "nimg": self.nimg,
-                "phase": side if name == "main" else name,
+                "phase": phase.name,
                 "lr": group["lr"],
                 "betas": group["betas"],
                 "gamma": r1.gamma,
                 "p": float(ada.p),  # type: ignore[union-attr, arg-type]
             }
         )
-        original(self, side, name, *args)
+        original(self, phase, *args)
 
-    monkeypatch.setattr(Stepper, "_phase", spy)
+    monkeypatch.setattr(Stepper, "_run_phase", spy)
     options = {**ALL_PARTS, "train.checkpoint_every": 8, "train.keep": 9}
     whole = train(tmp_path / "whole", images, **options, **{"train.images": 48})
     # D in every step, G in every second one, its lazy regularizer in every second one of these

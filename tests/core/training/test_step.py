@@ -13,7 +13,8 @@ from runs import assert_same, log_of, tensors_of, train
 
 import gankit
 from gankit.core.checkpoints import folders
-from gankit.core.training.step import Stepper
+from gankit.core.interfaces.training import StepContext
+from gankit.core.training.phases import Losses
 from gankit.plugins.losses.non_saturating import NonSaturating
 
 # ------------------------------------------------------------------------------------- balance, top-k, average
@@ -95,13 +96,13 @@ def test_bad_gradients_are_skipped_counted_and_stop_the_run(
 ) -> None:
     """A step with bad gradients leaves weights and running state alone; too many of them end the run."""
     bad_steps = {2, 3}
-    original = Stepper._d_main
+    original = Losses.adversarial
 
-    def sometimes_bad(self: Stepper, *args: Any) -> torch.Tensor:
-        loss = original(self, *args)
-        return loss * math.nan if self.step in bad_steps else loss
+    def sometimes_bad(self: Losses, step: StepContext) -> torch.Tensor:
+        loss = original(self, step)
+        return loss * math.nan if step.side == "D" and step.nimg // 8 in bad_steps else loss
 
-    monkeypatch.setattr(Stepper, "_d_main", sometimes_bad)
+    monkeypatch.setattr(Losses, "adversarial", sometimes_bad)
     options = {"train__images": 48, "train__checkpoint_every": 8, "train__keep": 2, "train__max_bad_steps": 3}
     last = train(tmp_path / "some", images, **options)
     assert [line["bad_steps"] for line in log_of(tmp_path / "some")] == [0, 0, 1, 2, 2, 2]

@@ -1,0 +1,1 @@
+"""Adversarial loss plugins: non-saturating logistic, hinge and relativistic pairing loss."""
