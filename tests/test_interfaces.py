@@ -7,8 +7,8 @@ import gankit.interfaces
 NAMES = {
     "contracts": """
         AdversarialLoss Augmentation Component Composition Conditioner Discriminator Engine Exporter FeatureNetwork
-        Generator Guidance ImageMetric Imported Importer Measure Metric ModelMetric OpBackend Regularizer Source
-        StepContext Tap Tracker WeightSource""",
+        FrozenNetwork Generator Guidance ImageMetric Imported Importer Measure Metric ModelMetric OpBackend Optimizer
+        Pretrained Regularizer Source StepContext Tap Tracker WeightSource""",
     "labels and conditions": """
         Cond CondSpec Condition ImageShape Label Vocabulary embedding_of required_embedding""",
     "what metrics and importers are given": """

@@ -1,4 +1,4 @@
-"""Conformance checks of losses, regularizers, guidance, augmentations and trackers."""
+"""Conformance checks of losses, regularizers, optimizers, guidance, augmentations and trackers."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import itertools
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL import Image
@@ -19,11 +20,13 @@ from gankit.core.interfaces.training import (
     AdversarialLoss,
     Augmentation,
     Guidance,
+    Optimizer,
     Regularizer,
     StepContext,
     Tracker,
 )
 from gankit.core.runtime.random import batch_random, randn
+from gankit.core.training import optimizers
 from gankit.testing.common import (
     BATCH,
     C_DIM,
@@ -199,6 +202,9 @@ def check_regularizer_penalty(subject: Subject) -> None:
     regularizer = _build(subject)
     side = regularizer.side
     assert side in ("D", "G", "both"), f"{subject}: side is {side!r}, not 'D', 'G' or 'both'"
+    assert regularizer.precision in ("fp32", "mixed"), (
+        f"{subject}: precision is {regularizer.precision!r}, not 'fp32' or 'mixed'"
+    )
     assert isinstance(regularizer.interval, int), f"{subject}: interval is not a whole number"
     assert regularizer.interval >= 1, f"{subject}: interval is {regularizer.interval}, below 1"
     assert side != "both" or regularizer.interval == 1, f"{subject}: with side 'both' the interval must be 1"
@@ -236,6 +242,68 @@ def check_regularizer_state(subject: Subject) -> None:
     for side in sides:
         values = [_penalty(r, _context(side)) for r in (regularizer, other)]
         assert_close(values[1], values[0], f"{subject}: penalty of one that was restored", 1e-6)
+
+
+# ----------------------------------------------------------------------------------------------- optimizer
+
+
+class _Problem:
+    """Parameters of all shapes whose optimum is 1, in the groups in which an optimizer gets them."""
+
+    def __init__(self, subject: Subject, rate: float = 0.01) -> None:
+        plugin = subject.build()
+        assert isinstance(plugin, Optimizer), f"{subject}: {type(plugin).__name__} is no Optimizer"
+        shapes = {"matrix": (4, 6), "kernel": (4, 3, 3, 3), "bias": (4,), "scalar": ()}
+        with seeded(5):
+            self.named = {name: nn.Parameter(0.1 * torch.randn(shape)) for name, shape in shapes.items()}
+        rates = {"matrix": "lr_g", "kernel": "lr_conditioner", "bias": "lr_g", "scalar": "lr_g"}
+        groups: list[dict[str, Any]] = [
+            {
+                "params": [(name, p) for name, p in self.named.items() if rates[name] == option],
+                **{"rate": option, "lr": rate, "betas": (0.5, 0.9), "eps": 1e-8},
+            }
+            for option in ("lr_g", "lr_conditioner")
+        ]
+        self.optimizer = plugin.make(groups)
+        assert isinstance(self.optimizer, torch.optim.Optimizer), (
+            f"{subject}: make returns no torch optimizer"
+        )
+        found = [(p, group) for group in self.optimizer.param_groups for p in group["params"]]
+        for name, parameter in self.named.items():
+            mine = [group for p, group in found if p is parameter]
+            assert len(mine) == 1, f"{subject}: parameter {name!r} is in {len(mine)} groups, not in one"
+            assert mine[0].get("rate") == rates[name], f"{subject}: the group of {name!r} has another 'rate'"
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+
+    def step(self, times: int) -> _Problem:
+        for _ in range(times):
+            self.optimizer.zero_grad()
+            torch.stack([(p - 1).square().mean() for p in self.named.values()]).sum().backward()
+            self.optimizer.step()
+        return self
+
+
+def check_optimizer_steps(subject: Subject) -> None:
+    """Every parameter comes nearer to its optimum, and none moves where the learning rate is 0."""
+    start, moved, still = _Problem(subject), _Problem(subject).step(8), _Problem(subject, rate=0.0).step(3)
+    for name, parameter in start.named.items():
+        assert torch.equal(still.named[name], parameter), f"{subject}: {name} moves with a learning rate of 0"
+        before, after = ((p.detach() - 1).square().mean() for p in (parameter, moved.named[name]))
+        assert after < before, f"{subject}: eight steps do not bring the {name} nearer to its optimum"
+
+
+def check_optimizer_state(subject: Subject) -> None:
+    """All that it remembers is in its state: one that is restored takes the same step."""
+    first, restored = _Problem(subject).step(3), _Problem(subject)
+    with torch.no_grad():
+        for name, parameter in restored.named.items():
+            parameter.copy_(first.named[name])
+    optimizers.load_state(restored.optimizer, optimizers.state_of(first.optimizer), str(subject))
+    first.step(2)
+    restored.step(2)
+    for name, parameter in first.named.items():
+        assert_close(restored.named[name], parameter, f"{subject}: {name} of one that was restored", 1e-6)
 
 
 # ------------------------------------------------------------------------------------------------ guidance
@@ -356,6 +424,7 @@ def check_tracker_events(subject: Subject) -> None:
 CHECKS: dict[str, list[Callable[[Subject], None]]] = {
     "loss": [check_loss_shapes, check_loss_direction],
     "regularizer": [check_regularizer_penalty, check_regularizer_state],
+    "optimizer": [check_optimizer_steps, check_optimizer_state],
     "guidance": [check_guidance_loss],
     "augmentation": [
         check_augmentation_shapes,

@@ -19,8 +19,8 @@ from stages import OPTIONS, at, numbers, train
 
 import gankit
 from gankit.core.config import recipe as recipes
+from gankit.core.training.phases import Losses
 from gankit.core.training.run_folder import STATE
-from gankit.core.training.step import Stepper
 from gankit.evaluation.evaluate import Session
 
 
@@ -172,14 +172,14 @@ def test_d_judges_by_the_pretrained_encoder(
     images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[tuple[str, torch.Tensor, torch.Tensor | None]] = []
-    original = Stepper._fake
+    original = Losses._fake
 
-    def spy(self: Stepper, context: Any, **kwargs: Any) -> torch.Tensor:
+    def spy(self: Losses, context: Any, **kwargs: Any) -> torch.Tensor:
         g_cond = context.g_cond
         seen.append((context.side, context.cond.embedding, None if g_cond is None else g_cond.embedding))
         return original(self, context, **kwargs)
 
-    monkeypatch.setattr(Stepper, "_fake", spy)
+    monkeypatch.setattr(Losses, "_fake", spy)
     text = {
         "name": "text",
         "model": str(make_bert(tmp_path)),

@@ -9,6 +9,7 @@ TARGETS = {
     "conditioner": "kinds.things:KindConditioner",
     "loss": "kinds.things:KindLoss",
     "regularizer": "kinds.things:KindRegularizer",
+    "optimizer": "kinds.things:KindOptimizer",
     "guidance": "kinds.things:KindGuidance",
     "augmentation": "kinds.things:KindAugmentation",
     "source": "kinds.things:KindSource",
@@ -182,6 +183,20 @@ class KindRegularizer(contracts.Regularizer):
 
     def penalty(self, step):
         return torch.cat(step.D(step.augment(step.real), step.cond), 1).square().mean(1)
+
+
+class KindOptimizer(contracts.Optimizer):
+    """Gradient descent with momentum.
+
+    Args:
+        momentum: factor on the step before.
+    """
+
+    def __init__(self, *, momentum: float = 0.5) -> None:
+        self.momentum = momentum
+
+    def make(self, groups):
+        return torch.optim.SGD(groups, momentum=self.momentum)
 
 
 class KindGuidance(contracts.Guidance):

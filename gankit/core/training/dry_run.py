@@ -141,11 +141,12 @@ def _phase_table(phases: list[Phase], recipe: Recipe, costs: Footprint | None) -
                 "step" if phase.interval == 1 else f"{phase.interval} steps",
                 f"{numbers:,}",
                 getattr(recipe, SECTIONS[phase.side])["name"],
+                " + ".join(phase.terms).replace("adversarial", recipe.loss["name"], 1),
                 _si(cost.flops) if cost else "?",
                 f"{_si(cost.peak)}B" if cost else "?",
             )
         )
-    head = ("phase", "side", "every", "parameters", "optimizer", "FLOPs", "activations")
+    head = ("phase", "side", "every", "parameters", "optimizer", "loss", "FLOPs", "activations")
     return _table(rows, head)
 
 

@@ -22,7 +22,7 @@ from torch.utils.flop_counter import flop_registry
 from gankit.core.config.recipe import Recipe, TrainOptions
 from gankit.core.interfaces.conditions import Condition, CondSpec
 from gankit.core.interfaces.labels import Label
-from gankit.core.interfaces.training import StepContext
+from gankit.core.interfaces.training import Guidance, StepContext
 from gankit.core.models.stored_state import stored_buffers, stored_parameters
 from gankit.core.runtime import random
 from gankit.core.training import optimizers
@@ -200,6 +200,11 @@ class _CountedLosses(Losses):
         super().__init__(parts, train, bf16)
         self.not_counted: list[str] = []
 
+    def _guide(self, guidance: Guidance, step: StepContext, images: Tensor, cond: Condition) -> Tensor:
+        return super()._guide(
+            guidance, step, images, Condition()
+        )  # which rows are hidden would be read from it
+
     def term(self, name: str, step: StepContext, compute: Callable[[], Tensor]) -> Tensor:
         try:
             return compute()
@@ -225,7 +230,7 @@ def _context(parts: Parts, side: str, images: int, label: Label) -> StepContext:
 
 
 def _optimizer_size(parts: Parts, recipe: Recipe) -> int:
-    """Bytes of the optimizers' tensors after one step, as large as parameters; step counters are not counted."""
+    """Bytes of the optimizers' tensors after one step, without counters of steps."""
     size = 0
     for side, named in parts.trained().items():
         optimizer = optimizers.build(recipe, side, named, parts.regularizers)
@@ -235,7 +240,7 @@ def _optimizer_size(parts: Parts, recipe: Recipe) -> int:
         optimizer.step()
         for parameter, state in optimizer.state.items():
             parameter.grad = None
-            size += _bytes([t for t in state.values() if isinstance(t, Tensor) and t.dim()])
+            size += _bytes([t for name, t in state.items() if name != "step"])
     return size
 
 

@@ -77,6 +77,7 @@ class Phase:
         offset: the first step in which it runs.
         parameters: the side's trained parameters by name.
         loss: micro-batch -> its mean loss, a scalar.
+        terms: names of the plugins that the loss is made of.
     """
 
     name: str
@@ -85,6 +86,7 @@ class Phase:
     offset: int
     parameters: Mapping[str, nn.Parameter]
     loss: Callable[[StepContext], Tensor]
+    terms: tuple[str, ...]
 
     def due(self, step: int) -> bool:
         return step % self.interval == self.offset
@@ -103,11 +105,13 @@ def build_phases(losses: Losses) -> list[Phase]:
         every = train.d_steps if side == "G" else 1
         offset = every - 1 if train.order == "dg" else 0
         parameters = {name: p for named in trained[side].values() for name, p in named.items()}
-        phases.append(Phase(side, side, every, offset, parameters, losses.adversarial))
+        terms = ("adversarial", *(parts.guidance if side == "G" else ()), *losses.every_step(side))
+        phases.append(Phase(side, side, every, offset, parameters, losses.adversarial, terms))
         for name, regularizer in parts.regularizers.items():
             if regularizer.side == side and regularizer.interval > 1:
                 interval = every * regularizer.interval
-                phases.append(Phase(name, side, interval, offset, parameters, losses.lazy(regularizer)))
+                loss = losses.lazy(regularizer)
+                phases.append(Phase(name, side, interval, offset, parameters, loss, (name,)))
     return phases
 
 
@@ -155,6 +159,11 @@ class Losses:
                 total = total + guidance.weight * value
         return total + self._penalties(step)
 
+    def every_step(self, side: str) -> dict[str, Regularizer]:
+        """The regularizers that are added to the main loss of a side."""
+        found = self.parts.regularizers.items()
+        return {name: r for name, r in found if r.side in (side, "both") and r.interval == 1}
+
     def lazy(self, regularizer: Regularizer) -> Callable[[StepContext], Tensor]:
         """The loss of a regularizer as a phase of its own: its penalty times its interval."""
         return lambda step: self._penalty(regularizer, step) * regularizer.interval
@@ -171,10 +180,9 @@ class Losses:
     def _penalties(self, step: StepContext) -> Tensor:
         """Sum of the penalties of the regularizers that belong to every step of this side."""
         total = torch.zeros((), device=step.real.device)
-        for name, regularizer in self.parts.regularizers.items():
-            if regularizer.side in (step.side, "both") and regularizer.interval == 1:
-                name = f"loss/{name}" + (f"/{step.side}" if regularizer.side == "both" else "")
-                total = total + self.term(name, step, partial(self._penalty, regularizer, step))
+        for name, regularizer in self.every_step(step.side).items():
+            name = f"loss/{name}" + (f"/{step.side}" if regularizer.side == "both" else "")
+            total = total + self.term(name, step, partial(self._penalty, regularizer, step))
         return total
 
     def _penalty(self, regularizer: Regularizer, step: StepContext) -> Tensor:

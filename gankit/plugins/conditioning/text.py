@@ -31,8 +31,8 @@ from gankit.plugins.conditioning.attention_pool import load_pool
 class EncodedText(Conditioner):
     """Base of conditioners with a text encoder: loading on first use, embedding cache, empty texts, dropout and noise.
 
-    A frozen encoder is loaded at the first text that the cache lacks; checkpoints reference it by `identity`. A trainable one is loaded at once and is a module like any other, always in eval mode. Constructors
-    end with `set_up`.
+    A frozen encoder is loaded at the first text that the cache lacks, and checkpoints refer to it by `identity`. A
+    trainable one is loaded at once and is a module like any other, always in eval mode. Constructors end with `set_up`.
     """
 
     name: str  # the plugin's, for messages

@@ -1,1 +1,1 @@
-"""Adversarial loss plugins: non-saturating logistic, hinge and relativistic pairing loss."""
+"""Optimizer plugins: Adam, AdamW, and as an experiment Muon."""

@@ -17,7 +17,7 @@ from gankit.core.config.registry import registry
 from gankit.core.training.dry_run import describe_training, summarize
 
 NAMES = sorted(registry().names("recipe"))
-PARTS = ("weights", "gradients", "Adam", "activations")
+PARTS = ("weights", "gradients", "optimizers", "activations")
 UNITS = {"": 1, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
 
 

@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 import contextlib
+import copy
+import functools
+import json
 import math
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from runs import assert_same, log_of, tensors_of, train
+from runs import TINY, assert_same, log_of, tensors_of, train
 
 import gankit
 from gankit.core.checkpoints import folders
+from gankit.core.config import recipe as recipes
+from gankit.core.interfaces.labels import Label, Vocabulary
+from gankit.core.interfaces.networks import Pretrained
 from gankit.core.interfaces.training import StepContext
+from gankit.core.runtime import distributed
+from gankit.core.training.assembly import rehearse
 from gankit.core.training.phases import Losses
+from gankit.core.training.step import Stepper
+from gankit.plugins.generators.stylegan2 import StyleGAN2
 from gankit.plugins.losses.non_saturating import NonSaturating
 
 # ------------------------------------------------------------------------------------- balance, top-k, average
@@ -145,3 +155,66 @@ def test_an_absurd_learning_rate_ends_in_one_sentence(images: Path, tmp_path: Pa
         train(
             tmp_path, images, train__images=2000, train__lr_g=1e30, train__lr_d=1e30, train__max_bad_steps=2
         )
+
+
+# ------------------------------------------------------------------------------------------------------ state
+
+
+def stepper_of(text: dict[str, Any]) -> Stepper:
+    changes = {**TINY, "conditioner": text, "train.posthoc_ema": [0.1], "train.lr_conditioner": 0.01}
+    changes |= {"schedules.regularizers.r1.gamma": {"end": 0.0, "over": 100}}
+    recipe = recipes.read("stylegan2-class", {**changes, "augmentation": {"name": "ada"}})
+    device = torch.device("cpu")
+    parts = rehearse(recipe, Vocabulary(captioned=8, total=8), device)
+    return Stepper(parts, recipe, device, distributed.World(), bf16=False)
+
+
+def test_the_state_of_a_stepper_restores_it() -> None:
+    text = {"name": "clip-tower", "embed_dim": 8, "width": 16, "heads": 2, "layers": 1, "trainable": True}
+    images, labels = torch.rand(8, 3, 16, 16) * 2 - 1, [Label(texts=("a square",))] * 8
+    first, second = stepper_of(text), stepper_of(text)
+    for _ in range(3):
+        first.run(images, labels)
+    state = copy.deepcopy(first.state_dict())
+    assert (state["nimg"], state["step"]) == (24, 3)
+    assert 0 < state["schedules"]["regularizers.r1.gamma"] < first.schedules.targets[0].own
+    second.load_state_dict(state)
+    for stepper in (first, second):
+        stepper.run(images, labels)
+    mine, theirs = (recipes.flatten(stepper.state_dict()) for stepper in (first, second))
+    assert mine.keys() == theirs.keys()
+    for name, value in mine.items():
+        same = torch.equal(value, theirs[name]) if isinstance(value, torch.Tensor) else value == theirs[name]
+        assert same, name
+
+
+def test_a_frozen_network_inside_g_stays_frozen_shared_and_out_of_checkpoints(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build = StyleGAN2.__init__
+
+    @functools.wraps(build)
+    def with_stem(self: Any, *args: Any, **options: Any) -> None:
+        build(self, *args, **options)
+        self.stem = Pretrained("stem", torch.nn.Linear(4, 4)).requires_grad_(
+            True
+        )  # its author forgot to freeze it
+
+    monkeypatch.setattr(StyleGAN2, "__init__", with_stem)
+    seen: list[Stepper] = []
+    original = Stepper.run
+
+    def spy(self: Stepper, *args: Any, **kwargs: Any) -> bool:
+        seen.append(self)
+        return original(self, *args, **kwargs)
+
+    monkeypatch.setattr(Stepper, "run", spy)
+    last = train(tmp_path, images, train__images=8)
+    G: Any = seen[0].parts.G
+    assert not any(p.requires_grad for p in G.stem.parameters())
+    assert not G.stem.training
+    assert G.stem is seen[0].G_ema.stem  # type: ignore[attr-defined]
+    assert not any("stem" in name for name in tensors_of(last))
+    state = json.loads((last / "training" / "state.json").read_text())
+    assert state["frozen"]["generator.stem"] == G.stem.identity()
+    assert gankit.load(tmp_path)(seeds=0)

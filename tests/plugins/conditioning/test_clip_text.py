@@ -13,6 +13,7 @@ from conditioning_utils import (
 )
 
 from gankit.core.interfaces.conditions import CondSpec
+from gankit.core.models.stored_state import stored_state
 from gankit.errors import GankitError
 from gankit.plugins.conditioning.clip_text import CLIPTextConditioner
 
@@ -38,7 +39,7 @@ def test_clip_text_is_the_pooled_feature_of_the_text_tower(open_clip_model, tmp_
         expected = clip.encode_text(open_clip.get_tokenizer(name)([p for p in PROMPTS if p]), normalize=True)
     torch.testing.assert_close(cond.embedding[[0, 1, 2, 4]], expected, rtol=1e-4, atol=1e-5)
     assert torch.count_nonzero(cond.embedding[3]) == 0
-    assert conditioner.state_dict() == {}
+    assert stored_state(conditioner) == {}
     raw = ready(CLIPTextConditioner(model=name, pretrained=str(weights), normalize=False)).encode(
         text("a cat")
     )
