@@ -8,7 +8,7 @@ import torch
 
 from gankit._version import __version__
 from gankit.core.checkpoints import folders
-from gankit.core.models import model_folder, stored_state
+from gankit.core.models import model_folder
 from gankit.core.runtime import tensor_files
 from gankit.errors import GankitError, unknown
 from gankit.interop.find_model import find_model
@@ -31,13 +31,12 @@ def export_model(model: str, out: Path, dtype: str) -> None:
     if out.exists():
         raise GankitError(f"{out} exists already; choose another folder, or remove it first")
     loaded = model_folder.load_model(find_model(model))
-    state = stored_state.stored_state(loaded.generator)
     with folders.FolderWriter(out) as folder:
         model_folder.save_model(
             folder,
             loaded.recipe,
             loaded.conditioner,
-            state,
+            loaded.generator,
             nimg=loaded.nimg,
             encoders=loaded.conditioner.identity(),
             dtype=DTYPES[dtype],

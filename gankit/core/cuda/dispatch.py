@@ -101,7 +101,9 @@ def request(impl: str) -> str:
         return asked
     valid = ["auto", *PLAIN, *names()]
     hint = ""
-    if asked == "cpu":
+    if registry().hidden:
+        hint = f"GANKIT_PLUGINS hides the plugins of {', '.join(registry().hidden)}"
+    elif asked == "cpu":
         hint = "'composite' is plain torch, which runs on every device; `pip install gankit-cpu` brings 'cpu'"
     if impl == "auto":
         raise GankitError(unknown(f"implementation in {ENVIRONMENT}", asked, valid, hint=hint))
