@@ -8,6 +8,7 @@ import torch
 
 from gankit._version import __version__
 from gankit.core.checkpoints import folders
+from gankit.core.config import packages
 from gankit.core.models import model_folder
 from gankit.core.runtime import tensor_files
 from gankit.errors import GankitError, unknown
@@ -63,7 +64,15 @@ def _card(model: model_folder.Model, name: str) -> str:
         images=f"{model.nimg:,}",
         asked=asked,
         version=__version__,
+        install=" ".join(_packages(model)),
     )
+
+
+def _packages(model: model_folder.Model) -> list[str]:
+    """The packages that drawing takes, gankit first."""
+    plugins = [("generator", model.recipe.generator), ("conditioner", model.recipe.conditioner)]
+    found = {record.partition(" ")[0] for record in packages.used(plugins).values()}
+    return ["gankit", *sorted(found - {"gankit"})]
 
 
 CARD = """\
@@ -75,6 +84,10 @@ pipeline_tag: {kind}
 
 A generator of {size}, trained with gankit {version} by the recipe `{recipe}`
 ({description}) on {images} images. `recipe.yaml` has every option.
+
+```
+pip install {install}
+```
 
 ```python
 import gankit

@@ -86,12 +86,17 @@ class Registry:
         """
         if record := self.recorded.get((kind, name)):
             return f"{kind} {name!r} is of package {record}, by the recipe; {self._way_to(record)}"
-        hints = [hint] if hint else []
+        hints = [hint, self.absent()]
+        return unknown(what or kind, name, [*self.names(kind), *also], hint="; ".join(filter(None, hints)))
+
+    def absent(self) -> str:
+        """A clause on installed packages whose plugins are not here; '' if there are none."""
+        found = []
         if self.failures:
-            hints.append(f"{len(self.failures)} plugin package(s) failed to load, see `gankit plugins`")
+            found.append(f"{len(self.failures)} plugin package(s) failed to load, see `gankit plugins`")
         if self.hidden:
-            hints.append(f"{ENV_SELECT} hides the plugins of {', '.join(self.hidden)}")
-        return unknown(what or kind, name, [*self.names(kind), *also], hint="; ".join(hints))
+            found.append(f"{ENV_SELECT} hides the plugins of {', '.join(self.hidden)}")
+        return "; ".join(found)
 
     def _way_to(self, record: str) -> str:
         """How to get the plugins of 'package version', which are not registered here."""

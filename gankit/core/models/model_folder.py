@@ -28,7 +28,6 @@ from gankit.core.runtime import tensor_files
 from gankit.errors import GankitError
 
 FORMAT = 1  # of conditioner.json
-LATENTS = ("z_dim", "w_dim", "num_ws")
 OTHER_ENCODER = (
     "{} was trained with another text encoder than the one found here; install the package or file that it was "
     "trained with"
@@ -83,7 +82,7 @@ def save_model(
             "generator": recipe.generator,
             "image_shape": recipe.image_shape,
             "cond": {"c_dim": conditioner.spec.c_dim, "token_dim": conditioner.spec.token_dim},
-            "latents": {name: int(getattr(generator, name)) for name in LATENTS},
+            "latents": latents_of(generator),
             "packages": packages.used([("generator", recipe.generator), ("conditioner", recipe.conditioner)]),
             "images": nimg,
         }
@@ -105,6 +104,11 @@ def save_model(
         name = "conditioner.safetensors"
         checksums[name] = tensor_files.save_tensors(folder / name, narrow(trained))
     return checksums
+
+
+def latents_of(generator: Generator) -> dict[str, int]:
+    """Sizes of a generator's latents: z [B, z_dim], ws [B, num_ws, w_dim]."""
+    return {"z_dim": generator.z_dim, "w_dim": generator.w_dim, "num_ws": generator.num_ws}
 
 
 def load_model(folder: Path) -> Model:
