@@ -17,6 +17,7 @@ from gankit.interop.torch_files import open_foreign
 
 GENERATOR = "generator.safetensors"
 DEPTH = 20  # nesting of values
+MAX_BITS = 64  # of integers
 
 
 def facts(path: str, *, tensors: bool = False) -> dict[str, Any]:
@@ -52,7 +53,8 @@ def _model(folder: Path) -> dict[str, Any]:
     """The facts of a model folder."""
     page, conditioner = inspect.read_page(folder), inspect.read_conditioner(folder)
     own = inspect.read_header(folder / GENERATOR)[1].get("gankit")
-    if not isinstance(own, dict) or len(own.get("image_shape") or ()) != 3:
+    shape = own.get("image_shape") if isinstance(own, dict) else None
+    if not isinstance(own, dict) or not isinstance(shape, list) or len(shape) != 3:
         raise GankitError(
             f"{folder / GENERATOR} was not written by gankit: its metadata say nothing of a generator"
         )
@@ -60,10 +62,11 @@ def _model(folder: Path) -> dict[str, Any]:
     if not isinstance(latents, dict) or not isinstance(accepts, list):
         try:
             latents, accepts = _built(folder)
-        except GankitError as error:  # such as a package that is missing
+        except Exception as error:  # a missing package, or plugins of others, which may raise anything
             latents, accepts = None, None
-            problem = str(error)
-    channels, height, width = own["image_shape"]
+            own_words = isinstance(error, GankitError)
+            problem = str(error) if own_words else f"its networks cannot be built without weights: {error!r}"
+    channels, height, width = shape
     return {
         "recipe": page.get("name"),
         "description": page.get("description"),
@@ -72,7 +75,9 @@ def _model(folder: Path) -> dict[str, Any]:
         "height": height,
         "width": width,
         "channels": channels,
-        "takes": None if accepts is None else _takes(set(accepts), conditioner["vocabulary"]),
+        "takes": None
+        if accepts is None
+        else _takes({str(field) for field in accepts}, conditioner["vocabulary"]),
         "ranges": {"seeds": [0, 2**32 - 1], "psi": [0, 1], "tag_weights": [0, 1]},
         "latents": latents,
         "packages": _packages(page, own),
@@ -121,7 +126,7 @@ def _packages(page: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, dict
     found: dict[str, dict[str, Any]] = {}
     for records, draw in ((draws, True), (trained, False)):
         for key, record in records.items():
-            package, _, version = str(record).partition(" ")
+            package, _, version = str(trained.get(key, record)).partition(" ")
             entry = found.setdefault(
                 package,
                 {"version": version or None, "draws": draw, "installed": _installed(package), "plugins": []},
@@ -171,9 +176,11 @@ def _plain(value: Any, depth: int = 0) -> Any:
         return {str(k): _plain(v, depth + 1) for k, v in value.items()} if depth < DEPTH else "..."
     if isinstance(value, (list, tuple)):
         return [_plain(v, depth + 1) for v in value] if depth < DEPTH else "..."
-    if value is None or isinstance(value, (bool, int, str)):
+    if isinstance(value, int):
+        return value if value.bit_length() <= MAX_BITS else "..."
+    if value is None or isinstance(value, str) or (isinstance(value, float) and math.isfinite(value)):
         return value
-    return value if isinstance(value, float) and math.isfinite(value) else str(value)
+    return str(value)
 
 
 def _tensors(rows: Iterable[inspect.Row], every: bool) -> Any:

@@ -17,6 +17,10 @@ from gankit.core.config import options, packages
 from gankit.errors import GankitError, unknown
 
 VERSION: Literal[1] = 1
+# Unknown keys are kept, and values that JSON does not have, such as infinity, are written as YAML has them.
+CARRIES = ConfigDict(
+    extra="allow", validate_default=True, ser_json_bytes="base64", ser_json_inf_nan="constants"
+)
 
 
 def parse_size(value: Any) -> Any:
@@ -34,7 +38,7 @@ def parse_size(value: Any) -> Any:
 class ModelData(BaseModel):
     """The section `data`; keys that are unknown here are carried along."""
 
-    model_config = ConfigDict(extra="allow", validate_default=True)
+    model_config = CARRIES
 
     path: str | None = Field(
         None, description="folder, zip, shards, or 'source:' with a source plugin's name"
@@ -54,7 +58,7 @@ class ModelRecipe(BaseModel):
     """The recipe of a trained model: `conditioner` and `generator` hold the plugin's name and all of its options; the
     sections for training are carried unchecked, see `to_page`."""
 
-    model_config = ConfigDict(extra="allow", validate_default=True)
+    model_config = CARRIES
 
     gankit: Literal[1] = VERSION
     name: str = "custom"
