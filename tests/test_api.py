@@ -39,9 +39,14 @@ def test_export_of_a_folder_and_its_mistakes(tmp_path: Path) -> None:
 
 def test_the_example_of_a_model_card_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     gankit.export(str(write_model(tmp_path / "model", cls=False)), tmp_path / "slim")
-    code = (tmp_path / "slim" / "README.md").read_text(encoding="utf-8").split("```")[1]
+    code = (
+        (tmp_path / "slim" / "README.md")
+        .read_text(encoding="utf-8")
+        .split("```python")[1]
+        .partition("```")[0]
+    )
     monkeypatch.chdir(tmp_path)  # the card calls the model by its folder
-    exec(code.removeprefix("python"), {})
+    exec(code, {})
 
 
 def test_convert(tmp_path: Path) -> None:

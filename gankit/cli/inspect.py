@@ -13,7 +13,7 @@ from typing import Any
 from gankit.core.config.registry import registry
 from gankit.core.config.sections import NETWORKS
 from gankit.core.runtime import yaml_files
-from gankit.errors import GankitError, unknown
+from gankit.errors import GankitError
 from gankit.interop.pickles import attacks, printable
 from gankit.interop.torch_files import ForeignNetwork, open_foreign
 
@@ -31,13 +31,7 @@ def inspect(path: str, *, tensors: bool = False) -> str:
         tensors: list every tensor instead of sums over modules.
 
     Raises GankitError if it does not exist or is damaged."""
-    where = Path(path)
-    if not where.exists():
-        names = registry().names("model")
-        if path not in names:
-            raise GankitError(unknown("file, folder or model", path, names))
-        package, _, inner = registry().get("model", path).target.partition(":")
-        where = Path(str(importlib.resources.files(package).joinpath(inner)))
+    where = locate(path)
     if where.is_dir():
         lines = _folder(where, tensors)
     elif where.suffix == ".safetensors":
@@ -49,6 +43,17 @@ def inspect(path: str, *, tensors: bool = False) -> str:
     return "".join(
         c if c.isprintable() or c == "\n" else "?" for c in text
     )  # names may hold escape sequences
+
+
+def locate(path: str) -> Path:
+    """The file or folder of a path or of an installed model's name. Raises GankitError if there is none."""
+    where = Path(path)
+    if where.exists():
+        return where
+    if path not in registry().names("model"):
+        raise GankitError(registry().unknown("model", path, what="file, folder or model"))
+    package, _, inner = registry().get("model", path).target.partition(":")
+    return Path(str(importlib.resources.files(package).joinpath(inner)))
 
 
 def read_header(path: Path) -> tuple[list[Row], dict[str, Any]]:
@@ -92,7 +97,7 @@ def _json(value: Any) -> Any:
 
 
 def _folder(folder: Path, tensors: bool) -> list[str]:
-    checkpoints = sorted(p for p in folder.glob("checkpoints/*") if p.name.isdigit())
+    checkpoints = checkpoints_of(folder)
     if (folder / "generator.safetensors").is_file():
         return [f"{folder}: model", *_recipe(folder), *_parts(folder, tensors)]
     if (folder / "recipe.yaml").is_file():
@@ -103,7 +108,13 @@ def _folder(folder: Path, tensors: bool) -> list[str]:
     raise GankitError(f"{folder} holds neither a model nor a run: recipe.yaml is missing")
 
 
-def _recipe(folder: Path) -> list[str]:
+def checkpoints_of(run: Path) -> list[Path]:
+    """The checkpoints of a run, oldest first."""
+    return sorted(p for p in run.glob("checkpoints/*") if p.name.isdigit())
+
+
+def read_page(folder: Path) -> dict[str, Any]:
+    """The raw page of a folder's recipe. Raises GankitError if it cannot be read."""
     path = folder / "recipe.yaml"
     try:
         page = yaml_files.load(path.read_text(encoding="utf-8"))
@@ -111,6 +122,26 @@ def _recipe(folder: Path) -> list[str]:
         raise GankitError(f"cannot read {path}: {' '.join(str(error).split())}") from None
     if not isinstance(page, dict):
         raise GankitError(f"{path} is not a recipe")
+    return page
+
+
+def read_conditioner(folder: Path) -> dict[str, Any]:
+    """The content of a folder's conditioner.json. Raises GankitError if it is damaged."""
+    path = folder / "conditioner.json"
+    try:
+        content = _json(path.read_text(encoding="utf-8", errors="replace"))
+    except OSError as error:
+        raise GankitError(f"cannot read {path}: {error.strerror or error}") from None
+    vocabulary = content.get("vocabulary") if isinstance(content, dict) else None
+    if not isinstance(vocabulary, dict) or not all(
+        isinstance(vocabulary.get(key, {}), dict) for key in ("classes", "tags")
+    ):
+        raise GankitError(f"{path} is damaged")
+    return content
+
+
+def _recipe(folder: Path) -> list[str]:
+    page = read_page(folder)
     data = page.get("data") or {}
     size = data.get("size") if isinstance(data, dict) else None
     lines = [f"recipe: {page.get('name')}" + (f", {page['description']}" if page.get("description") else "")]
@@ -118,6 +149,8 @@ def _recipe(folder: Path) -> list[str]:
         lines.append(f"images: {'x'.join(map(str, size))} (height x width), {data.get('channels')} channels")
     for section in NETWORKS:
         lines.append(f"{section}: {_spec(page.get(section))}")
+    if isinstance(page.get("packages"), Mapping):
+        lines.append(f"packages: {', '.join(sorted({str(record) for record in page['packages'].values()}))}")
     return lines
 
 
@@ -130,12 +163,8 @@ def _spec(spec: Any) -> str:
 
 def _parts(folder: Path, tensors: bool) -> list[str]:
     lines = []
-    page = folder / "conditioner.json"
-    if page.is_file():
-        content = _json(page.read_text(encoding="utf-8", errors="replace"))
-        if not isinstance(content, dict):
-            raise GankitError(f"{page} is damaged")
-        vocabulary = content.get("vocabulary") or {}
+    if (folder / "conditioner.json").is_file():
+        vocabulary = read_conditioner(folder)["vocabulary"]
         for kind in ("classes", "tags"):
             if vocabulary.get(kind):
                 lines.append(f"{kind} ({len(vocabulary[kind])}): {_some(vocabulary[kind])}")

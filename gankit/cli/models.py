@@ -74,9 +74,17 @@ def convert(
 def inspect(
     file: Annotated[str, typer.Argument(help="Model, run, .safetensors, .pkl or .pt file.")],
     tensors: Annotated[bool, typer.Option("--tensors", help="List every tensor.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="What a model takes, for programs.")] = False,
     strict_plugins: Strict = False,
 ) -> None:
     """Say what is in a file or folder, without opening it in torch."""
+    if as_json:
+        import json
+
+        from gankit.cli.model_facts import facts
+
+        print(json.dumps(facts(file, tensors=tensors), indent=1))
+        return
     from gankit.cli.inspect import inspect as look
 
     print(look(file, tensors=tensors))

@@ -135,7 +135,7 @@ def ema(folder: Path, out: Path, *, length: float, at: int | None = None) -> str
             target,
             recipe,
             model.conditioner,
-            stored_state.stored_state(model.generator),
+            model.generator,
             nimg=at,
             encoders=model.conditioner.identity(),
         )
@@ -201,7 +201,8 @@ def _write(
             folder,
             recipe,
             base.conditioner,
-            _mix(mine, theirs, share),
+            base.generator,
+            weights=_mix(mine, theirs, share),
             nimg=max(first.nimg, second.nimg),
             encoders=base.conditioner.identity(),
         )

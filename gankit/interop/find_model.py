@@ -9,7 +9,7 @@ from typing import Any
 
 from gankit.core.checkpoints import folders
 from gankit.core.config.registry import registry
-from gankit.errors import GankitError, unknown
+from gankit.errors import GankitError
 from gankit.interop import import_foreign
 from gankit.interop.torch_files import SUFFIXES
 
@@ -44,7 +44,7 @@ def find_model(model: str | Path) -> Path:
     if _on_hub(name):
         found = _from_hub(name)
         return import_foreign.cached(found) if found.is_file() else found
-    raise GankitError(unknown("model", name, names, hint="nor is there a folder of that name"))
+    raise GankitError(registry().unknown("model", name, hint="nor is there a folder of that name"))
 
 
 def find_foreign(file: str | Path) -> Path:

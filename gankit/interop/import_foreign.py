@@ -88,17 +88,19 @@ def convert(
     if generator.conditioner_tensors:
         made = {name: record.to_tensor() for name, record in generator.conditioner_tensors.items()}
         stored_state.load_stored(conditioner, made, path)
-    tensors = _fitting(generator, conditioner.spec, path)
+    module, tensors = _fitting(generator, conditioner.spec, path)
     critic_tensors = None
     if critic is not None:
         try:  # the generator is of use without it
             complete = recipes.parse({**critic.sections, **page, "discriminator": critic.spec}, str(path))
-            critic_tensors = _fitting(critic, conditioner.spec, path)
+            _, critic_tensors = _fitting(critic, conditioner.spec, path)
             recipe = complete
         except GankitError as error:
             notes.append(f"D is left out: {error}")
     with folders.FolderWriter(out) as folder:
-        model_folder.save_model(folder, recipe, conditioner, tensors, nimg=0, encoders=conditioner.identity())
+        model_folder.save_model(
+            folder, recipe, conditioner, module, nimg=0, encoders=conditioner.identity(), weights=tensors
+        )
         if critic_tensors is not None:
             (folder / "training").mkdir()
             tensor_files.save_tensors(folder / "training" / "discriminator.safetensors", critic_tensors)
@@ -185,10 +187,11 @@ def _named(vocabulary: Vocabulary, names: Sequence[str], path: Path) -> Vocabula
     return Vocabulary(classes=dict.fromkeys(names, 1))
 
 
-def _fitting(imported: Imported, cond: CondSpec, path: Path) -> dict[str, Tensor]:
-    """State dict of an imported network; raises GankitError if names or shapes are not those of its plugin.
+def _fitting(imported: Imported, cond: CondSpec, path: Path) -> tuple[Any, dict[str, Tensor]]:
+    """An imported network on the meta device, and its state dict.
 
-    The network is built on the meta device, so that a file that claims a large one takes no memory."""
+    There a file that claims a large network takes no memory. Raises GankitError if names or shapes are not those of its
+    plugin."""
     try:
         with torch.device("meta"):
             module = options.build(imported.kind, imported.spec, imported.image_shape, cond)
@@ -205,7 +208,8 @@ def _fitting(imported: Imported, cond: CondSpec, path: Path) -> dict[str, Tensor
     ]
     if wrong:
         raise GankitError(f"{path}: {_misfit(*wrong[0], expected, imported)}")
-    return {name: imported.tensors[name].to_tensor().to(tensor.dtype) for name, tensor in expected.items()}
+    tensors = {name: imported.tensors[name].to_tensor().to(old.dtype) for name, old in expected.items()}
+    return module, tensors
 
 
 def _misfit(name: str, record: TensorRecord | None, expected: dict[str, Tensor], imported: Imported) -> str:

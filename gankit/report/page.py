@@ -365,6 +365,8 @@ def _names(runs: Sequence[Run]) -> list[str]:
 def _differences(runs: Sequence[Run]) -> list[Difference]:
     found = []
     for key in dict.fromkeys(key for run in runs for key in run.flat_recipe):
+        if key.startswith("packages.") and not all(key in run.flat_recipe for run in runs):
+            continue  # another plugin, which the section that names it tells
         values = [_plain(run.flat_recipe[key]) if key in run.flat_recipe else "–" for run in runs]
         if len(set(values)) > 1:
             found.append(Difference(key, values, [value != values[0] for value in values]))

@@ -8,7 +8,8 @@ import torch
 
 from gankit._version import __version__
 from gankit.core.checkpoints import folders
-from gankit.core.models import model_folder, stored_state
+from gankit.core.config import packages
+from gankit.core.models import model_folder
 from gankit.core.runtime import tensor_files
 from gankit.errors import GankitError, unknown
 from gankit.interop.find_model import find_model
@@ -31,13 +32,12 @@ def export_model(model: str, out: Path, dtype: str) -> None:
     if out.exists():
         raise GankitError(f"{out} exists already; choose another folder, or remove it first")
     loaded = model_folder.load_model(find_model(model))
-    state = stored_state.stored_state(loaded.generator)
     with folders.FolderWriter(out) as folder:
         model_folder.save_model(
             folder,
             loaded.recipe,
             loaded.conditioner,
-            state,
+            loaded.generator,
             nimg=loaded.nimg,
             encoders=loaded.conditioner.identity(),
             dtype=DTYPES[dtype],
@@ -64,7 +64,15 @@ def _card(model: model_folder.Model, name: str) -> str:
         images=f"{model.nimg:,}",
         asked=asked,
         version=__version__,
+        install=" ".join(_packages(model)),
     )
+
+
+def _packages(model: model_folder.Model) -> list[str]:
+    """The packages that drawing takes, gankit first."""
+    plugins = [("generator", model.recipe.generator), ("conditioner", model.recipe.conditioner)]
+    found = {record.partition(" ")[0] for record in packages.used(plugins).values()}
+    return ["gankit", *sorted(found - {"gankit"})]
 
 
 CARD = """\
@@ -76,6 +84,10 @@ pipeline_tag: {kind}
 
 A generator of {size}, trained with gankit {version} by the recipe `{recipe}`
 ({description}) on {images} images. `recipe.yaml` has every option.
+
+```
+pip install {install}
+```
 
 ```python
 import gankit

@@ -61,7 +61,8 @@ class Pipeline:
     Attributes:
         generator: the generator with EMA weights, see `gankit.core.interfaces.networks.Generator`.
         conditioner: encodes labels into conditions, see `gankit.core.interfaces.conditions.Conditioner`.
-        recipe: the recipe with which the model was trained.
+        recipe: the recipe with which the model was trained: `name`, `description`, `data`, `conditioner`, `generator`;
+            the whole page is `to_page()` or `to_yaml()`.
         engine: runs the synthesis, see `gankit.sampling.engine_runner.EngineRunner`.
     """
 

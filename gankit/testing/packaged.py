@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+import yaml
 
 from gankit.core.config import recipe as recipes
 from gankit.core.models import model_folder
@@ -21,7 +22,7 @@ def check_recipe_page(subject: Subject) -> None:
     assert page.get("name") == subject.name, f"{origin} calls itself {page.get('name')!r}"
     assert str(page.get("description", "")).strip(), f"{origin} has no description"
     recipe = recipes.parse(page, origin)
-    written = recipes.yaml.safe_load(recipe.to_yaml())
+    written = yaml.safe_load(recipe.to_yaml())
     assert recipes.parse(written, "the written page") == recipe, (
         f"{origin} changes when it is written and read"
     )

@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 import struct
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+import yaml
+from golden_utils import GOLDEN
 from pickle_utils import PICKLES, snapshot_pair
 from runs import Result, train
 from safetensors.torch import load_file, save_file
 
+import gankit
+from gankit import __version__
 from gankit.cli.inspect import inspect, read_header
+from gankit.cli.model_facts import facts
+from gankit.core.interfaces.labels import Label
 from gankit.errors import GankitError
 
 Cli = Callable[..., Result]
@@ -61,6 +70,118 @@ def test_inspect_needs_no_torch(run: Path, pair: tuple[Path, Path], tmp_path: Pa
         assert page.startswith(str(path))
         for fragment in fragments:
             assert fragment in page, page
+
+
+def json_of(*arguments: object) -> tuple[dict[str, Any], str]:
+    """What `gankit inspect ARGS --json` prints in a process of its own, and which heavy modules that took."""
+    program = (
+        "import sys; from gankit import cli\n"
+        "try: cli.main()\n"
+        "except SystemExit as exit: assert not exit.code\n"
+        "print(*sorted({'torch', 'numpy', 'safetensors'} & set(sys.modules)), file=sys.stderr)"
+    )
+    command = [sys.executable, "-c", program, "inspect", *map(str, arguments), "--json"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout, parse_constant=pytest.fail), done.stderr.strip()
+
+
+def test_json_tells_what_a_model_takes(run: Path) -> None:
+    page, heavy = json_of(run)
+    assert heavy == ""
+    (checkpoint,) = run.glob("checkpoints/*")
+    assert (page["kind"], page["path"], page["model"]) == ("run", str(run), str(checkpoint))
+    assert (page["recipe"], page["images_trained"]) == ("stylegan2-class", 8)
+    assert (page["height"], page["width"], page["channels"]) == (16, 16, 3)
+    assert page["takes"] == {"prompt": False, "classes": ["round", "square"], "tags": [], "fields": {}}
+    assert page["latents"] == {"z_dim": 8, "w_dim": 8, "num_ws": 6}
+    package = page["packages"].pop("gankit")
+    assert page["packages"] == {}
+    assert (package["version"], package["draws"], package["installed"]) == (__version__, True, __version__)
+    assert {"generator stylegan2", "conditioner class", "loss non-saturating"} <= set(package["plugins"])
+    pipe = gankit.load(run, device="cpu")
+    assert pipe.mapping(pipe.latents([0]), pipe.conditioner.encode([Label("round")])).shape == (1, 6, 8)
+    for seed in page["ranges"]["seeds"]:
+        pipe.latents([seed])
+    with pytest.raises(GankitError, match="out of range"):
+        pipe.latents([page["ranges"]["seeds"][1] + 1])
+
+
+def test_json_of_models_of_before(run: Path, pair: tuple[Path, Path], tmp_path: Path) -> None:
+    """What they do not state is found by building their networks."""
+    old = facts(str(GOLDEN / "run_0_1" / "run"))
+    assert old["takes"] == {"prompt": False, "classes": ["round", "square"], "tags": [], "fields": {}}
+    assert old["latents"] == {"z_dim": 8, "w_dim": 8, "num_ws": 6}
+    assert old["packages"]["gankit"]["version"] is None
+    assert old["packages"]["gankit"]["plugins"] == ["conditioner class", "generator stylegan2"]
+    page = yaml.safe_load((GOLDEN / "run_0_1" / "run" / "recipe.yaml").read_text())
+    shutil.copytree(GOLDEN / "run_0_1" / "run" / old["model"].rpartition("run/")[2], tmp_path / "model")
+    page["generator"] = {"name": "no-such-generator"}
+    (tmp_path / "model" / "recipe.yaml").write_text(yaml.safe_dump(page))
+    lost = facts(str(tmp_path / "model"))
+    assert (lost["takes"], lost["latents"]) == (None, None)
+    assert "unknown generator 'no-such-generator'" in lost["problem"]
+    pytest.importorskip("gankit_avatars")
+    avatars = facts("avatars")
+    pipe = gankit.load("avatars", device="cpu")
+    vocabulary = pipe.conditioner.vocabulary()
+    assert avatars["takes"] == {
+        "prompt": True,
+        "classes": list(vocabulary.classes),
+        "tags": list(vocabulary.tags),
+        "fields": {},
+    }
+    assert avatars["latents"] == {k: getattr(pipe.generator, k) for k in ("z_dim", "w_dim", "num_ws")}
+    assert (avatars["height"], avatars["width"], avatars["channels"]) == (64, 64, 3)
+    assert avatars["images_trained"] == pipe.nimg > 0
+
+
+def test_json_of_files(pair: tuple[Path, Path], tmp_path: Path) -> None:
+    """A model that was converted, and files; with their tensors."""
+    converted, heavy = json_of(pair[1], "--tensors")
+    assert heavy == ""
+    assert converted["takes"] == {"prompt": False, "classes": [], "tags": [], "fields": {}}
+    assert converted["latents"]["z_dim"] == 16
+    stored = load_file(pair[1] / "generator.safetensors")
+    shapes = {name: entry["shape"] for name, entry in converted["tensors"]["generator.safetensors"].items()}
+    assert shapes == {name: list(tensor.shape) for name, tensor in stored.items()}
+    page, heavy = json_of(pair[1] / "generator.safetensors")
+    assert heavy == ""
+    assert page["kind"] == "safetensors"
+    assert page["tensors"] == {"count": len(stored), "numbers": sum(t.numel() for t in stored.values())}
+    page, heavy = json_of(PICKLES / "sg2_cond.pkl")
+    assert heavy == ""
+    assert (page["kind"], page["hostile"]) == ("foreign", [])
+    assert page["networks"]["G_ema"]["arguments"]["c_dim"] == 5
+    assert page["networks"]["G_ema"]["tensors"]["count"] == 54
+    assert facts(str(PICKLES / "evil_eval_nested.pkl"))["hostile"] == ["builtins.eval"]
+    assert "is not a network" in facts(str(PICKLES / "evil_os_system.pkl"))["unreadable"]["G_ema"]
+    deep = json.dumps({"a": float("nan")})[:-1] + ', "b": ' + "[" * 300 + "]" * 300 + "}"
+    save_file({"w\x1b": torch.zeros(1)}, tmp_path / "odd.safetensors", {"note": "\x1b]0;\x9b", "deep": deep})
+    page, _ = json_of(tmp_path / "odd.safetensors")
+    assert page["metadata"]["deep"]["a"] == "nan"
+
+
+def test_json_of_nothing(tmp_path: Path, gankit_cli: Cli) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "recipe.yaml").write_text("name: new")
+    (tmp_path / "foreign").mkdir()
+    save_file({"w": torch.zeros(1)}, tmp_path / "foreign" / "generator.safetensors")
+    (tmp_path / "foreign" / "recipe.yaml").write_text("name: new")
+    cases = {
+        tmp_path / "run": "has no checkpoint yet",
+        tmp_path: "neither a model nor a run",
+        "no-such-thing": "unknown file, folder or model 'no-such-thing'",
+        tmp_path / "foreign": "conditioner.json",
+    }
+    for path, sentence in cases.items():
+        done = gankit_cli("inspect", path, "--json")
+        assert (done.code, done.out) == (2, "")
+        assert sentence in done.message
+    (tmp_path / "foreign" / "conditioner.json").write_text('{"vocabulary": {"classes": 3}}')
+    assert "is damaged" in gankit_cli("inspect", tmp_path / "foreign", "--json").message
+    (tmp_path / "foreign" / "conditioner.json").write_text('{"vocabulary": {}}')
+    assert "was not written by gankit" in gankit_cli("inspect", tmp_path / "foreign", "--json").message
 
 
 def test_inspect_counts_what_is_there(pair: tuple[Path, Path], gankit_cli: Cli) -> None:

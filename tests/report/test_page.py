@@ -185,6 +185,8 @@ def test_compare(run: Path, tmp_path: Path, gankit_cli: Callable[..., Result]) -
         tmp_path / "b", lines(4, loss__G=7.0), {"train.lr_g": 0.5, "augmentation": None, "loss": "hinge"}
     )
     grid(other, "000002000", seed=3)
+    recipe = other / "recipe.yaml"
+    recipe.write_text(re.sub("(generator stylegan2): .*", r"\1: gankit 9.9", recipe.read_text()))
     out = tmp_path / "deep" / "c.html"
     assert gankit_cli("compare", run, other, "--out", out).code == 0
     text = out.read_text(encoding="utf-8")
@@ -195,6 +197,7 @@ def test_compare(run: Path, tmp_path: Path, gankit_cli: Callable[..., Result]) -
     assert "train.lr_g" in keys
     assert "loss.name" in keys
     assert "train.lr_d" not in keys
+    assert [key for key in keys if key.startswith("packages")] == ["packages.generator stylegan2"]
     assert re.search(r"<td><code>0.0025</code></td><td class=\"odd\"><code>0.5</code></td>", table)
     data = [json.loads(s) for s in page.scripts if s.startswith("{")]
     both = next(d for d in data if len(d["curves"]) == 2 and d["curves"][1]["y"] == [7, 7, 7, 7])

@@ -41,7 +41,10 @@ def test_export(
         stored: list[Tensor] = [file.get_tensor(name) for name in file.keys()]  # noqa: SIM118
         facts = json.loads(file.metadata()["gankit"])
     assert {t.dtype for t in stored if t.is_floating_point()} == {kinds[dtype]}
-    assert (facts["images"], facts["image_shape"], facts["package"]) == (48, [3, 16, 16], "gankit")
+    assert (facts["images"], facts["image_shape"]) == (48, [3, 16, 16])
+    assert facts["packages"]["generator stylegan2"] == f"gankit {gankit.__version__}"
+    assert facts["packages"]["conditioner letters"] == "gankit-letters 1.0"  # in the options of another one
+    assert "pip install gankit gankit-letters\n" in card
     whole = (newest / "generator.safetensors").stat().st_size
     assert (out / "generator.safetensors").stat().st_size <= size * whole + 4096
 

@@ -387,6 +387,8 @@ RECIPE = """
     discriminator: {name: kind-discriminator, feature: {name: kind-feature}}
     loss: kind-loss
     regularizers: {kind-regularizer: {interval: 2}}
+    optimizer_g: kind-optimizer
+    optimizer_d: {name: kind-optimizer, momentum: 0.0}
     guidance: {kind-guidance: {}}
     augmentation: {name: kind-augmentation, p: 0.25}
     trackers: {kind-tracker: {file: events.txt}}

@@ -11,7 +11,7 @@ import torch
 from gankit.core.config import options
 from gankit.core.config import recipe as recipes
 from gankit.core.interfaces.labels import Vocabulary
-from gankit.core.models import build, model_folder, stored_state
+from gankit.core.models import build, model_folder
 from gankit.testing.common import perturb
 
 GENERATORS: dict[str, dict[str, Any]] = {
@@ -37,8 +37,7 @@ def write_model(folder: Path, generator: str = "stylegan2", *, size: str = "8x16
             if hasattr(network.mapping, name):
                 getattr(network.mapping, name).normal_(0, 0.3, generator=torch.Generator().manual_seed(0))
     folder.mkdir(parents=True)
-    state = stored_state.stored_state(network)
-    model_folder.save_model(folder, recipe, conditioner, state, nimg=5, encoders=conditioner.identity())
+    model_folder.save_model(folder, recipe, conditioner, network, nimg=5, encoders=conditioner.identity())
     return folder
 
 

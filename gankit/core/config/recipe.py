@@ -7,10 +7,12 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
 
-from gankit.core.config import options, schedules, sections, stages
+from gankit.core.config import options, packages, schedules, sections, stages
+from gankit.core.config.model_recipe import VERSION as VERSION
+from gankit.core.config.model_recipe import ModelData, ModelRecipe, checked_page, explain
+from gankit.core.config.model_recipe import parse_size as parse_size
 from gankit.core.config.registry import registry
 from gankit.core.config.retention import Retention, checked_retention
 from gankit.core.runtime import yaml_files
@@ -18,38 +20,13 @@ from gankit.core.runtime.units import Count
 from gankit.core.runtime.units import parse_count as parse_count
 from gankit.errors import GankitError, unknown
 
-VERSION: Literal[1] = 1
-
-
-def parse_size(value: Any) -> Any:
-    """'128x64' (height x width), '64' or 64 -> (H, W); other values pass through. Raises ValueError for other text."""
-    if isinstance(value, int):
-        return (value, value)
-    if isinstance(value, str):
-        match = re.fullmatch(r"\s*(\d+)(?:\s*[xX]\s*(\d+))?\s*", value)
-        if not match:
-            raise ValueError(f"{value!r} is not a size such as 64 or 128x64 (height x width)")
-        return (int(match.group(1)), int(match.group(2) or match.group(1)))
-    return value
-
 
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", validate_default=True)
 
 
-class DataOptions(_Section):
-    path: str | None = Field(
-        None, description="folder, zip, shards, or 'source:' with a source plugin's name"
-    )
-    size: Annotated[tuple[int, int], BeforeValidator(parse_size)] = Field(
-        (64, 64), description="height, width"
-    )
-    channels: Literal[1, 3, 4] = Field(3, description="1 grey, 3 RGB, 4 RGBA")
-    fit: Literal["crop", "top-crop", "pad", "stretch"] = Field(
-        "crop", description="how images are brought to size"
-    )
-    mirror: bool = Field(False, description="mirror each image with probability 1/2")
-    options: dict[str, Any] = Field({}, description="options of the source plugin")
+class DataOptions(ModelData, _Section):
+    """The section `data` of a recipe for training."""
 
 
 class TrainOptions(_Section):
@@ -130,21 +107,16 @@ class EvaluationOptions(_Section):
 
 # Keys in which a resumed run may differ from the saved one: they do not change what a training step computes.
 FREE_TO_CHANGE = frozenset(
-    {"name", "description", "trackers", "data.path"}
+    {"name", "description", "trackers", "data.path", "packages"}
     | {"train.images", "train.micro_batch", "train.max_bad_steps", "train.tick", "train.samples_every"}
     | {"train.checkpoint_every", "train.keep", "train.workers", "train.posthoc_every", "evaluation"}
 )
 
 
-class Recipe(_Section):
+class Recipe(ModelRecipe, _Section):
     """A resolved recipe: each plugin section holds the plugin's name and all of its options."""
 
-    gankit: Literal[1] = VERSION
-    name: str = "custom"
-    description: str = ""
     data: DataOptions = DataOptions()
-    conditioner: Any = "none"
-    generator: Any = "stylegan2"
     discriminator: Any = "stylegan2"
     loss: Any = "non-saturating"
     regularizers: dict[str, Any] = {}
@@ -157,6 +129,7 @@ class Recipe(_Section):
     stages: list[dict[str, Any]] = []
     train: TrainOptions = TrainOptions()
     evaluation: EvaluationOptions = EvaluationOptions()
+    packages: Any = {}  # 'kind name' -> 'package version'; `parse` fills it in
 
     @field_validator(*sections.PLUGIN_MAPS, mode="before")
     @classmethod
@@ -173,14 +146,9 @@ class Recipe(_Section):
     def _no_schedules(cls, value: Any) -> Any:
         return {} if value is None else value
 
-    def to_yaml(self) -> str:
-        """The recipe as YAML; parsing that gives an equal recipe."""
-        data = self.model_dump(mode="json")
-        return yaml.safe_dump(data, sort_keys=False, allow_unicode=True, width=110)
-
     @property
-    def image_shape(self) -> tuple[int, int, int]:
-        return (self.data.channels, *self.data.size)
+    def seed(self) -> int:
+        return self.train.seed
 
     def at_stage(self, index: int) -> Recipe:
         """The recipe of one stage: this one with the stage's changes merged in; itself if it has no stages."""
@@ -215,21 +183,13 @@ def parse(data: Any, origin: str) -> Recipe:
 
     Raises GankitError naming `origin`, the key at fault and the nearest valid one.
     """
-    if not isinstance(data, dict):
-        raise GankitError(
-            f"{origin} is not a recipe: expected a mapping with keys such as generator, data, train"
-        )
-    data = dict(data)
+    data = checked_page(data, origin)
     _tiny_changes(data.pop("tiny", {}), origin)
-    if data.get("gankit", VERSION) != VERSION:
-        raise GankitError(
-            f"{origin} is a recipe of format {data['gankit']!r}, this gankit reads {VERSION}; "
-            "use the gankit that wrote it, or bring the page up to date by the docs"
-        )
+    recorded = packages.note(data.get("packages"))
     try:
         recipe = Recipe.model_validate(data)
     except ValidationError as error:
-        raise GankitError(f"{origin}: {_explain(error)}") from None
+        raise GankitError(f"{origin}: {explain(error, Recipe)}") from None
     for name, plugin in sections.PLUGINS.items():
         spec = getattr(recipe, name)
         if spec is not None or not plugin.optional:
@@ -241,15 +201,32 @@ def parse(data: Any, origin: str) -> Recipe:
             checked[name] = {key: value for key, value in spec.items() if key != "name"}
         setattr(recipe, section, checked)
     recipe.schedules = schedules.check(recipe.schedules, recipe.scheduled_options(), origin)
+    staged: dict[str, str] = {}
     recipe.stages = stages.check(recipe.stages, recipe.evaluation.every is not None, origin)
     for index in range(len(recipe.stages)):
         try:
-            recipe.at_stage(index)
+            staged |= recipe.at_stage(index).packages
         except GankitError as error:
             where = f"stages.{index}: "
             raise GankitError(f"{origin}: {where}{str(error).removeprefix(where)}") from None
     _check_evaluation(recipe)
+    recipe.packages = dict(sorted((_packages(recipe, recorded) | staged).items()))
     return recipe
+
+
+def _packages(recipe: Recipe, recorded: dict[str, str]) -> dict[str, str]:
+    """The packages of a checked recipe's plugins. A source may be missing until data are read: it keeps its record."""
+    specs = [(plugin.kind, getattr(recipe, name)) for name, plugin in sections.PLUGINS.items()]
+    maps = [(kind, getattr(recipe, name)) for name, kind in sections.PLUGIN_MAPS.items()]
+    if recipe.evaluation.every is not None:
+        specs.append(("feature", recipe.evaluation.feature))
+        maps.append(("metric", recipe.evaluation.metrics))
+    specs += [(kind, {**spec, "name": name}) for kind, entries in maps for name, spec in entries.items()]
+    source, colon, _ = (recipe.data.path or "").partition(":")
+    if colon:
+        specs.append(("source", source))
+    kept = {key: record for key, record in recorded.items() if colon and key == f"source {source}"}
+    return kept | packages.used((kind, spec) for kind, spec in specs if spec is not None)
 
 
 def _check_evaluation(recipe: Recipe) -> None:
@@ -285,21 +262,6 @@ def measured(wish: EvaluationOptions) -> dict[str, str]:
             if better:
                 found.setdefault(number, better)
     return found
-
-
-def _explain(error: ValidationError) -> str:
-    first = error.errors()[0]
-    place = ".".join(str(part) for part in first["loc"])
-    if first["type"] == "extra_forbidden":
-        section: Any = Recipe
-        for part in first["loc"][:-1]:
-            section = section.model_fields[part].annotation
-        return unknown("key", place, [_join(first["loc"][:-1], name) for name in section.model_fields])
-    return f"{place} = {first['input']!r}: {first['msg'].removeprefix('Value error, ').lower()}"
-
-
-def _join(parts: Any, name: str) -> str:
-    return ".".join([*map(str, parts), name])
 
 
 def read(name_or_path: str, overrides: dict[str, Any] | None = None, *, tiny: bool = False) -> Recipe:

@@ -54,6 +54,8 @@ class Registry:
 
     plugins: dict[tuple[str, str], Plugin] = field(default_factory=dict)
     failures: list[Failure] = field(default_factory=list)
+    hidden: list[str] = field(default_factory=list)  # packages that GANKIT_PLUGINS leaves out
+    recorded: dict[tuple[str, str], str] = field(default_factory=dict)  # 'package version' by the pages read
 
     def names(self, kind: str) -> list[str]:
         """Names of a kind in order of registration, those of third-party packages first."""
@@ -65,10 +67,50 @@ class Registry:
         suggestions."""
         if (kind, name) in self.plugins:
             return self.plugins[kind, name]
-        hint = ""
+        raise GankitError(self.unknown(kind, name, also=also))
+
+    def unknown(
+        self, kind: str, name: str, *, what: str = "", also: Sequence[str] = (), hint: str = ""
+    ) -> str:
+        """Error message for a name that is not registered.
+
+        It names the package that a recipe has recorded for it, else near names, and the packages that GANKIT_PLUGINS
+        hides or that failed to load.
+
+        Args:
+            kind: kind of plugin.
+            name: the name.
+            what: what the name should be, if not just a plugin of that kind.
+            also: further valid names.
+            hint: what else there is to say.
+        """
+        if record := self.recorded.get((kind, name)):
+            return f"{kind} {name!r} is of package {record}, by the recipe; {self._way_to(record)}"
+        hints = [hint, self.absent()]
+        return unknown(what or kind, name, [*self.names(kind), *also], hint="; ".join(filter(None, hints)))
+
+    def absent(self) -> str:
+        """A clause on installed packages whose plugins are not here; '' if there are none."""
+        found = []
         if self.failures:
-            hint = f"{len(self.failures)} plugin package(s) failed to load, see `gankit plugins`"
-        raise GankitError(unknown(kind, name, [*self.names(kind), *also], hint=hint))
+            found.append(f"{len(self.failures)} plugin package(s) failed to load, see `gankit plugins`")
+        if self.hidden:
+            found.append(f"{ENV_SELECT} hides the plugins of {', '.join(self.hidden)}")
+        return "; ".join(found)
+
+    def _way_to(self, record: str) -> str:
+        """How to get the plugins of 'package version', which are not registered here."""
+        package, _, version = record.partition(" ")
+        mine = _canonical(package)
+        if mine in map(_canonical, self.hidden):
+            return f"that package is installed, but {ENV_SELECT} hides it: add it to that list"
+        if any(_canonical(failure.package) == mine for failure in self.failures):
+            return "that package is installed, but its plugins are not: see `gankit plugins`"
+        try:
+            installed = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            return f"that package is not installed: pip install {package}"
+        return f"{installed} is installed, which lacks it: pip install {package}=={version}"
 
     def load(self, kind: str, name: str) -> Any:
         """Import and return the target of a plugin. Raises GankitError if it is unknown or cannot be imported."""
@@ -116,6 +158,8 @@ def registry() -> Registry:
             continue
         package, version = entry_point.dist.name, entry_point.dist.version
         if wanted is not None and package != "gankit" and _canonical(package) not in wanted:
+            if package not in found.hidden:
+                found.hidden.append(package)
             continue
         if (package, entry_point.name) not in seen:  # a distribution may lie twice on sys.path
             seen.add((package, entry_point.name))

@@ -100,8 +100,8 @@ def request(impl: str) -> str:
     if asked == "auto" or asked in PLAIN or (KIND, asked) in registry().plugins:
         return asked
     valid = ["auto", *PLAIN, *names()]
-    hint = ""
-    if asked == "cpu":
+    hint = registry().absent()
+    if asked == "cpu" and "gankit-cpu" not in hint:
         hint = "'composite' is plain torch, which runs on every device; `pip install gankit-cpu` brings 'cpu'"
     if impl == "auto":
         raise GankitError(unknown(f"implementation in {ENVIRONMENT}", asked, valid, hint=hint))

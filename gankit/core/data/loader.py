@@ -65,7 +65,7 @@ def open_source(data_path: str, source_options: Mapping[str, Any] | None = None)
             f"no source reads {data_path}; say which with 'NAME:{data_path}', where NAME is one of {', '.join(names)}"
         )
     if re.match(r"[\w.-]{2,}:", data_path):  # one letter is a Windows drive
-        raise GankitError(unknown("source", prefix, names, hint=f"and there is no file {data_path}"))
+        raise GankitError(registry().unknown("source", prefix, hint=f"and there is no file {data_path}"))
     raise GankitError(f"the data path {data_path} does not exist")
 
 

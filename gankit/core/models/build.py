@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from gankit.core.config import options
+from gankit.core.config.model_recipe import ModelRecipe
 from gankit.core.config.recipe import Recipe
 from gankit.core.interfaces.conditions import Conditioner
 from gankit.core.interfaces.labels import Vocabulary
@@ -16,13 +17,13 @@ from gankit.core.interfaces.training import Regularizer
 from gankit.errors import GankitError
 
 
-def build_conditioner(recipe: Recipe, vocabulary: Vocabulary) -> Conditioner:
+def build_conditioner(recipe: ModelRecipe, vocabulary: Vocabulary) -> Conditioner:
     conditioner: Conditioner = options.build("conditioner", recipe.conditioner)
     conditioner.set_vocabulary(vocabulary)
     return conditioner
 
 
-def build_generator(recipe: Recipe, conditioner: Conditioner) -> Generator:
+def build_generator(recipe: ModelRecipe, conditioner: Conditioner) -> Generator:
     return _seeded(
         recipe, 1, lambda: options.build("generator", recipe.generator, recipe.image_shape, conditioner.spec)
     )
@@ -52,10 +53,10 @@ def build_regularizer(recipe: Recipe, name: str, D: Discriminator, conditioner: 
     return _seeded(recipe, 3, make)
 
 
-def _seeded(recipe: Recipe, offset: int, make: Any) -> Any:
+def _seeded(recipe: ModelRecipe, offset: int, make: Any) -> Any:
     """Call `make` with torch's global generator seeded by the recipe's seed and `offset`, and restore it afterwards."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(recipe.train.seed * 1000 + offset)
+        torch.manual_seed(recipe.seed * 1000 + offset)
         return make()
 
 

@@ -1,7 +1,8 @@
 """Saving and loading of model folders: recipe, generator and conditioner.
 
 A model folder holds `recipe.yaml`, `generator.safetensors` (EMA weights), `conditioner.json` and, if the conditioner
-was trained, `conditioner.safetensors`.
+was trained, `conditioner.safetensors`. What a model takes stands in the metadata of the generator and in
+`conditioner.json`, so that it can be told without building anything (`gankit inspect --json`).
 """
 
 from __future__ import annotations
@@ -14,9 +15,9 @@ import torch
 from torch import Tensor
 
 from gankit._version import __version__
-from gankit.core.config import recipe as recipes
-from gankit.core.config.recipe import Recipe
-from gankit.core.config.registry import registry
+from gankit.core.config import model_recipe, packages
+from gankit.core.config.model_recipe import ModelRecipe
+from gankit.core.config.recipe import read_page
 from gankit.core.interfaces.conditions import Conditioner
 from gankit.core.interfaces.labels import Vocabulary
 from gankit.core.interfaces.networks import Generator
@@ -35,9 +36,11 @@ OTHER_ENCODER = (
 
 @dataclass
 class Model:
-    """A model as sampling needs it: recipe, conditioner, generator, and the number of images trained."""
+    """A model as sampling needs it: recipe, conditioner, generator, and the number of images trained.
 
-    recipe: Recipe
+    The recipe of a loaded model is read only as far as drawing needs it; see `ModelRecipe`."""
+
+    recipe: ModelRecipe
     conditioner: Conditioner
     generator: Generator
     nimg: int = 0
@@ -45,12 +48,13 @@ class Model:
 
 def save_model(
     folder: Path,
-    recipe: Recipe,
+    recipe: ModelRecipe,
     conditioner: Conditioner,
-    generator_state: dict[str, Tensor],
+    generator: Generator,
     *,
     nimg: int,
     encoders: dict[str, str],
+    weights: dict[str, Tensor] | None = None,
     dtype: torch.dtype | None = None,
 ) -> dict[str, str]:
     """Write a model into an existing folder.
@@ -59,9 +63,10 @@ def save_model(
         folder: existing folder to write to.
         recipe: recipe of the run.
         conditioner: conditioner; its vocabulary and trained weights are saved.
-        generator_state: the generator's `stored_state`.
+        generator: the generator with EMA weights.
         nimg: number of images that the model was trained on.
         encoders: `conditioner.identity()`, passed in because it is slow to compute.
+        weights: tensors to save in place of the generator's `stored_state`.
         dtype: dtype in which floating-point weights are stored; None keeps theirs.
 
     Returns the checksums of the tensor files by file name."""
@@ -71,25 +76,27 @@ def save_model(
             return tensors
         return {k: t.to(dtype) if t.is_floating_point() else t for k, t in tensors.items()}
 
-    plugin = registry().get("generator", recipe.generator["name"])
     metadata = {
         "gankit": {
             "version": __version__,
             "generator": recipe.generator,
             "image_shape": recipe.image_shape,
             "cond": {"c_dim": conditioner.spec.c_dim, "token_dim": conditioner.spec.token_dim},
-            "package": plugin.package,
-            "package_version": plugin.version,
+            "latents": latents_of(generator),
+            "packages": packages.used([("generator", recipe.generator), ("conditioner", recipe.conditioner)]),
+            "frozen": frozen_in(generator),
             "images": nimg,
         }
     }
+    weights = stored_state.stored_state(generator) if weights is None else weights
     tensor_files.write_text(folder / "recipe.yaml", recipe.to_yaml())
     name = "generator.safetensors"
-    checksums = {name: tensor_files.save_tensors(folder / name, narrow(generator_state), metadata)}
+    checksums = {name: tensor_files.save_tensors(folder / name, narrow(weights), metadata)}
     trained = stored_state.stored_state(conditioner)
     page = {
         "format": FORMAT,
         "vocabulary": conditioner.vocabulary().to_json(),
+        "accepts": sorted(conditioner.accepts),
         "trained": bool(trained),
         "encoders": encoders,
     }
@@ -100,12 +107,23 @@ def save_model(
     return checksums
 
 
+def frozen_in(generator: Generator) -> dict[str, dict[str, str]]:
+    """Name and hash of the pretrained networks inside a generator, by path."""
+    found = stored_state.frozen_networks(generator)
+    return {path: network.identity() for path, network in found.items()}
+
+
+def latents_of(generator: Generator) -> dict[str, int]:
+    """Sizes of a generator's latents: z [B, z_dim], ws [B, num_ws, w_dim]."""
+    return {"z_dim": generator.z_dim, "w_dim": generator.w_dim, "num_ws": generator.num_ws}
+
+
 def load_model(folder: Path) -> Model:
     """Read a model folder or checkpoint.
 
-    Raises GankitError if it is damaged, of another version, or was trained with other text encoders."""
-    page, origin = recipes.read_page(str(folder / "recipe.yaml"))
-    recipe = recipes.parse(page, origin)
+    Of the recipe's plugins only conditioner and generator need to be installed. Raises GankitError if the folder is
+    damaged, of another version, or was trained with other text encoders."""
+    recipe = read_recipe(folder)
     conditioner_page = tensor_files.read_json(folder / "conditioner.json", FORMAT)
     conditioner = build_conditioner(recipe, Vocabulary.from_json(conditioner_page["vocabulary"]))
     if conditioner.identity() != conditioner_page.get("encoders", {}):
@@ -117,9 +135,20 @@ def load_model(folder: Path) -> Model:
     tensors, metadata = tensor_files.load_tensors(path)
     with filled_later():
         generator = build_generator(recipe, conditioner)
+    for place, identity in metadata.get("gankit", {}).get("frozen", {}).items():
+        if frozen_in(generator).get(place) != identity:
+            raise GankitError(
+                f"{path} was trained with other weights of the pretrained network {identity.get('name')!r} than those "
+                "found here; install the package or file that it was trained with"
+            )
     # not on Windows, where a mapped file cannot be replaced, as training does
     stored_state.load_stored(generator, tensors, path, adopt=os.name == "posix")
     return Model(recipe, conditioner, generator, int(metadata.get("gankit", {}).get("images", 0)))
+
+
+def read_recipe(folder: Path) -> ModelRecipe:
+    """The recipe of a model folder or checkpoint, as far as a model needs it."""
+    return model_recipe.parse(*read_page(str(folder / "recipe.yaml")))
 
 
 def read_vocabulary(folder: Path) -> Vocabulary:

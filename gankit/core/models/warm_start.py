@@ -16,13 +16,12 @@ import torch
 from torch import Tensor, nn
 
 from gankit.core.config import options
-from gankit.core.config import recipe as recipes
 from gankit.core.config.recipe import Recipe
 from gankit.core.interfaces.conditions import Conditioner, CondSpec
 from gankit.core.interfaces.networks import Discriminator, Generator
 from gankit.core.models import stored_state
 from gankit.core.models.build import build_conditioner
-from gankit.core.models.model_folder import read_vocabulary
+from gankit.core.models.model_folder import read_recipe, read_vocabulary
 from gankit.core.models.pretrained import filled_later
 from gankit.core.runtime import tensor_files
 from gankit.errors import GankitError
@@ -45,7 +44,7 @@ def start_from(
     """
     lines = []
     try:
-        old = build_conditioner(recipes.read(str(folder / "recipe.yaml")), read_vocabulary(folder))
+        old = build_conditioner(read_recipe(folder), read_vocabulary(folder))
         columns = match(old.columns(), conditioner.columns())
     except GankitError as error:  # such as a text encoder that is not here
         lines.append(f"conditions of {init} cannot be matched: {error}")

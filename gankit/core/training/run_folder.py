@@ -12,6 +12,7 @@ from gankit.core.checkpoints import folders
 from gankit.core.config import recipe as recipes
 from gankit.core.config.recipe import Recipe
 from gankit.core.interfaces.conditions import Conditioner
+from gankit.core.interfaces.networks import Generator
 from gankit.core.models import model_folder, stored_state
 from gankit.core.runtime import distributed, tensor_files
 from gankit.core.runtime.tensor_files import sha256_of
@@ -82,7 +83,7 @@ def save_checkpoint(
                 folder,
                 recipe,
                 stepper.conditioner_ema,
-                stored_state.stored_state(stepper.G_ema),
+                stepper.G_ema,
                 nimg=stepper.nimg,
                 encoders=ties["encoders"],
             )
@@ -118,7 +119,7 @@ def save_snapshots(run: Path, recipe: Recipe, stepper: Stepper, ties: dict[str, 
                 folder,
                 recipe,
                 cast(Conditioner, average.networks.get("conditioner", stepper.parts.conditioner)),
-                stored_state.stored_state(average.networks["generator"]),
+                cast(Generator, average.networks["generator"]),
                 nimg=stepper.nimg,
                 encoders=ties["encoders"],
             )

@@ -53,7 +53,9 @@ class CLIPScore(ImageMetric):
         self._std = torch.tensor(config.get("std") or OPENAI_DATASET_STD).view(3, 1, 1)
 
     def check(self, context: MetricContext) -> None:
-        if context.pipe.recipe.guidance.get("clip", {}).get("model") == self.model:
+        guidance = context.pipe.recipe.to_page().get("guidance")
+        clip = guidance.get("clip") if isinstance(guidance, dict) else None
+        if isinstance(clip, dict) and clip.get("model") == self.model:
             warnings.warn(
                 f"the model was trained to please CLIP {self.model}, which metric 'clip-score' now judges by; choose "
                 "another one (--set clip-score.model=...)",

@@ -125,6 +125,29 @@ def test_selection(site: Path, discover: Discover, monkeypatch: pytest.MonkeyPat
     assert losses("no-such-package") == {"hinge"}
 
 
+def test_hidden_packages_are_named_not_imported(
+    site: Path, discover: Discover, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_package(site, "My_Gan", "raise SystemExit('imported')", module="my_gan")
+    write_package(site, "my-loss", registering("'loss', 'mine', 'my_loss:X'"))
+    monkeypatch.setenv("GANKIT_PLUGINS", "my-loss")
+    found, warned = discover()
+    assert warned == []
+    assert "My_Gan" in found.hidden
+    assert not {"my-loss", "gankit"} & set(found.hidden)
+    with pytest.raises(
+        GankitError, match=r"unknown generator 'mine'.*GANKIT_PLUGINS hides the plugins of .*My_Gan"
+    ):
+        found.get("generator", "mine")
+    found.recorded["generator", "mine"] = "my-gan 2.0"  # as a recipe spells it
+    with pytest.raises(
+        GankitError, match=r"is of package my-gan 2.0, by the recipe; .*GANKIT_PLUGINS hides it"
+    ):
+        found.get("generator", "mine")
+    monkeypatch.delenv("GANKIT_PLUGINS")
+    assert discover()[0].hidden == []
+
+
 def test_two_packages_with_one_name(site: Path, discover: Discover) -> None:
     write_package(site, "a-first", registering("'generator', 'mine', 'a_first:X'"))
     write_package(

@@ -16,7 +16,7 @@ def test_a_loaded_model_lies_in_its_file_and_may_be_changed(tmp_path):
         tmp_path,
         stored.recipe,
         stored.conditioner,
-        stored.generator.state_dict(),
+        stored.generator,
         nimg=1,
         encoders=stored.conditioner.identity(),
     )

@@ -196,9 +196,8 @@ def test_a_frozen_network_inside_g_stays_frozen_shared_and_out_of_checkpoints(
     @functools.wraps(build)
     def with_stem(self: Any, *args: Any, **options: Any) -> None:
         build(self, *args, **options)
-        self.stem = Pretrained("stem", torch.nn.Linear(4, 4)).requires_grad_(
-            True
-        )  # its author forgot to freeze it
+        self.stem = Pretrained("stem", torch.nn.Linear(4, 4))
+        self.stem.requires_grad_(True)  # its author forgot to freeze it
 
     monkeypatch.setattr(StyleGAN2, "__init__", with_stem)
     seen: list[Stepper] = []
@@ -218,3 +217,6 @@ def test_a_frozen_network_inside_g_stays_frozen_shared_and_out_of_checkpoints(
     state = json.loads((last / "training" / "state.json").read_text())
     assert state["frozen"]["generator.stem"] == G.stem.identity()
     assert gankit.load(tmp_path)(seeds=0)
+    monkeypatch.setattr(torch.nn, "Linear", functools.partial(torch.nn.Linear, bias=False))
+    with pytest.raises(gankit.GankitError, match="other weights of the pretrained network 'stem'"):
+        gankit.load(tmp_path)

@@ -189,7 +189,7 @@ def test_class_table(tmp_path):
         StyleGANXL((3, 16, 16), CondSpec(4), class_table=str(file), **TINY)
     folder = tmp_path / "model"
     folder.mkdir()
-    model_folder.save_model(folder, recipe, conditioner, generator.state_dict(), nimg=0, encoders={})
+    model_folder.save_model(folder, recipe, conditioner, generator, nimg=0, encoders={})
     os.remove(file)
     again = model_folder.load_model(folder).generator
     assert torch.equal(again.mapping.embed.weight, table)

@@ -147,3 +147,9 @@ def test_cpu_without_its_package(monkeypatch):
     with pytest.raises(GankitError, match=r"GANKIT_OPS 'cpu'.* `pip install gankit-cpu` brings 'cpu'"):
         cuda.bias_act(x)
     assert dispatch.choose("modulated_conv2d", CPU, "composite").name == "composite"
+    monkeypatch.setattr(dispatch, "registry", lambda: Registry(plugins, hidden=["gankit-cpu"]))
+    with pytest.raises(
+        GankitError, match=r"GANKIT_OPS 'cpu'.*GANKIT_PLUGINS hides the plugins of gankit-cpu"
+    ) as e:
+        cuda.bias_act(x)
+    assert "pip install" not in str(e.value)

@@ -1,0 +1,105 @@
+"""Which packages a recipe's plugins are of: every kind, nested, of all stages; records that are not to be believed."""
+
+from __future__ import annotations
+
+import pytest
+import yaml
+from option_plugins import registered
+
+from gankit import __version__
+from gankit.core.config import model_recipe, packages
+from gankit.core.config import recipe as recipes
+from gankit.core.config.registry import registry
+from gankit.errors import GankitError
+
+MINE = f"gankit {__version__}"
+
+
+def test_every_plugin_of_a_recipe_is_recorded() -> None:
+    page = {
+        "conditioner": {"name": "combined", "parts": {"tags": {}, "more": {"name": "class"}}},
+        "discriminator": {"name": "projected", "feature": "timm-cnn"},
+        "regularizers": {"r1": {}},
+        "guidance": {"classifier": {}},
+        "trackers": {"tensorboard": {}},
+        "evaluation": {"every": 8, "metrics": {"kid": {}}, "feature": "inception"},
+        "data": {"path": "folder:pictures"},
+    }
+    recipe = recipes.parse(page, "test")
+    assert recipe.packages == dict.fromkeys(sorted(recipe.packages), MINE)
+    assert recipe.packages.keys() == {
+        *("conditioner class", "conditioner combined", "conditioner tags"),
+        *(
+            "discriminator projected",
+            "feature inception",
+            "feature timm-cnn",
+            "feature timm-vit",
+            "generator stylegan2",
+        ),
+        *(
+            "guidance classifier",
+            "loss non-saturating",
+            "metric kid",
+            "optimizer adam",
+            "regularizer r1",
+            "source folder",
+        ),
+        "tracker tensorboard",
+    }
+    assert recipes.parse(yaml.safe_load(recipe.to_yaml()), "written") == recipe
+    del page["evaluation"]["every"]  # nothing is measured
+    assert not {"metric kid", "feature inception"} & recipes.parse(page, "test").packages.keys()
+
+
+def test_the_stages_count() -> None:
+    page = {"stages": [{"until": 8, "loss": "hinge"}, {"guidance": {"classifier": {}}}]}
+    whole = recipes.parse(page, "test")
+    assert {"loss hinge", "loss non-saturating", "guidance classifier"} <= whole.packages.keys()
+    first = whole.at_stage(0).packages.keys()
+    assert "loss hinge" in first
+    assert not {"loss non-saturating", "guidance classifier"} & first
+    assert recipes.parse({**page, "packages": {}}, "test") == whole
+
+
+def test_records_change_nothing_else() -> None:
+    """A page from elsewhere: the new recipe has its own records, and a run may continue."""
+    recipe = recipes.parse({"loss": "hinge"}, "test")
+    for given in ({"loss hinge": "gankit 9.9", "loss gone": "other 1.0"}, "nonsense", None, {3: []}):
+        other = recipes.parse({"loss": "hinge", "packages": given}, "test")
+        assert other == recipe
+    other.packages = {"loss hinge": "gankit 9.9"}
+    assert recipe.differences(other) == []
+
+
+@pytest.mark.parametrize(
+    "record",
+    ["--index-url=http://evil 1", "evil\x1b[2J 1", "a b 1", "x", "", "-r 1", "x 1;rm", "http://x 1", 3, None],
+)
+def test_odd_records_are_not_repeated(record: object) -> None:
+    """They are the text of a stranger, and advise what to install."""
+    registry.cache_clear()
+    page = {"generator": "odd-one", "packages": {"generator odd-one": record}}
+    for parse in (model_recipe.parse, recipes.parse):
+        with pytest.raises(GankitError, match="unknown generator 'odd-one'") as caught:
+            parse(page, "test")
+        assert "pip install" not in str(caught.value)
+    registry.cache_clear()
+
+
+def test_a_source_that_is_missing_keeps_its_record() -> None:
+    """A recipe is read without opening its data."""
+    page = {"data": {"path": "somewhere:"}, "packages": {"source somewhere": "far-away 2.0"}}
+    recipe = recipes.parse(page, "test")
+    assert recipe.packages["source somewhere"] == "far-away 2.0"
+    assert recipes.parse({**page, "data": {"path": "folder:"}}, "test").packages["source folder"] == MINE
+    assert "source somewhere" not in recipes.parse({**page, "data": {"path": "x"}}, "test").packages
+    registry.cache_clear()
+
+
+def test_nested_plugins_of_others_are_found() -> None:
+    with registered():
+        spec = {"name": "outer", "part": {"name": "inner", "gain": 1.0}, "spare": None}
+        many = {"name": "many", "parts": {"inner": {}, "second": {"name": "factory"}}}
+        found = packages.used([("generator", spec), ("conditioner", many)])
+    names = ["conditioner many", "generator outer", "loss factory", "loss inner"]
+    assert found == dict.fromkeys(names, "fake 1.0")
