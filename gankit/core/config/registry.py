@@ -32,7 +32,9 @@ ENV_SELECT = (
 )
 ENV_STRICT = "GANKIT_STRICT_PLUGINS"  # set by --strict-plugins: a broken plugin is an error
 ENV_FILES = "GANKIT_PLUGIN_FILES"  # files and folders to load without installing; --plugin adds to it
-FILE_VERSION = "file"  # version of plugins from a file; their package is its name: models record it, and are shared
+FILE_VERSION = (
+    "file"  # version of plugins from a file; their package is its name: models record it, and are shared
+)
 
 
 @dataclass(frozen=True)
@@ -136,7 +138,7 @@ def registry() -> Registry:
     installed = sorted(entry_points(), key=_builtin_first)
     own = [entry for entry in installed if entry.dist.name == "gankit"]
     for entry in own:
-        load_entry_point(found, entry)
+        load_entry_point(found, entry, entry.dist.name, entry.dist.version)
     if not found.plugins:
         raise GankitError(
             "gankit is not installed as a package, so it has no plugins; run `pip install -e .` in its folder"
@@ -147,7 +149,7 @@ def registry() -> Registry:
         load_file(found, path)
     for entry in installed:
         if entry not in own and not hidden(entry.dist.name):
-            load_entry_point(found, entry)
+            load_entry_point(found, entry, entry.dist.name, entry.dist.version)
     for failure in found.failures:
         if os.environ.get(ENV_STRICT):
             raise GankitError(f"{failure.summary} (--strict-plugins)")
@@ -186,9 +188,10 @@ def entry_points() -> Iterator[Any]:
                 yield entry
 
 
-def load_entry_point(found: Registry, entry: Any) -> None:
+def load_entry_point(
+    found: Registry, entry: importlib.metadata.EntryPoint, package: str, version: str
+) -> None:
     """Register what the module of an entry point registers; whatever fails is added to `found.failures`."""
-    package, version = entry.dist.name, entry.dist.version
     what = f"entry point {entry.name!r} of package {package!r}"
     try:
         module = entry.load()
