@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -81,3 +82,18 @@ def check(
     page, well = examine(package)
     print(page)
     raise typer.Exit(0 if well else 1)
+
+
+@plugins_app.command(no_args_is_help=True)
+def new(
+    name: Annotated[str, typer.Argument(help="Name of the package, such as gankit-sagan.")],
+    kind: Annotated[str, typer.Option(help="Kind of its plugin, such as generator.")],
+    out: Annotated[Path | None, typer.Option(help="The new folder; by default ./NAME.")] = None,
+    model: Annotated[str | None, typer.Option(help="Of kind 'model': the run or model to put in.")] = None,
+    strict_plugins: Strict = False,
+) -> None:
+    """Write a package with a small working plugin, a recipe, and tests, to begin from."""
+    from gankit.cli.new_plugin import new as write
+
+    folder = write(name, kind, out, model=model)
+    print(f"wrote {folder}; install it with: pip install -e {folder}")

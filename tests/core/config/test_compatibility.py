@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 import torch
-from compositions import VOCABULARY
 from conditioning_utils import make_bert, make_open_clip
 from fake_packages import registering, site_folder, write_package
 from runs import TINY, write_images
@@ -19,6 +18,7 @@ from gankit.core.interfaces.conditions import CondSpec
 from gankit.core.models import build
 from gankit.core.training.assembly import build_parts
 from gankit.errors import GankitError
+from gankit.testing.compositions import VOCABULARY
 
 SMALL_CNN = {"name": "timm-cnn", "model": "test_efficientnet.r160_in1k", "pretrained": False}
 
