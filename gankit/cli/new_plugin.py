@@ -213,7 +213,7 @@ def _replaced(text: str, words: Mapping[str, str]) -> str:
 
 def _read(name: str) -> str | None:
     """A file of the templates; None if there is none."""
-    file = importlib.resources.files("gankit.cli").joinpath("templates", name)
+    file = importlib.resources.files("gankit.cli") / "templates" / name
     return file.read_text(encoding="utf-8") if file.is_file() else None
 
 

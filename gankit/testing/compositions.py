@@ -127,7 +127,12 @@ class CompositionSuite:
 
         def noting(kind: str) -> Any:
             real = getattr(build, f"build_{kind}")
-            return mock.patch.object(build, f"build_{kind}", lambda *a: (built.append(kind), real(*a))[1])
+
+            def note(*arguments: Any) -> Any:
+                built.append(kind)
+                return real(*arguments)
+
+            return mock.patch.object(build, f"build_{kind}", note)
 
         with noting("generator"), noting("discriminator"):
             try:
@@ -158,18 +163,19 @@ def pairwise(columns: list[list[str]], missing: set[tuple[int, str, int, str]]) 
     Few of them, chosen greedily."""
     missing = set(missing)
 
-    def pairs(row: dict[int, str]) -> set[tuple[int, str, int, str]]:
-        return {(i, a, j, b) for (i, a), (j, b) in itertools.combinations(sorted(row.items()), 2)}
+    def held(row: dict[int, str]) -> set[tuple[int, str, int, str]]:
+        """The missing pairs that a row, some of whose columns may be open, holds."""
+        pairs = itertools.combinations(sorted(row.items()), 2)
+        return {(i, a, j, b) for (i, a), (j, b) in pairs} & missing
 
     while missing:
         i, a, j, b = min(missing)
         row = {i: a, j: b}
         for k in range(len(columns)):
             if k not in row:
-                row[k] = max(
-                    columns[k], key=lambda value, k=k, row=row: len(pairs({**row, k: value}) & missing)
-                )
-        missing -= pairs(row)
+                counts = [len(held({**row, k: value})) for value in columns[k]]
+                row[k] = columns[k][counts.index(max(counts))]
+        missing -= held(row)
         yield tuple(row[k] for k in range(len(columns)))
 
 
