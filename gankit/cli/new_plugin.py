@@ -19,6 +19,7 @@ from typing import Any
 
 from gankit._version import __version__
 from gankit.core.config.registry import registry
+from gankit.core.config.sections import COMBINED
 from gankit.errors import GankitError, unknown
 from gankit.hookspecs import KINDS
 
@@ -192,7 +193,7 @@ def _files(kind: str, words: Mapping[str, str]) -> Iterator[tuple[str, str]]:
         "MY GANKIT": ".".join(__version__.split(".")[:2]),
         "MY REGISTRATIONS": "\n".join(line(*each) for each in targets),
     }
-    tests = [_read("test.py.txt"), _read("test_parts.py.txt") if template.sections else None]
+    tests = [_read("test.py.txt"), _read("test_parts.py.txt") if kind in COMBINED else None]
     files = {
         "pyproject.toml": _read("pyproject.toml.txt"),
         "README.md": _read("README.md.txt"),

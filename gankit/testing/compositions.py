@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from gankit.core.config import recipe as recipes
 from gankit.core.config.registry import canonical, registry
-from gankit.core.config.sections import SECTIONS
+from gankit.core.config.sections import COMBINED, SECTIONS
 from gankit.core.interfaces.labels import Label, Vocabulary
 from gankit.core.models import build
 from gankit.core.runtime import distributed
@@ -49,10 +49,7 @@ class CompositionSuite:
     """
 
     package: ClassVar[str | None] = None
-    kinds: ClassVar[Row] = (
-        *("generator", "discriminator", "conditioner", "loss"),
-        *("regularizer", "guidance", "augmentation"),
-    )
+    kinds: ClassVar[Row] = COMBINED
     shape: ClassVar[tuple[int, int, int]] = (3, 32, 32)
 
     def options(self, kind: str, name: str) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from gankit.core.config.registry import Plugin, registry
 from gankit.core.models.pretrained import find_state_dict
 from gankit.errors import GankitError
 from gankit.hookspecs import KINDS
-from gankit.testing import Subject, checks_of
+from gankit.testing import CompositionSuite, Subject, checks_of
 
 RUFF = [sys.executable, "-m", "ruff"]
 
@@ -76,6 +76,12 @@ def test_it_keeps_its_contract(packages: dict[str, Path], kind: str) -> None:
             check(Subject(plugin.kind, plugin.name, options, ((3, 32, 32), (1, 16, 32))))
             done += 1
     assert done
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_its_tests_combine_what_can_be_combined(packages: dict[str, Path], kind: str) -> None:
+    (tests,) = (packages[kind] / "tests").iterdir()
+    assert ("gankit.testing.CompositionSuite" in tests.read_text()) == (kind in CompositionSuite.kinds)
 
 
 @pytest.mark.parametrize(
