@@ -102,7 +102,13 @@ def _from_installed(name: str) -> Package:
         hint = "it is not installed; a folder with a pyproject.toml can be checked, too"
         raise GankitError(unknown("package", name, names, hint=hint)) from None
     groups: dict[str, dict[str, str]] = {}
-    for entry in distribution.entry_points:
+    try:
+        entries = list(distribution.entry_points)
+    except Exception as error:  # importlib parses the file without checks
+        raise GankitError(
+            f"the entry_points.txt of package {name!r} is damaged ({error}); reinstall it"
+        ) from None
+    for entry in entries:
         groups.setdefault(entry.group, {})[entry.name] = entry.value
     package = Package(distribution.metadata["Name"], distribution.version, groups)
     package.problems += _about_groups(groups)
@@ -110,7 +116,7 @@ def _from_installed(name: str) -> Package:
         package.problems.append(
             f"{ENV_SELECT}={os.environ[ENV_SELECT]} keeps gankit from loading it; add {package.name} there, or unset it"
         )
-    for entry in distribution.entry_points:
+    for entry in entries:
         if entry.group == GROUP:
             load_entry_point(package.found, entry, package.name, package.version)
     return package
@@ -126,8 +132,8 @@ def _from_project(folder: Path) -> Package:
             f"{folder / 'pyproject.toml'} names no project that can be read ({error})"
         ) from None
     try:
-        package = _from_installed(name)
-    except GankitError:
+        importlib.metadata.distribution(name)
+    except importlib.metadata.PackageNotFoundError:
         package = Package(name, "(not installed)", groups)
         package.problems += _about_groups(groups)
         sys.path[:0] = [str(place) for place in (folder, folder / "src") if place.is_dir()]
@@ -136,6 +142,7 @@ def _from_project(folder: Path) -> Package:
                 package.found, importlib.metadata.EntryPoint(entry, value, GROUP), name, package.version
             )
         return package
+    package = _from_installed(name)
     if groups.get(GROUP, {}) != package.groups.get(GROUP, {}):
         package.problems.append(
             f"pyproject.toml declares other entry points than the installed package; run `pip install -e {folder}`"

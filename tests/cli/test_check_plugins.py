@@ -136,6 +136,13 @@ def test_nothing_is_registered(site: Path, gankit_cli: Callable[..., object], gr
     assert done.out.endswith("1 thing is wrong\n")
 
 
+def test_damaged_entry_points(site: Path, gankit_cli: Callable[..., object]) -> None:
+    write_package(site, "parts", registering_nothing())
+    (site / "parts-1.0.dist-info" / "entry_points.txt").write_text("[gankit]\nno equals sign\n")
+    done = gankit_cli("plugins", "check", "parts")
+    assert (done.code, "the entry_points.txt of package 'parts' is damaged" in done.message) == (2, True)
+
+
 def registering_nothing() -> str:
     return registering("'loss', 'x', 'parts:X'").replace("register('loss', 'x', 'parts:X')", "pass")
 

@@ -32,9 +32,8 @@ ENV_SELECT = (
 )
 ENV_STRICT = "GANKIT_STRICT_PLUGINS"  # set by --strict-plugins: a broken plugin is an error
 ENV_FILES = "GANKIT_PLUGIN_FILES"  # files and folders to load without installing; --plugin adds to it
-FILE_VERSION = (
-    "file"  # version of plugins from a file; their package is its name: models record it, and are shared
-)
+# The version of plugins from a file. Their package is the file's name, not its path: models record it, and are shared.
+FILE_VERSION = "file"
 
 
 @dataclass(frozen=True)
@@ -135,7 +134,7 @@ def registry() -> Registry:
     and if gankit itself is not installed.
     """
     found = Registry()
-    installed = sorted(entry_points(), key=_builtin_first)
+    installed = sorted(entry_points(found.failures), key=_builtin_first)
     own = [entry for entry in installed if entry.dist.name == "gankit"]
     for entry in own:
         load_entry_point(found, entry, entry.dist.name, entry.dist.version)
@@ -143,9 +142,8 @@ def registry() -> Registry:
         raise GankitError(
             "gankit is not installed as a package, so it has no plugins; run `pip install -e .` in its folder"
         )
-    for (
-        path
-    ) in plugin_files():  # before packages: what the user names goes before what happens to be installed
+    # Before packages: what the user names goes before what happens to be installed.
+    for path in plugin_files():
         load_file(found, path)
     for entry in installed:
         if entry not in own and not hidden(entry.dist.name):
@@ -169,16 +167,20 @@ def plugin_files() -> list[Path]:
     return list(dict.fromkeys(Path(name).expanduser().resolve() for name in named))
 
 
-def entry_points() -> Iterator[Any]:
+def entry_points(failures: list[Failure] | None = None) -> Iterator[Any]:
     """The entry points in the group ``gankit`` of all installed distributions, each of which has a name.
 
-    `importlib.metadata.entry_points` would fail altogether for a single damaged file."""
+    Where those of a distribution cannot be read, they are left out and `failures` grows;
+    `importlib.metadata.entry_points` would raise instead."""
     seen = set()
     for distribution in importlib.metadata.distributions():
         try:
             mine = [entry for entry in distribution.entry_points if entry.group == GROUP]
             name = distribution.metadata["Name"] if mine else None
-        except Exception:  # a distribution that nobody can read is no plugin package
+        except Exception:  # importlib parses these files without checks
+            if failures is not None and f"[{GROUP}]" in (distribution.read_text("entry_points.txt") or ""):
+                summary = f"package {distribution.name!r} is skipped (its entry_points.txt is damaged; reinstall it)"
+                failures.append(Failure(distribution.name, summary, traceback.format_exc()))
             continue
         if not name:  # left over from an interrupted pip
             continue

@@ -167,8 +167,9 @@ def test_entry_points_that_cannot_be_read_cost_their_package_only(site: Path, di
     write_package(site, "damaged-one", registering("'loss', 'damaged', 'm:X'"))
     write_package(site, "sound-one", registering("'loss', 'sound', 'm:X'"))
     (site / "damaged_one-1.0.dist-info" / "entry_points.txt").write_text("[gankit]\nno equals sign\n")
-    found, _ = discover()
+    found, (warning,) = discover()
     assert found.get("loss", "sound").package == "sound-one"
+    assert warning.startswith("package 'damaged-one' is skipped (its entry_points.txt is damaged")
 
 
 def test_broken_package_is_an_error_if_strict(
