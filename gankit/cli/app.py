@@ -12,7 +12,7 @@ from typer.core import TyperCommand, TyperGroup
 
 from gankit._version import __version__
 from gankit.cli import measure, models, plugins, sample, train
-from gankit.cli.strict import Strict
+from gankit.cli.strict import Strict, add_plugin_option
 from gankit.core.config.registry import registry
 from gankit.errors import GankitError
 
@@ -93,12 +93,16 @@ def _root(
 def main() -> None:
     """Run the command line; a user's mistake prints one sentence on stderr and exits with code 2."""
     warnings.showwarning = _one_line_warning
+    command = add_plugin_option(typer.main.get_command(app))
     try:
-        sys.exit(app(sys.argv[1:] or ["--help"], prog_name="gankit", standalone_mode=False))
+        sys.exit(command(sys.argv[1:] or ["--help"], prog_name="gankit", standalone_mode=False))
     except GankitError as error:
         print(f"gankit: {error}", file=sys.stderr)
         sys.exit(2)
     except CommandLineError as error:
+        if type(error).__name__ == "NoArgsIsHelpError":  # of a group or command with no_args_is_help
+            print(error.ctx.get_help())
+            sys.exit(0)
         print(f"gankit: {' '.join(error.format_message().split())} (see --help)", file=sys.stderr)
         sys.exit(2)
     except (KeyboardInterrupt, typer.Abort):

@@ -89,6 +89,10 @@ def _kernels_for_cpus() -> str:
 
 def _choices(devices: Iterable[torch.device]) -> tuple[list[str], bool]:
     rows, well = [("operator", "tensors on", "implementation", "because")], True
+    try:
+        dispatch.request("auto")
+    except GankitError as error:  # an unknown name in GANKIT_OPS, which is the same for every operator
+        return [f"FAILED: {error}"], False
     for device in devices:
         for operator in dispatch.OPERATORS:
             try:

@@ -9,6 +9,7 @@ import torch
 from gankit._version import __version__
 from gankit.core.checkpoints import folders
 from gankit.core.config import packages
+from gankit.core.config.registry import FILE_VERSION
 from gankit.core.models import model_folder
 from gankit.core.runtime import tensor_files
 from gankit.errors import GankitError, unknown
@@ -69,9 +70,10 @@ def _card(model: model_folder.Model, name: str) -> str:
 
 
 def _packages(model: model_folder.Model) -> list[str]:
-    """The packages that drawing takes, gankit first."""
+    """The packages that drawing takes, gankit first; plugin files are none."""
     plugins = [("generator", model.recipe.generator), ("conditioner", model.recipe.conditioner)]
-    found = {record.partition(" ")[0] for record in packages.used(plugins).values()}
+    records = [record.split(" ") for record in packages.used(plugins).values()]
+    found = {package for package, version in records if version != FILE_VERSION}
     return ["gankit", *sorted(found - {"gankit"})]
 
 

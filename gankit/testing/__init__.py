@@ -10,6 +10,8 @@ The tests of a plugin package need no more than this::
 pytest runs every check of a kind on every plugin of that kind which the package registers. Networks are built with the
 options in the plugin's class attribute ``conformance``, so that a plugin whose defaults are large or need pretrained
 weights can name small ones. A check that needs weights which are not here is skipped.
+
+`CompositionSuite` trains the package's plugins together with the other installed ones, two by two.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 from unittest import mock
 
-from gankit.core.config.registry import registry
+from gankit.core.config.registry import canonical, registry
 from gankit.errors import GankitError
 from gankit.testing import (
     common,
@@ -35,8 +37,9 @@ from gankit.testing import (
     training,
 )
 from gankit.testing.common import Subject
+from gankit.testing.compositions import CompositionSuite
 
-__all__ = ["ConformanceSuite", "Subject", "checks_of"]
+__all__ = ["CompositionSuite", "ConformanceSuite", "Subject", "checks_of"]
 
 _CHECKS: dict[str, list[Callable[[Subject], None]]] = {
     **networks.CHECKS,
@@ -84,8 +87,8 @@ class ConformanceSuite:
     def pytest_generate_tests(self, metafunc: Any) -> None:
         if "check" not in metafunc.fixturenames:
             return
-        wanted = None if self.package is None else _canonical(self.package)
-        plugins = [p for p in registry().plugins.values() if wanted in (None, _canonical(p.package))]
+        wanted = None if self.package is None else canonical(self.package)
+        plugins = [p for p in registry().plugins.values() if wanted in (None, canonical(p.package))]
         if not plugins:
             raise GankitError(f"no plugins of package {self.package!r} are registered; is it installed?")
         cases = [(p.kind, p.name, check) for p in plugins for check in checks_of(p.kind)]
@@ -95,7 +98,7 @@ class ConformanceSuite:
     def test_registration(self) -> None:
         """No registration of the package failed."""
         for failure in registry().failures:
-            mine = self.package is None or _canonical(failure.package) == _canonical(self.package)
+            mine = self.package is None or canonical(failure.package) == canonical(self.package)
             assert not mine, f"{failure.summary}\n{failure.traceback}"
 
     def test_plugin(self, kind: str, name: str, check: Callable[[Subject], None]) -> None:
@@ -112,7 +115,3 @@ class ConformanceSuite:
 
 def _short(check: Callable[[Subject], None], kind: str) -> str:
     return check.__name__.removeprefix("check_").removeprefix(f"{kind}_")
-
-
-def _canonical(name: str) -> str:
-    return name.lower().replace("_", "-").replace(".", "-")

@@ -13,12 +13,13 @@ def test_command_line_tells_what_is_broken(tmp_path: Path) -> None:
     done = run_gankit("plugins", path=tmp_path)
     assert done.returncode == 0
     assert len(done.stderr.splitlines()) == 1
-    assert done.stderr.startswith("gankit: warning: plugin package 'broken-one' is skipped")
+    assert done.stderr.startswith("gankit: warning: entry point 'main' of package 'broken-one' is skipped")
     rows = [line.split() for line in done.stdout.splitlines()]
     assert ["sound", "loss", "sound-one", "0.3"] in rows
     assert ["stylegan2", "generator", "gankit"] in [row[:3] for row in rows]
     assert "Traceback (most recent call last)" in done.stdout
     assert "No module named 'no_such_module_xyz'" in done.stdout
+    assert run_gankit("plugins", "list", path=tmp_path).stdout == done.stdout
     done = run_gankit("plugins", "--strict-plugins", path=tmp_path)
     assert done.returncode == 2
     assert done.stdout == ""

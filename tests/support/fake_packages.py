@@ -45,7 +45,7 @@ def site_folder(folder: Path) -> Iterator[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     before = set(sys.modules)
     with pytest.MonkeyPatch.context() as patch:
-        for name in ("GANKIT_PLUGINS", "GANKIT_STRICT_PLUGINS"):
+        for name in ("GANKIT_PLUGINS", "GANKIT_STRICT_PLUGINS", "GANKIT_PLUGIN_FILES"):
             patch.delenv(name, raising=False)
         patch.syspath_prepend(str(folder))
         registry.cache_clear()

@@ -54,14 +54,16 @@ def advice(recipe: Recipe) -> str | None:
 
 
 def _installed() -> Iterator[tuple[str, dict[str, str]]]:
-    """Yield (recipe name, section -> plugin name) for every stage of every installed recipe."""
+    """Yield (recipe name, section -> plugin name) for every stage of every installed recipe that can be read."""
     for name in registry().names("recipe"):
         try:
             page = recipes.read_page(name)[0]
-        except GankitError:  # a broken page is reported when it is used
+            found = [_names(stages.merge(page, stage)) for stage in page.get("stages") or [{}]]
+        except (
+            Exception
+        ):  # a page with values of any type; whoever uses that recipe is told what is wrong with it
             continue
-        for stage in page.get("stages") or [{}]:
-            yield name, _names(stages.merge(page, stage))
+        yield from ((name, names) for names in found)
 
 
 def _advice(mine: dict[str, str], known: list[tuple[str, dict[str, str]]]) -> str | None:

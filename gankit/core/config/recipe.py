@@ -306,9 +306,10 @@ def read_page(name_or_path: str) -> tuple[dict[str, Any], str]:
         package, _, inner = plugin.target.partition(":")
         try:
             text = importlib.resources.files(package).joinpath(inner).read_text(encoding="utf-8")
-        except (OSError, ImportError) as error:
+        except Exception as error:  # imports that package, which may raise anything
+            reason = " ".join(str(error).split())
             raise GankitError(
-                f"{origin} of package {plugin.package!r} cannot be read ({error}); reinstall or remove that package"
+                f"{origin} of package {plugin.package!r} cannot be read ({reason}); reinstall or remove that package"
             ) from None
     try:
         data = yaml_files.load(text)

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 import torch
-from compositions import VOCABULARY
 from conditioning_utils import make_bert, make_open_clip
+from fake_packages import registering, site_folder, write_package
 from runs import TINY, write_images
 
 import gankit
@@ -18,6 +18,7 @@ from gankit.core.interfaces.conditions import CondSpec
 from gankit.core.models import build
 from gankit.core.training.assembly import build_parts
 from gankit.errors import GankitError
+from gankit.testing.compositions import VOCABULARY
 
 SMALL_CNN = {"name": "timm-cnn", "model": "test_efficientnet.r160_in1k", "pretrained": False}
 
@@ -235,6 +236,44 @@ def test_advice_names_the_nearest_recipe(monkeypatch):
     assert "generator stylegan-t (there stylegan2)" in text
     assert "guidance clip (there none)" in text
     assert "conditioner" not in text
+
+
+BROKEN_PAGES = {
+    "not-yaml": "generator: [",
+    "not-text": b"\xff\xfe\x00",
+    "a-list": "- generator",
+    "empty": "",
+    "missing": None,
+    "sections": "generator: [1, 2]\nguidance: [clip]\nloss: 3\ndescription: {a: 1}",
+    "nameless": "generator: {z_dim: 3}",
+    "stages": "stages: 7",
+    "stage": "stages: [7, {loss: {}}, null]",
+    "keys": "guidance: {1: {}, clip: {}}",
+}
+
+
+def test_broken_recipes_of_a_package_cost_nobody_else(tmp_path):
+    """They are listed with what is wrong; the search for the nearest recipe leaves them out."""
+    with site_folder(tmp_path / "site") as folder:
+        lines = [f"'recipe', {name!r}, 'bad_pages:{name}.yaml'" for name in BROKEN_PAGES]
+        lines += [
+            "'recipe', 'elsewhere', 'no_such_package:x.yaml'",
+            "'recipe', 'raises', 'bad_pages.raises:x.yaml'",
+        ]
+        files = {"bad_pages/__init__.py": registering(*lines), "bad_pages/raises.py": "1 / 0"}
+        write_package(folder, "bad-pages", files, module="bad_pages")
+        for name, text in BROKEN_PAGES.items():
+            if text is not None:
+                content = text if isinstance(text, bytes) else text.encode()
+                (folder / "bad_pages" / f"{name}.yaml").write_bytes(content)
+        listed = gankit.list_recipes()
+        assert listed.keys() > BROKEN_PAGES.keys()
+        for name in ("not-yaml", "not-text", "a-list", "empty", "missing", "elsewhere", "raises"):
+            assert listed[name].startswith(f"recipe '{name}' "), listed[name]
+        assert listed["sections"] == "{'a': 1}"
+        assert compatibility.advice(recipes.read("stylegan2")) is None
+        unseen = recipes.read("stylegan2", {"generator": "fastgan"})
+        assert "no installed recipe combines these parts" in str(compatibility.advice(unseen))
 
 
 def test_cond_spec_is_what_parts_are_asked_with():

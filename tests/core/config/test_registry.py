@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import importlib
+import multiprocessing
+import os
 import shutil
+import sys
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -63,7 +66,7 @@ BROKEN = {
     "syntax": ("def broken(:", "SyntaxError", "def broken(:"),
     "raise": ("raise ValueError('first line\\nsecond line')", "first line", "second line"),
     "exit": ("import sys; sys.exit('bye')", "SystemExit", "bye"),
-    "hook": (registering("'generator', 'x', 'm:X'", "'loss', 'y', 1 / 0"), "ZeroDivisionError", "1 / 0"),
+    "hook": (registering("'loss', 'y', 1 / 0"), "ZeroDivisionError, line 5", "1 / 0"),
     "signature": (
         "from gankit import hookimpl\n\n@hookimpl\ndef gankit_register(register, other):\n    pass\n",
         "other",
@@ -75,7 +78,6 @@ BROKEN = {
         "gankit_regster",
     ),
     "no hook": ("def gankit_register(register):\n    pass\n", "hookimpl", "hookimpl"),
-    "kind": (registering("'generatr', 'x', 'm:X'"), "did you mean 'generator'", "generatr"),
 }
 
 
@@ -94,8 +96,80 @@ def test_broken_package_is_skipped_with_one_line(site: Path, discover: Discover,
     assert in_traceback in failure.traceback
     assert not [p for p in found.plugins.values() if p.package == "broken-one"]
     assert found.get("loss", "sound").package == "sound-one"
-    with pytest.raises(GankitError, match=r"unknown generator 'x'.*1 plugin package\(s\) failed to load"):
+    with pytest.raises(GankitError, match=r"unknown generator 'x'.*1 failed to load or were ignored"):
         found.get("generator", "x")
+
+
+BAD = {
+    "kind": ("'generatr', 'x', 'm:X'", "unknown plugin kind 'generatr'; did you mean 'generator'"),
+    "kind of another type": ("['loss'], 'x', 'm:X'", "unknown plugin kind \"['loss']\""),
+    "empty name": ("'loss', '', 'm:X'", "'' cannot be the name of a loss"),
+    "name with spaces": ("'loss', 'my loss', 'm:X'", "'my loss' cannot be the name"),
+    "name with a slash": ("'loss', 'a/b', 'm:X'", "'a/b' cannot be the name"),
+    "name with a line break": ("'loss', 'a\\nb', 'm:X'", "cannot be the name"),
+    "name with a trailing line break": ("'loss', 'a\\n', 'm:X'", "cannot be the name"),
+    "name that is no text": ("'loss', 3, 'm:X'", "3 cannot be the name"),
+    "no attribute": (
+        "'loss', 'x', 'm'",
+        "the target 'm' of loss 'x' does not have the form 'module:attribute'",
+    ),
+    "empty attribute": ("'loss', 'x', 'm:'", "'module:attribute'"),
+    "a path for a class": ("'loss', 'x', 'm:a/b.py'", "'module:attribute'"),
+    "no module": ("'loss', 'x', ':X'", "'module:attribute'"),
+    "the class itself": ("'loss', 'x', Exception", "the target <class 'Exception'> of loss 'x'"),
+    "recipe without a path": ("'recipe', 'x', 'm:'", "'package:path/of/the/file'"),
+    "recipe by its path alone": ("'recipe', 'x', 'recipes/x.yaml'", "'package:path/of/the/file'"),
+}
+
+
+@pytest.mark.parametrize("how", BAD)
+def test_a_bad_registration_is_skipped_alone(site: Path, discover: Discover, how: str) -> None:
+    line, reason = BAD[how]
+    write_package(
+        site, "half-bad", registering("'loss', 'before', 'm:X'", line, "'recipe', 'after', 'half_bad:x.yaml'")
+    )
+    found, warned = discover()
+    assert {p.name for p in found.plugins.values() if p.package == "half-bad"} == {"before", "after"}
+    assert len(warned) == 1
+    assert warned[0].startswith("a plugin of package 'half-bad' is skipped: ")
+    assert "\n" not in warned[0]
+    assert reason in warned[0]
+
+
+def test_what_was_registered_before_an_exception_stays(site: Path, discover: Discover) -> None:
+    write_package(
+        site,
+        "half-bad",
+        registering("'loss', 'one', 'm:X'", "'loss', 'two', 1 / 0", "'loss', 'three', 'm:X'"),
+    )
+    found, warned = discover()
+    assert {p.name for p in found.plugins.values() if p.package == "half-bad"} == {"one"}
+    (warning,) = warned
+    assert warning.startswith(
+        "entry point 'main' of package 'half-bad' stopped after 1 of its plugins (ZeroDivisionError, line 6: "
+    )
+    assert "1 / 0" in found.failures[0].traceback
+
+
+@pytest.mark.parametrize(
+    "line", ["broken = no_such_module_xyz", "broken = half_bad:no_such_attribute", "broken =", "broken = a b"]
+)
+def test_a_broken_entry_point_is_skipped_alone(site: Path, discover: Discover, line: str) -> None:
+    write_package(site, "half-bad", registering("'loss', 'sound', 'm:X'"))
+    (site / "half_bad-1.0.dist-info" / "entry_points.txt").write_text(f"[gankit]\nmain = half_bad\n{line}\n")
+    found, warned = discover()
+    assert found.get("loss", "sound").package == "half-bad"
+    assert len(warned) == 1
+    assert warned[0].startswith("entry point 'broken' of package 'half-bad' is skipped (")
+
+
+def test_entry_points_that_cannot_be_read_cost_their_package_only(site: Path, discover: Discover) -> None:
+    write_package(site, "damaged-one", registering("'loss', 'damaged', 'm:X'"))
+    write_package(site, "sound-one", registering("'loss', 'sound', 'm:X'"))
+    (site / "damaged_one-1.0.dist-info" / "entry_points.txt").write_text("[gankit]\nno equals sign\n")
+    found, (warning,) = discover()
+    assert found.get("loss", "sound").package == "sound-one"
+    assert warning.startswith("package 'damaged-one' is skipped (its entry_points.txt is damaged")
 
 
 def test_broken_package_is_an_error_if_strict(
@@ -202,3 +276,100 @@ def test_unknown_names_get_suggestions() -> None:
     assert "did you mean 'stylegan2'" in done.stderr
     done = run_gankit("plugins", "--kind", "generatr", GANKIT_PLUGINS="")
     assert (done.returncode, "did you mean 'generator'" in done.stderr) == (2, True)
+
+
+FILE = """
+from gankit import hookimpl
+from gankit.interfaces import AdversarialLoss
+
+class Mine(AdversarialLoss):
+    pass
+
+@hookimpl
+def gankit_register(register):
+    register("loss", "one", __name__ + ":Mine")
+    register("loss", "two", "my_plugin:Mine")
+"""
+
+
+@pytest.fixture
+def plugin_file(site: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    path = tmp_path / "files" / "my_plugin.py"
+    path.parent.mkdir()
+    path.write_text(FILE)
+    monkeypatch.setenv("GANKIT_PLUGIN_FILES", str(path))
+    monkeypatch.setattr("sys.path", list(sys.path))
+    yield path
+    sys.modules.pop("my_plugin", None)
+
+
+def test_a_file(plugin_file: Path, discover: Discover, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GANKIT_PLUGINS", "")
+    found, warned = discover()
+    plugin = found.get("loss", "one")
+    assert (plugin.package, plugin.version, warned) == ("my_plugin.py", "file", [])
+    assert found.load("loss", "one") is found.load("loss", "two")
+    monkeypatch.delenv("GANKIT_PLUGIN_FILES")
+    assert "one" not in discover()[0].names("loss")
+
+
+def test_a_file_goes_before_packages(plugin_file: Path, site: Path, discover: Discover) -> None:
+    write_package(site, "a-first", registering("'loss', 'one', 'a_first:X'", "'loss', 'hinge', 'a_first:X'"))
+    found, warned = discover()
+    assert found.get("loss", "one").package == "my_plugin.py"
+    assert found.get("loss", "hinge").package == "gankit"
+    assert len(warned) == 2
+
+
+def test_a_folder(plugin_file: Path, discover: Discover, monkeypatch: pytest.MonkeyPatch) -> None:
+    package = plugin_file.with_suffix("")
+    package.mkdir()
+    (package / "parts.py").write_text(plugin_file.read_text())
+    (package / "__init__.py").write_text(registering("'loss', 'three', 'my_plugin.parts:Mine'"))
+    plugin_file.unlink()
+    monkeypatch.setenv("GANKIT_PLUGIN_FILES", os.pathsep.join([str(package), "", str(package)]))
+    found, warned = discover()
+    assert (found.load("loss", "three").__name__, warned) == ("Mine", [])
+
+
+BROKEN_FILES = {
+    "missing": (None, "does not exist"),
+    "syntax": ("def broken(:", r"cannot be imported \(SyntaxError.*line 1"),
+    "raises": ("x = 1\ny = 1 / 0", r"cannot be imported \(ZeroDivisionError, line 2: division by zero"),
+    "no hook": ("x = 1", "has no function gankit_register"),
+    "hook": (registering("'loss', 'y', 1 / 0"), r"is skipped \(ZeroDivisionError, line 5"),
+}
+
+
+@pytest.mark.parametrize("how", BROKEN_FILES)
+def test_a_broken_file_is_an_error(plugin_file: Path, discover: Discover, how: str) -> None:
+    text, message = BROKEN_FILES[how]
+    plugin_file.unlink() if text is None else plugin_file.write_text(text)
+    with pytest.raises(GankitError, match=f"plugin file {plugin_file}.*{message}"):
+        discover()
+
+
+def test_a_bad_registration_of_a_file_is_skipped_alone(plugin_file: Path, discover: Discover) -> None:
+    plugin_file.write_text(registering("'loss', 'one', 'm:X'", "'lost', 'two', 'm:X'"))
+    found, (warning,) = discover()
+    assert found.get("loss", "one").package == "my_plugin.py"
+    assert "did you mean 'loss'" in warning
+
+
+@pytest.mark.parametrize("name", ["json.py", "my-plugin.py"])
+def test_a_file_whose_name_cannot_be_imported(
+    plugin_file: Path, discover: Discover, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    other = plugin_file.rename(plugin_file.with_name(name))
+    monkeypatch.setenv("GANKIT_PLUGIN_FILES", str(other))
+    with pytest.raises(GankitError, match=r"rename the file|one that Python can import"):
+        discover()
+
+
+@pytest.mark.parametrize("method", ["spawn", "forkserver"])
+def test_classes_of_a_file_reach_worker_processes(plugin_file: Path, discover: Discover, method: str) -> None:
+    light = FILE.replace("from gankit.interfaces import AdversarialLoss", "")  # spares the import of torch
+    plugin_file.write_text(light.replace("(AdversarialLoss):\n    pass", ":\n    number = 7"))
+    mine = discover()[0].load("loss", "one")
+    with multiprocessing.get_context(method).Pool(1) as pool:
+        assert pool.apply(getattr, (mine(), "number")) == 7
