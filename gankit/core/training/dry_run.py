@@ -80,9 +80,10 @@ def describe_training(recipe: Recipe) -> str:
     if any(statistics):
         listed = ", ".join(dict.fromkeys(filter(None, statistics)))
         notes.append(f"micro-batches change the result of: {listed} (statistics over a batch)")
-    if advice := compatibility.advice(recipe):
-        notes.append(advice)
-    return "\n".join([*lines, *notes])
+    if recipe.data.path is not None:
+        notes.append(compatibility.unused_labels(vocabulary, parts.conditioner) or "")
+    notes.append(compatibility.advice(recipe) or "")
+    return "\n".join([*lines, *filter(None, notes)])
 
 
 def assumed_vocabulary() -> Vocabulary:
