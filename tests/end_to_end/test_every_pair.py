@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from compositions import KINDS, NONE, VOCABULARY, page
 from conditioning_utils import make_open_clip
 from torch import nn
 
+from gankit.core.config import options
 from gankit.core.config import recipe as recipes
 from gankit.core.config.registry import registry
 from gankit.core.interfaces.labels import Label
@@ -21,6 +23,7 @@ from gankit.core.training.assembly import build_parts
 from gankit.core.training.step import Stepper
 from gankit.errors import GankitError
 from gankit.testing.common import seeded
+from gankit.testing.data import with_examples
 
 SHAPE = (3, 32, 32)
 LABELS = [
@@ -70,7 +73,9 @@ def trains_or_is_refused(row: tuple[str, ...], clip: dict[str, Any]) -> str | No
     """Two steps with finite losses that move G and D; or the reason why not, which must come before any network."""
     recipe = recipes.parse(page(row, clip), "the test")
     built: list[str] = []
-    conditioner = build.build_conditioner(recipe, VOCABULARY)
+    examples = options.build("conditioner", recipe.conditioner).examples()
+    vocabulary = replace(VOCABULARY, fields=dict.fromkeys(examples, len(LABELS)))
+    conditioner = build.build_conditioner(recipe, vocabulary)
     with pytest.MonkeyPatch.context() as patch:
         for kind in ("generator", "discriminator"):
             real = getattr(build, f"build_{kind}")
@@ -88,7 +93,7 @@ def trains_or_is_refused(row: tuple[str, ...], clip: dict[str, Any]) -> str | No
         images = torch.rand(4, *SHAPE) * 2 - 1
         before = {name: weights(network) for name, network in (("G", parts.G), ("D", parts.D))}
         for _ in range(2):
-            stepper.run(images, LABELS)
+            stepper.run(images, with_examples(LABELS, conditioner))
     assert stepper.bad_total == 0, f"{row}: gradients are not finite"
     for name, network in (("G", parts.G), ("D", parts.D)):
         assert weights(network).isfinite().all()
@@ -118,7 +123,7 @@ def run_row(row: tuple[str, ...], clip: dict[str, Any]) -> None:
 def must_be_refused(row: tuple[str, ...]) -> bool:
     """What is known to be senseless, so that the test notices when more is refused, or less."""
     _, _, conditioner, guidance, _ = row
-    reads = {"class": {"cls"}, "tags": {"tags"}, "none": set(), "combined": {"cls", "tags"}}
+    reads = {"class": {"cls"}, "tags": {"tags"}, "none": set(), "combined": {"cls", "tags"}, "box": {"box"}}
     needs = {"clip": "text", "classifier": "cls"}
     return guidance in needs and needs[guidance] not in reads.get(conditioner, {"text"})
 

@@ -80,6 +80,8 @@ def plain(value: Any, depth: int = MAX_DEPTH) -> Any:
     """
     if depth < 0:
         raise ValueError(f"nested at most {MAX_DEPTH} deep")
+    if hasattr(value, "tolist"):  # numpy's float64 is a float as well
+        value = value.tolist()
     if value is None or isinstance(value, (str, bool)):
         return value
     if isinstance(value, (int, float)):
@@ -92,8 +94,6 @@ def plain(value: Any, depth: int = MAX_DEPTH) -> Any:
         return {key: plain(part, depth - 1) for key, part in value.items()}
     if isinstance(value, (list, tuple)):
         return [plain(part, depth - 1) for part in value]
-    if hasattr(value, "tolist"):
-        return plain(value.tolist(), depth - 1)
     raise ValueError(f"text, a number, or a list or mapping of these, not {type(value).__name__}")
 
 
