@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sys
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -61,8 +62,11 @@ def parse_labels(items: list[str]) -> dict[str, list[Any]]:
                 f"--label {item!r}: prompts, tags and classes are given by {listed([*ARGUMENTS])}"
             )
         parts = [parse_value(part) for part in text.split(",")]
-        numbers = len(parts) > 1 and all(type(part) in (int, float) for part in parts)
-        values.setdefault(name.strip(), []).append(parts if numbers else parse_value(text))
+        if len(parts) > 1 and all(type(part) in (int, float) for part in parts):
+            value: Any = parts
+        elif isinstance(value := parse_value(text), date):  # a datetime as well
+            value = text
+        values.setdefault(name.strip(), []).append(value)
     return values
 
 

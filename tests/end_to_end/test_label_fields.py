@@ -132,6 +132,9 @@ def test_what_nobody_reads_is_told(data: Path, tmp_path: Path, gankit_cli: Calla
     assert done.code == 0, done.err
     assert (done.out + done.err).count(told) == 1
     assert told in gankit_cli("train", "stylegan2", "--data", data, "--dry-run", *arguments).out
+    assert (
+        "\ncondition: " in gankit_cli("train", "stylegan2", "--dry-run", *arguments).out
+    )  # without data, too
 
 
 def test_a_bad_value_is_told_with_its_image_before_training(data: Path, tmp_path: Path) -> None:

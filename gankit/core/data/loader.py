@@ -255,7 +255,7 @@ class _Assembler(Dataset):
             if self.fields is not None and not label.fields.keys() <= self.fields:
                 kept = {name: value for name, value in label.fields.items() if name in self.fields}
                 label = dataclasses.replace(label, fields=kept)
-            flipped.append(self.mirror and coin < 0.5)
+            flipped.append(bool(self.mirror and coin < 0.5))
             pixels[row] = image[:, ::-1] if flipped[row] else image
             labels.append(label)
             used.append(index)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pickle
@@ -10,14 +11,16 @@ import tracemalloc
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from source_files import grey, labels, png, write, write_zip
 
 from gankit.core.data.images import BadImage
-from gankit.core.interfaces.labels import Label
+from gankit.core.interfaces.labels import Label, plain
 from gankit.errors import GankitError
 from gankit.plugins.sources.archive import ZipSource
 from gankit.plugins.sources.folder import FolderSource
-from gankit.plugins.sources.metadata import LabelTable
+from gankit.plugins.sources.metadata import METADATA_FILES, LabelTable
 
 
 @pytest.fixture(params=["folder", "zip", "nested zip"])
@@ -223,6 +226,29 @@ def test_fingerprint_follows_content(source, change):
 
 
 BOX = [0.1, 0.2, 0.5, 0.6]
+NAMES = st.sampled_from(
+    ["file_name", "file", "class", "label", "tags", "text", "captions", "box", "labels", ""]
+)
+ANYTHING = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8) | st.just("1.png"),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(NAMES | st.text(max_size=3), inner, max_size=4)
+    ),
+    max_leaves=12,
+)
+
+
+@settings(deadline=None, max_examples=150)
+@given(st.sampled_from([*METADATA_FILES, "1.json"]), st.binary(max_size=60) | ANYTHING | st.text(max_size=60))
+def test_any_content_is_read_or_refused_with_a_sentence(tmp_path_factory, file, content):
+    if not isinstance(content, (bytes, str)):
+        content = json.dumps(content)
+    root = write(tmp_path_factory.mktemp("any"), {"1.png": png(), file: content})
+    with contextlib.suppress(GankitError):
+        found = FolderSource(str(root))
+        for value in found.label(0).fields.values():
+            assert plain(value) == value
+        assert found.fingerprint() == FolderSource(str(root)).fingerprint()
 
 
 def test_other_names_are_fields(source):
