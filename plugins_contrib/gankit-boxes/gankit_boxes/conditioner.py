@@ -49,7 +49,7 @@ class BoxConditioner(Conditioner):
         return {"box": [[0.1, 0.2, 0.5, 0.6], [0.4, 0.1, 0.9, 0.8], [0.0, 0.0, 1.0, 1.0]]}
 
     def columns(self) -> list[tuple[str, str]]:
-        waves = [f"{wave} {2**k} pi" for k in range(self.octaves) for wave in ("sin", "cos")]
+        waves = [f"{wave} {2**k} pi / 2" for k in range(self.octaves) for wave in ("sin", "cos")]
         return [
             ("box", "given"),
             *(("box", f"{form} {side}".strip()) for form in ["", *waves] for side in SIDES),
