@@ -4,6 +4,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+PACKAGES := $(addprefix plugins_contrib/gankit-,avatars boxes cpu)
 
 .PHONY: demo test test-slow lint clean
 
@@ -24,9 +25,9 @@ lint: $(VENV)/.linted
 clean:
 	rm -rf $(VENV) demo/index.html demo/images demo/run
 
-$(STAMP): pyproject.toml plugins_contrib/gankit-avatars/pyproject.toml plugins_contrib/gankit-cpu/pyproject.toml
+$(STAMP): pyproject.toml $(PACKAGES:%=%/pyproject.toml)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet -e ".[test]" -e plugins_contrib/gankit-avatars -e plugins_contrib/gankit-cpu
+	$(BIN)/python -m pip install --quiet -e ".[test]" $(PACKAGES:%=-e %)
 	touch $@
 
 $(VENV)/.linted: $(STAMP)

@@ -31,7 +31,7 @@ KINDS: dict[str, tuple[str, str, str]] = {
     "generator": ("Generator", "latents and a condition -> images", "image_shape, cond"),
     "discriminator": ("Discriminator", "images and a condition -> logits", "image_shape, cond"),
     "feature": ("FeatureNetwork", "frozen network whose feature maps a discriminator or metric reads", ""),
-    "conditioner": ("Conditioner", "classes, tags, texts -> Condition", ""),
+    "conditioner": ("Conditioner", "labels (class, tags, texts, other fields) -> Condition", ""),
     "loss": ("AdversarialLoss", "logits -> losses of D and G", ""),
     "regularizer": ("Regularizer", "a penalty on G or D, possibly lazy", ""),
     "optimizer": ("Optimizer", "named parameters of G or D -> their optimizer", ""),

@@ -19,6 +19,7 @@ SOUND = {
     "conditioner": plugins.Conditions,
     "source": plugins.Squares,
 }
+FIELD = ("conditioner", plugins.Sized)  # sound, with a field of its own
 BAD = [
     ("generator", plugins.WrongWidth, "generator_shapes", "mapping returns"),
     ("generator", plugins.Untrained, "generator_gradients", "no gradient reaches the parameter forgotten"),
@@ -53,6 +54,28 @@ BAD = [
     ("conditioner", plugins.Nameless, "conditioner_columns", "gives a name twice"),
     ("conditioner", plugins.Curious, "conditioner_fields", "does not accept 'tags', but reads it"),
     ("conditioner", plugins.Promises, "conditioner_fields", "accepts 'tags', but other tags"),
+    (
+        "conditioner",
+        plugins.NoExamples,
+        "conditioner_examples",
+        r"accepts \['size'\], but has examples of \[\]",
+    ),
+    ("conditioner", plugins.OneExample, "conditioner_examples", "fewer than two values of 'size'"),
+    (
+        "conditioner",
+        plugins.TakenName,
+        "conditioner_examples",
+        r"pipe\(seeds=...\) gives no field of that name",
+    ),
+    ("conditioner", plugins.NoCheck, "conditioner_unknown", "check of .* no GankitError was raised"),
+    ("conditioner", plugins.HalfMirror, "conditioner_mirror", "mirrored twice"),
+    ("conditioner", plugins.TextNeeds, "unfit", "needs_labels must be a tuple of names of fields, not 'cls'"),
+    (
+        "conditioner",
+        plugins.NoSuchKind,
+        "unfit",
+        "conflicts names 'discriminators/stylegan2', not 'kind/name'",
+    ),
     ("source", plugins.Fickle, "source_samples", "label 0 changes"),
     ("source", plugins.BySeed, "source_travels", "another fingerprint"),
     ("source", plugins.Incomplete, "source_vocabulary", "class 'b' is missing"),
@@ -72,10 +95,10 @@ def subject(kind: str, target: type) -> Subject:
     return Subject(kind, "mine", {}, shapes=((3, 16, 16), (1, 16, 8)))
 
 
-@pytest.mark.parametrize("kind", SOUND)
-def test_sound_ones_pass(kind: str) -> None:
+@pytest.mark.parametrize(("kind", "target"), [*SOUND.items(), FIELD])
+def test_sound_ones_pass(kind: str, target: type) -> None:
     for check in checks_of(kind):
-        check(subject(kind, SOUND[kind]))
+        check(subject(kind, target))
 
 
 @pytest.mark.parametrize(("kind", "target", "name", "message"), BAD, ids=[b[1].__name__ for b in BAD])

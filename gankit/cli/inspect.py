@@ -165,9 +165,9 @@ def _parts(folder: Path, tensors: bool) -> list[str]:
     lines = []
     if (folder / "conditioner.json").is_file():
         vocabulary = read_conditioner(folder)["vocabulary"]
-        for kind in ("classes", "tags"):
+        for kind, words in (("classes", "classes"), ("tags", "tags"), ("fields", "label fields")):
             if vocabulary.get(kind):
-                lines.append(f"{kind} ({len(vocabulary[kind])}): {_some(vocabulary[kind])}")
+                lines.append(f"{words} ({len(vocabulary[kind])}): {_some(vocabulary[kind])}")
     for path in sorted([*folder.glob("*.safetensors"), *folder.glob("training/*.safetensors")]):
         rows, metadata = read_header(path)
         lines += ["", f"{path.relative_to(folder)}: {_megabytes(path)}", *_metadata(metadata)]

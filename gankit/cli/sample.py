@@ -20,6 +20,12 @@ def sample(
     cls: Annotated[
         list[str] | None, typer.Option("--class", help="Class; may be given several times.")
     ] = None,
+    label: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A label field of the model's own, name=value, such as box=0.1,0.2,0.5,0.6; may be repeated."
+        ),
+    ] = None,
     seeds: Annotated[str, typer.Option(help="0-15, or 1,5,7-9.")] = "0-7",
     psi: Annotated[float, typer.Option(help="Truncation; 1 is full variety, 0 the mean image.")] = 0.7,
     center: Annotated[
@@ -45,6 +51,7 @@ def sample(
         prompts=prompt or [],
         tags=tags or [],
         classes=cls or [],
+        labels=label or [],
         seeds=seeds,
         psi=psi,
         center=center,

@@ -77,6 +77,7 @@ def write_class_table(
         entry_size(*recipe.data.size, side, network.input_multiple),
         fit=recipe.data.fit,
         batch=min(batch, total),
+        fields=(),
         seed=recipe.train.seed,
         workers=recipe.train.workers,
     )

@@ -23,7 +23,7 @@ from gankit.core.runtime import devices, distributed, tensor_files
 from gankit.core.runtime.paths import cache_dir
 from gankit.errors import GankitError
 from gankit.evaluation.backbone import Backbone
-from gankit.evaluation.image_stream import Features, Job, generated_features, has, real_features, unlabelled
+from gankit.evaluation.image_stream import Features, Job, generated_features, real_features, unlabelled
 from gankit.evaluation.metric import ImageMetric, Measure, Metric, ModelMetric, measure, reported
 from gankit.evaluation.metric_context import DATA_SEED, Album, MetricContext, Progress
 from gankit.evaluation.moments import FeatureSet
@@ -252,7 +252,7 @@ def check_before_drawing(context: MetricContext, plugins: Mapping[str, Measure])
                     f"metric {name!r} judges how a model follows its conditions; this one has none"
                 )
             label = context.labels([0])[0]
-            if not any(has(label, kind) for kind in metric.needs):
+            if not any(label.has(field) for field in metric.needs):
                 raise unlabelled(name, metric, "of the first image")
 
 

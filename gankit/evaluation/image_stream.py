@@ -16,7 +16,7 @@ import torch
 
 from gankit.core.checkpoints import folders
 from gankit.core.config.registry import registry
-from gankit.core.interfaces.labels import Label
+from gankit.core.interfaces.labels import Label, listed, words
 from gankit.core.runtime import distributed, tensor_files
 from gankit.core.runtime.paths import cache_dir
 from gankit.errors import GankitError
@@ -173,7 +173,7 @@ def _scores(
     name: str, metric: ImageMetric, images: torch.Tensor, labels: Sequence[Label], part: BatchSlice
 ) -> np.ndarray:
     for number, label in zip(part.numbers, labels):
-        if metric.needs and not any(has(label, kind) for kind in metric.needs):
+        if metric.needs and not any(label.has(field) for field in metric.needs):
             raise unlabelled(name, metric, f"that generated image {number} was to follow")
     mine = metric.score(on_white(images).float() / 127.5 - 1, labels)
     rows = distributed.all_rows(mine.double(), part.counts).cpu().numpy()
@@ -183,13 +183,8 @@ def _scores(
     return rows
 
 
-def has(label: Label, kind: str) -> bool:
-    return bool({"cls": label.cls, "tags": label.tags, "text": label.text}[kind])
-
-
 def unlabelled(name: str, metric: ImageMetric, which: str) -> GankitError:
-    words = {"cls": "a class", "tags": "tags", "text": "a caption"}
-    what = " or ".join(words[kind] for kind in metric.needs)
+    what = listed([words(field).one for field in metric.needs], "or")
     way = "give them with --captions FILE, " if "text" in metric.needs else ""
     return GankitError(
         f"metric {name!r} needs {what} for each image, but the label {which} has none; {way}measure against a data set "

@@ -68,7 +68,7 @@ class ImageMetric(Measure):
     """Scores each generated image by itself, with the label under which it was drawn. `__init__(self, *, options)`.
 
     Attributes:
-        needs: fields of labels, of 'cls', 'tags', 'text'; each label must have at least one of them.
+        needs: fields of labels, 'cls', 'tags', 'text' or others by name; each label must have at least one of them.
     """
 
     needs: ClassVar[tuple[str, ...]] = ()

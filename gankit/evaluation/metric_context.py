@@ -218,6 +218,7 @@ class MetricContext:
             fit=data.fit,
             seed=DATA_SEED,
             batch=batch,
+            fields=(),  # only the images are read
             **where,
         )
 

@@ -11,24 +11,21 @@ from gankit.core.config.registry import registry
 from gankit.core.data.contact_sheet import save_png, sheet
 from gankit.core.data.images import SUFFIXES as IMAGE_SUFFIXES
 from gankit.core.data.images import BadImage, from_uint8, open_image, to_uint8
+from gankit.core.interfaces.composition import Component, Composition, CondSpec, ImageShape
 from gankit.core.interfaces.conditions import (
     Cond,
     Condition,
     Conditioner,
-    CondSpec,
     embedding_of,
     required_embedding,
 )
 from gankit.core.interfaces.data import Source, WeightSource
 from gankit.core.interfaces.labels import Label, Vocabulary
 from gankit.core.interfaces.networks import (
-    Component,
-    Composition,
     Discriminator,
     FeatureNetwork,
     FrozenNetwork,
     Generator,
-    ImageShape,
     Pretrained,
     Tap,
 )

@@ -5,16 +5,21 @@ from __future__ import annotations
 import json
 import re
 import sys
+from datetime import date
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL.PngImagePlugin import PngInfo
 
+from gankit.core.config.recipe import parse_value
 from gankit.core.data.contact_sheet import save_png, sheet
+from gankit.core.interfaces.labels import listed
 from gankit.core.runtime import devices
 from gankit.errors import GankitError, unknown
 from gankit.sampling.pipeline import load
+
+ARGUMENTS = {"--prompt": "prompt", "--tags": "tags", "--class": "cls"}  # of this command, and of a Pipeline
 
 
 def parse_seeds(text: str) -> list[int]:
@@ -43,6 +48,28 @@ def parse_tags(text: str) -> dict[str, float]:
     return tags
 
 
+def parse_labels(items: list[str]) -> dict[str, list[Any]]:
+    """Arguments of --label, 'box=0.1,0.2,0.5,0.6', 'angle=30', 'pose={yaw: 3}' -> name -> its values, in their order.
+
+    Numbers between commas are a list, other text is parsed as YAML. Raises GankitError for an argument without '='."""
+    values: dict[str, list[Any]] = {}
+    for item in items:
+        name, equals, text = item.partition("=")
+        if not equals or not name.strip() or not text.strip():
+            raise GankitError(f"--label {item!r} must look like name=value, such as box=0.1,0.2,0.5,0.6")
+        if name.strip() in ARGUMENTS.values():
+            raise GankitError(
+                f"--label {item!r}: prompts, tags and classes are given by {listed([*ARGUMENTS])}"
+            )
+        parts = [parse_value(part) for part in text.split(",")]
+        if len(parts) > 1 and all(type(part) in (int, float) for part in parts):
+            value: Any = parts
+        elif isinstance(value := parse_value(text), date):  # a datetime as well
+            value = text
+        values.setdefault(name.strip(), []).append(value)
+    return values
+
+
 # Long because it checks the request first, so that mistakes show before any drawing, and writes each image's metadata.
 def run_sampling(
     model: str,
@@ -50,6 +77,7 @@ def run_sampling(
     prompts: list[str],
     tags: list[str],
     classes: list[str],
+    labels: list[str],
     seeds: str,
     psi: float,
     center: str,
@@ -64,10 +92,11 @@ def run_sampling(
 
     Args:
         model: model as `gankit.load` takes it.
-        prompts: prompts; request i has prompt, tags and class i. Each of the three lists may be empty, or have one item
-            that goes with all requests.
+        prompts: prompts; request i has prompt, tags, class and label fields number i. Each of these lists may be empty,
+            or have one item that goes with all requests.
         tags: tag lists, see `parse_tags`.
         classes: class names.
+        labels: values of label fields, see `parse_labels`.
         seeds: seeds, see `parse_seeds`.
         psi: truncation; 1 is none.
         center: 'condition' or 'global', see `Pipeline.__call__`.
@@ -83,8 +112,14 @@ def run_sampling(
     numbers = parse_seeds(seeds)
     if noise not in ("const", "random", "none"):
         raise GankitError(unknown("noise mode", noise, ["const", "random", "none"]))
-    count = max(len(prompts), len(tags), len(classes), 1)
-    for what, values in (("--prompt", prompts), ("--tags", tags), ("--class", classes)):
+    given: dict[str, list[Any]] = {
+        "--prompt": prompts,
+        "--tags": [*map(parse_tags, tags)],
+        "--class": classes,
+    }
+    given |= {f"--label {name}": values for name, values in parse_labels(labels).items()}
+    count = max(*map(len, given.values()), 1)
+    for what, values in given.items():
         if len(values) not in (0, 1, count):
             raise GankitError(
                 f"{what} is given {len(values)} times and another {count} times; give it once or {count} times"
@@ -99,10 +134,10 @@ def run_sampling(
         raise GankitError(f"cannot create {out}: {error.strerror or error}; choose another --out") from None
     wishes: list[dict[str, Any]] = []
     for i in range(count):
-        wish: dict[str, Any] = {
-            "prompt": prompts[min(i, len(prompts) - 1)] if prompts else None,
-            "tags": parse_tags(tags[min(i, len(tags) - 1)]) if tags else None,
-            "cls": classes[min(i, len(classes) - 1)] if classes else None,
+        wish = {
+            ARGUMENTS.get(what, what.removeprefix("--label ")): values[min(i, len(values) - 1)]
+            for what, values in given.items()
+            if values
         }
         pipe.conditioner.encode([pipe.label(**wish)])  # complain before the first picture is drawn
         wishes.append(wish)
@@ -133,7 +168,9 @@ def run_sampling(
                 facts["engine"] = ", ".join(sorted(pipe.engine.used))
             if dtype != "fp32":
                 facts["dtype"] = dtype
-            facts.update({key: value for key, value in wish.items() if value is not None})
+            facts.update({key: wish[key] for key in ARGUMENTS.values() if key in wish})
+            if own := {key: value for key, value in wish.items() if key not in ARGUMENTS.values()}:
+                facts["label"] = own
             info.add_itxt("gankit", json.dumps(facts, ensure_ascii=False))
             info.add_itxt("recipe", pipe.recipe.to_yaml())
             save_png(image, path, pnginfo=info)

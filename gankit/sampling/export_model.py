@@ -10,6 +10,7 @@ from gankit._version import __version__
 from gankit.core.checkpoints import folders
 from gankit.core.config import packages
 from gankit.core.config.registry import FILE_VERSION
+from gankit.core.interfaces.labels import ordered, words
 from gankit.core.models import model_folder
 from gankit.core.runtime import tensor_files
 from gankit.errors import GankitError, unknown
@@ -49,12 +50,10 @@ def export_model(model: str, out: Path, dtype: str) -> None:
 def _card(model: model_folder.Model, name: str) -> str:
     """Model card in Markdown with the YAML header of the Hugging Face hub."""
     channels, height, width = model.recipe.image_shape
-    wishes = {
-        "text": "'a prompt'",
-        "tags": "tags=['a', 'b']",
-        "cls": "cls='a class'",
-    }
-    asked = "".join(f"{wish}, " for field, wish in wishes.items() if field in model.conditioner.accepts)
+    examples = model.conditioner.examples()
+    asked = ""
+    for field in ordered(model.conditioner.accepts):
+        asked += f"{field}={examples[field][0]!r}, " if field in examples else f"{words(field).call}, "
     kind = "text-to-image" if "text" in model.conditioner.accepts else "unconditional-image-generation"
     return CARD.format(
         name=name,

@@ -1,4 +1,4 @@
-"""`gankit.load` and Pipeline: sampling images by prompt, tags, class and seed."""
+"""`gankit.load` and Pipeline: sampling images by prompt, tags, class, other label fields and seed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from gankit.core.cuda import ConstantWeights
 from gankit.core.data.contact_sheet import to_pil
 from gankit.core.data.images import to_uint8
 from gankit.core.interfaces.conditions import Condition
-from gankit.core.interfaces.labels import Label
+from gankit.core.interfaces.labels import COMMON, Label, listed, ordered, plain, words
 from gankit.core.interfaces.networks import Generator
 from gankit.core.models import build, model_folder
 from gankit.core.models.model_folder import Model
@@ -94,6 +94,7 @@ class Pipeline:
         center: Literal["condition", "global"] = "condition",
         noise_mode: Literal["const", "random", "none"] = "const",
         batch_size: int = 8,
+        **fields: Any,
     ) -> list[Image.Image]:
         """Draw one image for each seed.
 
@@ -107,13 +108,15 @@ class Pipeline:
                 family (often the mean over all conditions).
             noise_mode: 'const' uses the same per-pixel noise for all images, 'random' draws it anew, 'none' has none.
             batch_size: images at a time.
+            fields: label fields of the model's own by name, such as box=[0.1, 0.2, 0.5, 0.6]; what it takes are
+                `conditioner.accepts`, and examples of values `conditioner.examples()`.
 
-        Raises GankitError for a prompt, tag or class that the model does not know or does not take.
+        Raises GankitError for a prompt, tag, class or field that the model does not know or does not take.
         """
         seeds = list(seeds) if isinstance(seeds, Iterable) else [seeds]
         if batch_size < 1:
             raise GankitError(f"batch_size = {batch_size} must be at least 1")
-        label = self.label(prompt, tags=tags, cls=cls)
+        label = self.label(prompt, tags=tags, cls=cls, **fields)
         images = []
         with torch.no_grad(), self._weights.kept():
             cond = self.conditioner.encode([label])
@@ -176,25 +179,37 @@ class Pipeline:
         *,
         tags: Sequence[str] | Mapping[str, float] | None = None,
         cls: str | None = None,
+        **fields: Any,
     ) -> Label:
-        """The Label of a request. Raises GankitError for fields that the model does not take and for bad weights."""
+        """The Label of a request. Raises GankitError for fields that the model does not take and for bad values.
+
+        A field that is None is left out."""
+        takes = self.conditioner.accepts
         given = {"text": prompt, "tags": tags, "cls": cls}
-        words = {"text": "a prompt", "tags": "tags", "cls": "a class"}
-        accepts = self.conditioner.accepts
-        for field, value in given.items():
-            if value is not None and field not in accepts:
-                takes = " or ".join(words[f] for f in ("text", "tags", "cls") if f in accepts)
-                raise GankitError(
-                    f"this model does not take {words[field]}; "
-                    + (f"it takes {takes}" if takes else "it is unconditional: give seeds only")
-                )
+        refused = [
+            words(name).wish for name, value in given.items() if value is not None and name not in takes
+        ]
+        refused += [repr(name) for name in fields if name not in takes - COMMON.keys()]
+        if refused:
+            what = listed([words(name).wish for name in ordered(takes)], "or")
+            raise GankitError(
+                f"this model does not take {refused[0]}; "
+                + (f"it takes {what}" if takes else "it is unconditional: give seeds only")
+            )
         if isinstance(tags, str):
             tags = [tag.strip() for tag in tags.split(",") if tag.strip()]
         weights = dict(tags) if isinstance(tags, Mapping) else dict.fromkeys(tags or (), 1.0)
         for tag, weight in weights.items():
             if not 0 < weight <= 1:
                 raise GankitError(f"the weight of tag {tag!r} must be above 0 and at most 1, not {weight}")
-        label = Label(cls, weights, (prompt,) if prompt is not None else ())
+        for name, value in fields.items():
+            try:
+                fields[name] = plain(value)
+            except ValueError as error:
+                raise GankitError(f"{name!r} must be {error}") from None
+        own = {name: value for name, value in fields.items() if value is not None}
+        label = Label(cls, weights, (prompt,) if prompt is not None else (), own)
+        self.conditioner.check(label)
         if ignored := self.conditioner.ignored(label):
             warnings.warn(
                 f"too rare in the training data to have an effect: {', '.join(ignored)}", stacklevel=3

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 from PIL import Image
@@ -11,7 +13,6 @@ from gankit.core.data.contact_sheet import sheet
 from gankit.core.data.images import BadImage, fit, to_uint8
 from gankit.core.interfaces.conditions import Condition
 from gankit.core.interfaces.data import Source
-from gankit.core.interfaces.labels import Label
 from gankit.core.training.step import Stepper
 
 SAMPLE_IMAGES = 32  # images on a grid
@@ -26,7 +27,7 @@ class SampleGrid:
         # spread over the data, which may be sorted by class
         self.indices = [i * len(source) // self.count for i in range(self.count)]
         found = [source.label(i) for i in self.indices]
-        self.labels = [Label(label.cls, label.tags, label.texts[:1]) for label in found]
+        self.labels = [replace(label, texts=label.texts[:1]) for label in found]
         z = np.random.RandomState(recipe.train.seed).randn(SAMPLE_IMAGES, stepper.parts.G.z_dim)
         self.z = torch.from_numpy(z[: self.count].astype(np.float32))
 

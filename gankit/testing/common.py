@@ -182,7 +182,16 @@ def check_base_class(subject: Subject) -> None:
 
 
 def check_unfit(subject: Subject) -> None:
-    """`incompatibility` returns None, or what the plugin cannot work with and a reason."""
+    """`needs_labels` and `conflicts` are well formed; `incompatibility` returns None, or a plugin and a reason."""
+    needs = getattr(subject.target, "needs_labels", ())
+    assert isinstance(needs, tuple), (
+        f"{subject}: needs_labels must be a tuple of names of fields, not {needs!r}"
+    )
+    for other, reason in getattr(subject.target, "conflicts", {}).items():
+        kind, _, name = other.partition("/")
+        named = kind in KINDS and bool(name)
+        assert named, f"{subject}: conflicts names {other!r}, not 'kind/name'"
+        assert reason, f"{subject}: conflicts gives no reason for {other!r}"
     assert not hasattr(subject.target, "unfit"), f"{subject}: `unfit` is called `incompatibility` now"
     ask = getattr(subject.target, "incompatibility", None)
     if ask is None:

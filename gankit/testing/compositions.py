@@ -5,12 +5,14 @@ from __future__ import annotations
 import itertools
 import unittest
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any, ClassVar
 from unittest import mock
 
 import torch
 from torch import Tensor, nn
 
+from gankit.core.config import options
 from gankit.core.config import recipe as recipes
 from gankit.core.config.registry import canonical, registry
 from gankit.core.config.sections import COMBINED, SECTIONS
@@ -21,6 +23,7 @@ from gankit.core.training.assembly import build_parts
 from gankit.core.training.step import Stepper
 from gankit.errors import GankitError
 from gankit.testing.common import seeded
+from gankit.testing.data import with_examples
 
 NONE = "none"  # in a row: no plugin of a kind of which a recipe may have none
 LABELS = [
@@ -30,7 +33,6 @@ LABELS = [
     Label(None, {"red": 1.0}, ("something red",)),
 ]
 VOCABULARY = Vocabulary.collect(LABELS)
-_SECTIONS = {section.kind: section for section in SECTIONS if section.kind}
 
 Row = tuple[str, ...]
 
@@ -72,7 +74,7 @@ class CompositionSuite:
 
     def names(self, kind: str) -> list[str]:
         """The installed plugins of a kind, and 'none' for one that a recipe can do without."""
-        section = _SECTIONS[kind]
+        section = next(section for section in SECTIONS if section.kind == kind)
         return [NONE] * (section.many or section.optional) + sorted(registry().names(kind))
 
     def _is_mine(self, package: str) -> bool:
@@ -104,14 +106,16 @@ class CompositionSuite:
     def page(self, row: Row) -> dict[str, Any]:
         """The recipe of a row, with plugins of the options `options`."""
         page: dict[str, Any] = {}
-        for kind, name in zip(self.kinds, row):
-            section = _SECTIONS[kind]
+        for section in SECTIONS:
+            name = dict(zip(self.kinds, row)).get(section.kind)
+            if name is None:
+                continue
             if section.many:
-                page[section.name] = {} if name == NONE else {name: dict(self.options(kind, name))}
+                page[section.name] = {} if name == NONE else {name: dict(self.options(section.kind, name))}
             elif section.optional and name == NONE:
                 page[section.name] = None
             else:
-                page[section.name] = {"name": name, **self.options(kind, name)}
+                page[section.name] = {"name": name, **self.options(section.kind, name)}
         channels, height, width = self.shape
         train = {"batch": len(LABELS), "micro_batch": len(LABELS), "precision": "fp32"}
         return {**page, "data": {"size": [height, width], "channels": channels}, "train": train}
@@ -119,7 +123,9 @@ class CompositionSuite:
     def train(self, row: Row) -> str | None:
         """Train a row for two steps; returns the reason if it is refused, which must come before any network."""
         recipe = recipes.parse(self.page(row), "the test")
-        conditioner = build.build_conditioner(recipe, VOCABULARY)
+        examples = options.build("conditioner", recipe.conditioner).examples()
+        vocabulary = replace(VOCABULARY, fields=dict.fromkeys(examples, len(LABELS)))
+        conditioner = build.build_conditioner(recipe, vocabulary)
         built: list[str] = []
 
         def noting(kind: str) -> Any:
@@ -144,7 +150,7 @@ class CompositionSuite:
             images = torch.rand(len(LABELS), *self.shape) * 2 - 1
             before = {name: _weights(network) for name, network in networks.items()}
             for _ in range(2):
-                stepper.run(images, LABELS)
+                stepper.run(images, with_examples(LABELS, conditioner))
         assert stepper.bad_total == 0, f"{row}: gradients are not finite"
         for name, network in networks.items():
             assert _weights(network).isfinite().all(), f"{row}: weights of {name} are not finite"

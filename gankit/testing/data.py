@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import inspect
 import json
 import pickle
 import tempfile
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from keyword import iskeyword
 from pathlib import Path
 
 import torch
@@ -17,8 +19,9 @@ from PIL import Image
 
 from gankit.core.interfaces.conditions import Condition, Conditioner, CondSpec
 from gankit.core.interfaces.data import Source, WeightSource
-from gankit.core.interfaces.labels import Label, Vocabulary
+from gankit.core.interfaces.labels import COMMON, Label, Vocabulary, plain
 from gankit.errors import GankitError
+from gankit.sampling.pipeline import Pipeline
 from gankit.testing.common import (
     BATCH,
     Subject,
@@ -30,21 +33,33 @@ from gankit.testing.common import (
 )
 from gankit.testing.training import LABELS
 
-FIELDS = {  # field of a label -> a label with another value of it
+OTHERS = {  # field of a label -> a label with another value of it
     "cls": lambda label: replace(label, cls="dog" if label.cls == "cat" else "cat"),
     "tags": lambda label: replace(label, tags={"blue": 1.0} if "red" in label.tags else {"red": 1.0}),
     "text": lambda label: replace(label, texts=("something else altogether",)),
 }
+UNREAD = "conformance_unread"  # a field that no conditioner accepts
 
 
 # --------------------------------------------------------------------------------------------- conditioner
 
 
-def _conditioner(subject: Subject, seed: int = 0) -> Conditioner:
+def _conditioner(subject: Subject, seed: int = 0) -> tuple[Conditioner, list[Label]]:
+    """The conditioner, which knows the vocabulary of the labels, and labels with all fields that it may read."""
     conditioner = subject.build(seed=seed)
     assert isinstance(conditioner, Conditioner), f"{subject}: {type(conditioner).__name__} is no Conditioner"
-    conditioner.set_vocabulary(Vocabulary.collect(LABELS))
-    return conditioner
+    labels = with_examples(LABELS, conditioner)
+    conditioner.set_vocabulary(Vocabulary.collect(labels))
+    return conditioner, labels
+
+
+def with_examples(labels: Sequence[Label], conditioner: Conditioner) -> list[Label]:
+    """Labels with values of the conditioner's own fields, in turn its `examples`."""
+    examples = conditioner.examples()
+    return [
+        replace(label, fields={name: values[i % len(values)] for name, values in examples.items()})
+        for i, label in enumerate(labels)
+    ]
 
 
 def _assert_fits(subject: Subject, cond: Condition, spec: CondSpec) -> None:
@@ -80,21 +95,45 @@ def _assert_same(one: Condition, two: Condition, what: str) -> None:
 
 def check_conditioner_encode(subject: Subject) -> None:
     """Conditions have the parts and widths of `spec`, also for empty labels and after `augment`."""
-    conditioner = _conditioner(subject)
-    assert conditioner.accepts <= FIELDS.keys(), f"{subject}: accepts {set(conditioner.accepts)}"
-    for labels in (LABELS, [Label()] * BATCH, [LABELS[0], Label(), LABELS[1], Label()]):
+    conditioner, full = _conditioner(subject)
+    for labels in (full, [Label()] * BATCH, [full[0], Label(), full[1], Label()]):
         cond = conditioner.encode(labels)
         _assert_fits(subject, cond, conditioner.spec)
         _assert_same(conditioner.encode(labels), cond, f"{subject}: encoding twice")
         _assert_fits(subject, conditioner.augment(cond), conditioner.spec)
 
 
+def check_conditioner_examples(subject: Subject) -> None:
+    """Each field of its own has examples, two or more valid values, and a name that can be a keyword argument."""
+    conditioner, labels = _conditioner(subject)
+    own, examples = conditioner.accepts - COMMON.keys(), conditioner.examples()
+    assert own == examples.keys(), f"{subject} accepts {sorted(own)}, but has examples of {sorted(examples)}"
+    taken = inspect.signature(Pipeline.__call__).parameters
+    for name, values in examples.items():
+        usable = name.isidentifier() and not iskeyword(name) and name not in taken
+        assert usable, f"{subject}: pipe({name}=...) gives no field of that name; rename it"
+        assert len(values) > 1, f"{subject}: examples() gives fewer than two values of {name!r}"
+        assert len({json.dumps(plain(value), sort_keys=True) for value in values}) == len(values), (
+            f"{subject}: examples() gives a value of {name!r} twice"
+        )
+    for label in [*labels, Label()]:
+        conditioner.check(label)
+
+
 def check_conditioner_fields(subject: Subject) -> None:
     """The condition depends on every field that is in `accepts`, and on no other."""
-    conditioner = _conditioner(subject)
-    before = conditioner.encode(LABELS).embedding
-    for field, change in FIELDS.items():
-        after = conditioner.encode([change(label) for label in LABELS]).embedding
+    conditioner, labels = _conditioner(subject)
+    changes: dict[str, Callable[[Label], Label]] = {
+        **OTHERS,
+        UNREAD: lambda label: replace(label, fields={**label.fields, UNREAD: 1}),
+    }
+    for name, values in conditioner.examples().items():
+        changes[name] = lambda label, name=name, values=values: replace(  # type: ignore[misc]
+            label, fields={**label.fields, name: next(v for v in values if v != label.fields[name])}
+        )
+    before = conditioner.encode(labels).embedding
+    for field, change in changes.items():
+        after = conditioner.encode([change(label) for label in labels]).embedding
         if before is None or after is None:
             continue
         same = (before == after).all(1)
@@ -104,38 +143,57 @@ def check_conditioner_fields(subject: Subject) -> None:
             assert same.all(), f"{subject} does not accept {field!r}, but reads it"
 
 
+def check_conditioner_mirror(subject: Subject) -> None:
+    """Mirrored twice, a label is what it was; where mirroring is not known, it is not for any label."""
+    conditioner, labels = _conditioner(subject)
+    for label in [*labels, Label()]:
+        once = conditioner.mirror(label)
+        if once is None:
+            assert conditioner.mirror(Label()) is None, f"{subject}: mirror() is None for some labels only"
+            continue
+        conditioner.check(once)
+        twice = conditioner.mirror(once)
+        assert twice is not None, f"{subject}: mirror() is None for some labels only"
+        one, two = (conditioner.encode([x]) for x in (label, twice))
+        _assert_same(two, one, f"{subject}: the condition of a label mirrored twice")
+
+
 def check_conditioner_unknown(subject: Subject) -> None:
-    """An unknown class or tag raises GankitError."""
-    conditioner = _conditioner(subject)
+    """An unknown class or tag, and a value of a wrong type, raise GankitError."""
+    conditioner, _ = _conditioner(subject)
     wishes = {"cls": Label(cls="no such class"), "tags": Label(tags={"no such tag": 1.0})}
     for field, wish in wishes.items():
         if field in conditioner.accepts:
             refuses(lambda wish=wish: conditioner.encode([wish]), f"{subject}, {wish}")  # type: ignore[misc]
+    for field in conditioner.examples():
+        wish = Label(fields={field: {"no": ["such", "value"]}})
+        refuses(lambda wish=wish: conditioner.check(wish), f"{subject}, check of {wish}")  # type: ignore[misc]
+        refuses(lambda wish=wish: conditioner.encode([wish]), f"{subject}, {wish}")  # type: ignore[misc]
     with contextlib.suppress(GankitError):  # it may insist on data that it can use
         subject.build().set_vocabulary(Vocabulary())
 
 
 def check_conditioner_state(subject: Subject) -> None:
     """Stored vocabulary and tensors rebuild it; a deepcopy and `prepare` leave conditions as they are."""
-    conditioner = _conditioner(subject)
-    cond = conditioner.encode(LABELS)
+    conditioner, labels = _conditioner(subject)
+    cond = conditioner.encode(labels)
     other = subject.build(seed=7)
     page = json.dumps(conditioner.vocabulary().to_json())
     other.set_vocabulary(Vocabulary.from_json(json.loads(page)))
     assert other.spec == conditioner.spec, f"{subject}: {conditioner.spec} becomes {other.spec} in its JSON"
     reload(conditioner, other)
-    _assert_same(other.encode(LABELS), cond, f"{subject}: condition after a checkpoint")
-    _assert_same(copy.deepcopy(conditioner).encode(LABELS), cond, f"{subject}: condition of a deepcopy")
+    _assert_same(other.encode(labels), cond, f"{subject}: condition after a checkpoint")
+    _assert_same(copy.deepcopy(conditioner).encode(labels), cond, f"{subject}: condition of a deepcopy")
     with tempfile.TemporaryDirectory() as folder:
         conditioner.prepare(Path(folder), torch.device("cpu"))
         for _ in range(2):
-            _assert_same(conditioner.encode(LABELS), cond, f"{subject}: condition after prepare")
+            _assert_same(conditioner.encode(labels), cond, f"{subject}: condition after prepare")
 
 
 def check_conditioner_random(subject: Subject) -> None:
     """Dropout and noise depend only on the image's place in the run."""
-    conditioner = _conditioner(subject)
-    cond = conditioner.encode(LABELS).detach()
+    conditioner, labels = _conditioner(subject)
+    cond = conditioner.encode(labels).detach()
     if cond.embedding is not None:
         assert_keyed(lambda rows: conditioner.augment(cond[rows]).embedding, f"{subject}: augment")  # type: ignore[arg-type, return-value]
 
@@ -176,6 +234,9 @@ def check_source_samples(subject: Subject) -> None:
             assert isinstance(label.texts, tuple), (
                 f"{subject}: texts are {type(label.texts).__name__}, not a tuple"
             )
+            for field, value in label.fields.items():
+                assert field not in COMMON, f"{subject}: {field!r} is not one of Label.fields"
+                assert plain(value) == value, f"{subject}: {field!r} of image {index} is not in stored form"
             assert name, f"{subject}: image {index} has no name"
             assert isinstance(name, str), f"{subject}: the name {name!r} is no text"
 
@@ -219,6 +280,8 @@ def check_source_vocabulary(subject: Subject) -> None:
             missing = label.tags.keys() - vocabulary.tags.keys()
             assert not missing, f"{subject}: the vocabulary lacks the tags {sorted(missing)}"
             assert vocabulary.captioned or not label.texts, f"{subject}: the vocabulary counts no captions"
+            unknown = label.fields.keys() - vocabulary.fields.keys()
+            assert not unknown, f"{subject}: the vocabulary lacks the fields {sorted(unknown)}"
 
     _with_source(subject, check)
 
@@ -259,7 +322,7 @@ def check_weights_ids(subject: Subject) -> None:
 
 def check_conditioner_columns(subject: Subject) -> None:
     """Every number of the embedding has a name of its own."""
-    conditioner = _conditioner(subject)
+    conditioner, _ = _conditioner(subject)
     columns = conditioner.columns()
     assert len(columns) == conditioner.spec.c_dim, (
         f"{subject}: columns() names {len(columns)} numbers, the embedding has {conditioner.spec.c_dim}"
@@ -270,7 +333,9 @@ def check_conditioner_columns(subject: Subject) -> None:
 CHECKS: dict[str, list[Callable[[Subject], None]]] = {
     "conditioner": [
         check_conditioner_encode,
+        check_conditioner_examples,
         check_conditioner_fields,
+        check_conditioner_mirror,
         check_conditioner_unknown,
         check_conditioner_state,
         check_conditioner_random,

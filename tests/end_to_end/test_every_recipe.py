@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -73,6 +74,8 @@ def wishes(model: Path) -> list[str]:
         "tags": lambda: ["--tags", next(iter(vocabulary.tags))],
         "text": lambda: ["--prompt", "one red"],
     }
+    for field, values in conditioner.examples().items():
+        given[field] = lambda field=field, value=values[0]: ["--label", f"{field}={json.dumps(value)}"]
     return [part for what in sorted(conditioner.accepts) for part in given[what]()]
 
 

@@ -294,6 +294,70 @@ class Conditions(Conditioner):
         return Condition(torch.tensor([self.known(label) for label in labels]))
 
 
+class Sized(Conditioner):
+    """Sound: a number of its own, which mirroring leaves."""
+
+    accepts = frozenset({"size"})  # type: ignore[assignment]
+    spec = CondSpec(1)
+
+    def set_vocabulary(self, vocabulary: Vocabulary) -> None: ...
+
+    def vocabulary(self) -> Vocabulary:
+        return Vocabulary(fields={"size": 1})
+
+    def examples(self) -> dict[str, list[float]]:
+        return {next(iter(self.accepts)): [1.0, 2.0]}
+
+    def check(self, label: Label) -> None:
+        if not isinstance(label.fields.get(*self.accepts, 0.0), float):
+            raise GankitError("a size must be a number")
+
+    def mirror(self, label: Label) -> Label | None:
+        return label
+
+    def encode(self, labels: Any) -> Condition:
+        for label in labels:
+            self.check(label)
+        return Condition(torch.tensor([[label.fields.get(*self.accepts, 0.0)] for label in labels]))
+
+
+class NoExamples(Sized):
+    def examples(self) -> dict[str, list[float]]:
+        return {}
+
+
+class OneExample(Sized):
+    def examples(self) -> dict[str, list[float]]:
+        return {"size": [1.0]}
+
+
+class TakenName(Sized):
+    """Its field is an argument of a Pipeline already."""
+
+    accepts = frozenset({"seeds"})  # type: ignore[assignment]
+
+
+class NoCheck(Sized):
+    def check(self, label: Label) -> None: ...
+
+
+class HalfMirror(Sized):
+    """Mirrors to somewhere else each time."""
+
+    def mirror(self, label: Label) -> Label | None:
+        return replace(label, fields={name: value + 1 for name, value in label.fields.items()})
+
+
+class TextNeeds(Conditions):
+    """A text where a tuple of texts is meant."""
+
+    needs_labels = "cls"  # type: ignore[assignment]
+
+
+class NoSuchKind(Conditions):
+    conflicts = {"discriminators/stylegan2": "no such kind"}
+
+
 class Lenient(Conditions):
     def known(self, label: Label) -> list[float]:
         return [float(label.cls == name) for name in self.classes]

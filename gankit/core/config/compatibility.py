@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from gankit.core.config import recipe as recipes
 from gankit.core.config import stages
+from gankit.core.config.options import options_of
 from gankit.core.config.recipe import Recipe
 from gankit.core.config.registry import registry
 from gankit.core.config.sections import COMPARED, PLUGIN_MAPS, PLUGINS
+from gankit.core.interfaces.composition import Composition
 from gankit.core.interfaces.conditions import Conditioner
-from gankit.core.interfaces.networks import Composition
+from gankit.core.interfaces.labels import COMMON, Label, Vocabulary, listed, ordered, words
 from gankit.errors import GankitError
 
 
@@ -22,26 +24,67 @@ def compose(recipe: Recipe, conditioner: Conditioner) -> Composition:
 
 
 def check(recipe: Recipe, conditioner: Conditioner) -> None:
-    """Raise GankitError if a plugin reports that it cannot work with another; it names both and the reason.
+    """Raise GankitError if parts of a recipe cannot work together; it names both and the reason.
 
-    Asks `incompatibility` of every plugin that has that method (`gankit.core.interfaces.networks.Component`)."""
+    Every plugin has its say, also those that are options of others: its `needs_labels` and `conflicts`, then its
+    `incompatibility` (see `gankit.core.interfaces.composition.Component`)."""
     composition = compose(recipe, conditioner)
-    for kind, spec in _specs(composition.parts):
-        plugin = registry().load(kind, spec["name"])  # a class, or a function, which has no such method
+    found = list(_specs(composition.parts))
+    used = {f"{kind}/{spec['name']}": f"{kind} {spec['name']!r}" for kind, spec in found}
+    for kind, spec in found:
+        plugin = registry().load(kind, spec["name"])  # a class, or a function, which has no rules
+        needs, conflicts = getattr(plugin, "needs_labels", ()), getattr(plugin, "conflicts", {})
+        clash = next(((used[other], reason) for other, reason in conflicts.items() if other in used), None)
+        if needs and not composition.accepts.intersection(needs):
+            clash = composition.conditioner, _unread(kind, needs)
         ask = getattr(plugin, "incompatibility", None)
-        found = None if ask is None else ask(spec, composition)
-        if found is not None:
-            other, reason = found
+        if clash is None and ask is not None:
+            clash = ask(spec, composition)
+        if clash is not None:
+            other, reason = clash
             raise GankitError(f"{kind} {spec['name']!r} and {other} cannot work together: {reason}")
+    if recipe.data.mirror and conditioner.mirror(Label()) is None:
+        own = listed([words(field).many for field in ordered(conditioner.accepts - COMMON.keys())])
+        raise GankitError(
+            f"{composition.conditioner} and data.mirror cannot work together: nothing says what becomes of {own} in a "
+            "mirrored image; set data.mirror to false (authors: see Conditioner.mirror)"
+        )
+
+
+def _unread(kind: str, needs: Sequence[str]) -> str:
+    what = listed([words(field).many for field in needs], "or")
+    return (
+        f"it needs {what}, which this conditioner does not read; take one that does (conditioner 'combined' joins "
+        f"several), or remove the {kind}"
+    )
+
+
+def unused_labels(vocabulary: Vocabulary, conditioner: Conditioner) -> str | None:
+    """A sentence on the fields of the data's labels that the conditioner does not read; None if it reads all."""
+    unused = [words(field).many for field in vocabulary.present if field not in conditioner.accepts]
+    if not unused:
+        return None
+    return f"the data has {listed(unused)}, which this recipe does not use (see conditioner in the recipe)"
 
 
 def _specs(parts: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield (kind, {'name': ..., option: value}) of every plugin of a recipe, also of those that are options."""
     for section, spec in parts.items():
         if section in PLUGIN_MAPS:
             for name, options in spec.items():
-                yield PLUGIN_MAPS[section], {**options, "name": name}
+                yield from _with_nested(PLUGIN_MAPS[section], {"name": name, **options})
         elif spec is not None:
-            yield PLUGINS[section].kind, spec
+            yield from _with_nested(PLUGINS[section].kind, spec)
+
+
+def _with_nested(kind: str, spec: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    yield kind, spec
+    for key, option in options_of(registry().load(kind, spec["name"])).items():
+        value = spec.get(key)
+        if option.nested is None or not value:
+            continue
+        for name, inner in value.items() if option.nested.many else [("", value)]:
+            yield from _with_nested(option.nested.kind, {"name": name, **inner})
 
 
 def advice(recipe: Recipe) -> str | None:

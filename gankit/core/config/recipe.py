@@ -353,7 +353,7 @@ def override(data: dict[str, Any], dotted: str, value: Any, *, origin: str = "--
 
 
 def parse_set(items: list[str]) -> dict[str, Any]:
-    """Arguments 'key=value' of --set -> dotted key -> value, parsed as YAML: 4096, 0.5, true, null, [1, 3, 3, 1], text.
+    """Arguments 'key=value' of --set -> dotted key -> value, see `parse_value`.
 
     Raises GankitError for an argument without '='."""
     overrides = {}
@@ -363,15 +363,18 @@ def parse_set(items: list[str]) -> dict[str, Any]:
             raise GankitError(
                 f"--set {item!r} must look like key=value, for example generator.channel_base=4096"
             )
-        try:
-            overrides[key.strip()] = yaml_files.load(value)
-        except ValueError:
-            overrides[key.strip()] = value
-        if isinstance(overrides[key.strip()], str) and re.fullmatch(
-            r"[+-]?\d+(\.\d*)?[eE][+-]?\d+", value.strip()
-        ):
-            overrides[key.strip()] = float(value)  # YAML 1.1 reads 2e-3 as text
+        overrides[key.strip()] = parse_value(value)
     return overrides
+
+
+def parse_value(text: str) -> Any:
+    """A value on the command line, parsed as YAML: 4096, 0.5, true, null, [1, 3, 3, 1], text."""
+    if re.fullmatch(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+", text.strip()):
+        return float(text)  # YAML 1.1 reads 2e-3 as text
+    try:
+        return yaml_files.load(text)
+    except ValueError:
+        return text
 
 
 def flatten(data: Any, prefix: str = "") -> dict[str, Any]:

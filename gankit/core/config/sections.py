@@ -52,6 +52,5 @@ NETWORKS = tuple(s.name for s in SECTIONS if s.network)
 STAGED = tuple(s.name for s in SECTIONS if s.staged)
 SCHEDULED = tuple(s.name for s in SECTIONS if s.scheduled)
 COMPARED = tuple(s.name for s in SECTIONS if s.compared)
-COMBINED = tuple(
-    s.kind for s in SECTIONS if s.kind and s.staged
-)  # kinds whose plugins compute together in a step
+# kinds whose plugins compute together in a step
+COMBINED = tuple(dict.fromkeys(s.kind for s in SECTIONS if s.kind and s.staged))

@@ -13,7 +13,7 @@ import re
 import signal
 import time
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -75,13 +75,15 @@ class Batch:
 
     Args:
         images: uint8 [b, C, H, W], channels last in memory.
-        labels: b labels, each with the one caption drawn for this position.
+        labels: b labels, each with the one caption drawn for this position; those of mirrored images are mirrored.
+        flipped: b times True if the image is mirrored.
         indices: indices of the images in the source.
         skipped: (name, reason) of unreadable images, each reported once; the next readable image replaces them.
     """
 
     images: Tensor
     labels: list[Label]
+    flipped: list[bool]
     indices: list[int]
     skipped: list[tuple[str, str]]
 
@@ -89,7 +91,7 @@ class Batch:
 class Batches(Iterator[Batch]):
     """An endless stream of batches, decoded and resized in worker processes.
 
-    Mirroring flips images but not their captions: leave it off if these mention left or right, and for pictures of
+    Mirroring flips images and leaves their captions: leave it off if these mention left or right, and for pictures of
     text.
 
     Args:
@@ -98,6 +100,8 @@ class Batches(Iterator[Batch]):
         channels: 1, 3 or 4.
         fit: 'crop', 'top-crop', 'pad' or 'stretch', see `gankit.core.data.images.fit`.
         mirror: flip each image with probability 1/2.
+        mirror_label: label of an image -> that of the flipped image (`Conditioner.mirror`); runs in this process.
+        fields: names of those of `Label.fields` that labels keep, so that unused ones do not travel; None keeps all.
         batch: images of a batch, over all processes.
         seed: seed of order, mirroring and choice of captions.
         rank: rank of this process, which gets rows [rank * b, (rank + 1) * b) of each batch, b = batch / world.
@@ -115,6 +119,8 @@ class Batches(Iterator[Batch]):
         channels: int = 3,
         fit: str = "crop",
         mirror: bool = False,
+        mirror_label: Callable[[Label], Label | None] | None = None,
+        fields: Collection[str] | None = None,
         batch: int,
         seed: int = 0,
         rank: int = 0,
@@ -129,13 +135,14 @@ class Batches(Iterator[Batch]):
             raise GankitError(
                 f"a batch of {batch} cannot be shared by {world} processes; use a multiple of {world}"
             )
+        self._mirror_label = mirror_label
         self.wait_s = 0.0  # time that the consumer has waited for data
         self._reported: set[str] = set()
         rows = batch // world
         workers = default_workers() if workers is None else workers
         schedule = _Schedule(len(source), seed, start_image + rank * rows, rows, batch)
         self._loader = DataLoader(
-            _Assembler(source, size, channels, fit, mirror, seed),
+            _Assembler(source, size, channels, fit, mirror, seed, fields),
             sampler=schedule,
             batch_size=None,
             num_workers=workers,
@@ -155,6 +162,11 @@ class Batches(Iterator[Batch]):
         self.wait_s += time.perf_counter() - start
         if isinstance(batch, str):
             raise GankitError(batch)
+        if self._mirror_label is not None:
+            for row in np.flatnonzero(batch.flipped):
+                mirrored = self._mirror_label(batch.labels[row])
+                assert mirrored is not None  # gankit.core.config.compatibility has asked
+                batch.labels[row] = mirrored
         batch.skipped = [(name, why) for name, why in batch.skipped if name not in self._reported]
         self._reported.update(name for name, _ in batch.skipped)
         return batch
@@ -208,10 +220,18 @@ class _Assembler(Dataset):
     """(first position, source indices) -> Batch; runs in the workers."""
 
     def __init__(
-        self, source: Source, size: tuple[int, int], channels: int, fit_mode: str, mirror: bool, seed: int
+        self,
+        source: Source,
+        size: tuple[int, int],
+        channels: int,
+        fit_mode: str,
+        mirror: bool,
+        seed: int,
+        fields: Collection[str] | None,
     ) -> None:
         self.source, self.size, self.channels = source, size, channels
         self.fit_mode, self.mirror, self.seed = fit_mode, mirror, seed
+        self.fields = None if fields is None else frozenset(fields)
 
     def __getitem__(self, rows: tuple[int, list[int]]) -> Batch | str:
         """The batch, or the message of a GankitError: DataLoader would wrap a raised one in a traceback."""
@@ -223,6 +243,7 @@ class _Assembler(Dataset):
     def assemble(self, first: int, indices: list[int]) -> Batch:
         pixels = np.empty((len(indices), *self.size, self.channels), np.uint8)
         labels: list[Label] = []
+        flipped: list[bool] = []
         used: list[int] = []
         skipped: dict[str, str] = {}
         for row, wanted in enumerate(indices):
@@ -231,10 +252,15 @@ class _Assembler(Dataset):
             coin, caption = np.random.Generator(np.random.PCG64([self.seed, 1, first + row])).random(2)
             if label.texts:
                 label = dataclasses.replace(label, texts=(label.texts[int(caption * len(label.texts))],))
-            pixels[row] = image[:, ::-1] if self.mirror and coin < 0.5 else image
+            if self.fields is not None and not label.fields.keys() <= self.fields:
+                kept = {name: value for name, value in label.fields.items() if name in self.fields}
+                label = dataclasses.replace(label, fields=kept)
+            flipped.append(bool(self.mirror and coin < 0.5))
+            pixels[row] = image[:, ::-1] if flipped[row] else image
             labels.append(label)
             used.append(index)
-        return Batch(torch.from_numpy(pixels).permute(0, 3, 1, 2), labels, used, list(skipped.items()))
+        images = torch.from_numpy(pixels).permute(0, 3, 1, 2)
+        return Batch(images, labels, flipped, used, list(skipped.items()))
 
     def readable(self, index: int, skipped: dict[str, str]) -> tuple[np.ndarray, int]:
         """The image at an index, fitted to the size, or the next readable one; and the index of the image returned.

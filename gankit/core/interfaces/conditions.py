@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,15 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gankit.core.interfaces.labels import Label, Vocabulary
-
-
-@dataclass(frozen=True)
-class CondSpec:
-    """Sizes of a `Condition`, known before any network is built; 0 means absent."""
-
-    c_dim: int = 0
-    token_dim: int = 0
+from gankit.core.interfaces.composition import Component, CondSpec
+from gankit.core.interfaces.labels import COMMON, Label, Vocabulary
 
 
 @dataclass
@@ -78,7 +71,7 @@ def required_embedding(cond: Cond, c_dim: int) -> Tensor | None:
     return c
 
 
-class Conditioner(nn.Module, ABC):
+class Conditioner(nn.Module, Component, ABC):
     """Encodes labels into conditions: one-hot, multi-hot or encoder features; learned projections belong to G and D.
 
     It is constructed with its options; then `set_vocabulary` is called once (with the vocabulary of the data set or of
@@ -89,7 +82,7 @@ class Conditioner(nn.Module, ABC):
 
     @abstractmethod
     def set_vocabulary(self, vocabulary: Vocabulary) -> None:
-        """Set the classes and tags of the data. Raises GankitError if one that this conditioner needs is missing."""
+        """Set what the data's labels have. Raises GankitError if something that this conditioner needs is missing."""
 
     @abstractmethod
     def vocabulary(self) -> Vocabulary:
@@ -110,8 +103,27 @@ class Conditioner(nn.Module, ABC):
 
     @property
     def accepts(self) -> frozenset[str]:
-        """The fields of a label that this conditioner reads, of 'cls', 'tags', 'text'."""
+        """The fields of a label that this conditioner reads: 'cls', 'tags', 'text' and names of `Label.fields`.
+
+        A name of its own is a valid keyword argument, since a request gives it as one: `pipe(box=[...])`."""
         raise NotImplementedError
+
+    def examples(self) -> Mapping[str, Sequence[Any]]:
+        """Two or more valid values, all different, of each field of its own that it accepts, such as {'box': [...]}.
+
+        The conformance tests try them, and programs that offer controls may. Called before `set_vocabulary` as well."""
+        return {}
+
+    def check(self, label: Label) -> None:
+        """Raise GankitError if a field of its own has a value that `encode` would refuse.
+
+        Training asks for every image before it begins, so that a mistake in the data does not stop it days later."""
+
+    def mirror(self, label: Label) -> Label | None:
+        """The label of an image flipped left to right; None if that is not known, so that such training is refused.
+
+        By default, class, tags and captions stay, and nothing is known about other fields."""
+        return None if self.accepts - COMMON.keys() else label
 
     def columns(self) -> list[tuple[str, str]]:
         """Meaning of each of the `spec.c_dim` numbers of an embedding: a pair (kind, name), all different.

@@ -36,7 +36,7 @@ class Source(ABC):
 
     @abstractmethod
     def label(self, index: int) -> Label:
-        """The image's class, tags and texts; must be fast, without decoding the image."""
+        """What is known of the image, see `Label`; must be fast, without decoding the image."""
 
     @abstractmethod
     def name(self, index: int) -> str:
@@ -47,7 +47,7 @@ class Source(ABC):
         """Hash that changes when the content does; used as a key of caches and checked when a run resumes."""
 
     def vocabulary(self) -> Vocabulary:
-        """Classes and tags of the data set with their counts; the default reads every label."""
+        """What the labels of the data set have, with counts; the default reads every label."""
         return Vocabulary.collect(self.label(i) for i in range(len(self)))
 
 

@@ -13,45 +13,10 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from gankit.core.interfaces.conditions import Cond, CondSpec
+from gankit.core.interfaces.composition import Component, ImageShape
+from gankit.core.interfaces.conditions import Cond
 
-ImageShape = tuple[int, int, int]  # (C, H, W)
 SPATIAL_NUMBERS = 2023
-
-
-@dataclass(frozen=True)
-class Composition:
-    """The plugins of a recipe and the sizes of images and conditions, known before any network is built.
-
-    Args:
-        image_shape: (C, H, W).
-        cond: sizes of the condition.
-        accepts: fields of labels that the conditioner reads, of 'cls', 'tags', 'text'.
-        parts: section of the recipe -> {'name': ..., option: value}; for sections of several plugins, such as
-            regularizers, plugin name -> options.
-    """
-
-    image_shape: ImageShape
-    cond: CondSpec
-    accepts: frozenset[str]
-    parts: Mapping[str, Any]
-
-    @property
-    def conditioner(self) -> str:
-        """The conditioner's description in messages: "conditioner 'NAME'"."""
-        return f"conditioner {self.parts['conditioner']['name']!r}"
-
-
-class Component:
-    """Base class of plugins of a recipe that can report an incompatibility with others."""
-
-    @classmethod
-    def incompatibility(cls, options: Mapping[str, Any], composition: Composition) -> tuple[str, str] | None:
-        """(other plugin, reason) if this plugin cannot work in the recipe, such as ("conditioner 'none'", "..."), or
-        None.
-
-        Called before any network is built, for mistakes that would show late or not at all."""
-        return None
 
 
 class Generator(nn.Module, Component):

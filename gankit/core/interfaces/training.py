@@ -107,7 +107,9 @@ class Guidance(nn.Module, Component, ABC):
 
     @abstractmethod
     def loss(self, images: Tensor, cond: Condition, labels: Sequence[Label]) -> Tensor:
-        """Unweighted loss of each image, [B]; images [B, C, H, W] in [-1, 1], before augmentation."""
+        """Unweighted loss of each image, [B]; images [B, C, H, W] in [-1, 1], before augmentation.
+
+        Of `Label.fields`, labels have those that the conditioner accepts; see `needs_labels`."""
 
 
 class Augmentation(nn.Module, Component, ABC):

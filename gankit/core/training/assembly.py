@@ -9,7 +9,8 @@ import torch
 from gankit.core.config import compatibility, options
 from gankit.core.config.recipe import Recipe
 from gankit.core.interfaces.conditions import Conditioner
-from gankit.core.interfaces.labels import Vocabulary
+from gankit.core.interfaces.data import Source
+from gankit.core.interfaces.labels import COMMON, Vocabulary
 from gankit.core.interfaces.training import Augmentation
 from gankit.core.models import build, stored_state
 from gankit.core.training.footprint import META
@@ -91,3 +92,14 @@ def check_stages(recipe: Recipe, vocabulary: Vocabulary, first: int = 0) -> None
             raise GankitError(f"stages.{index}: {error}" if recipe.stages else str(error)) from None
         except Exception:  # a plugin does not work on the meta device; its mistakes show when it is built
             continue
+
+
+def check_labels(source: Source, conditioner: Conditioner) -> None:
+    """Raise GankitError naming an image if the conditioner refuses its label; reads all if it has fields of its own."""
+    if conditioner.accepts <= COMMON.keys():
+        return
+    for index in range(len(source)):
+        try:
+            conditioner.check(source.label(index))
+        except GankitError as error:
+            raise GankitError(f"{source.name(index)}: {error}") from None

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gankit.core.config import compatibility
+from gankit.core.config import compatibility, options
 from gankit.core.config.recipe import Recipe
 from gankit.core.data.loader import open_source
 from gankit.core.interfaces.labels import Label, Vocabulary
@@ -49,7 +49,7 @@ def describe_training(recipe: Recipe) -> str:
     if recipe.data.path is not None:
         vocabulary = open_source(recipe.data.path, recipe.data.options).vocabulary()
     else:
-        vocabulary = assumed_vocabulary()
+        vocabulary = assumed_vocabulary(recipe)
     train = recipe.train
     micro = min(train.micro_batch or train.batch, train.batch)
     try:
@@ -82,15 +82,19 @@ def describe_training(recipe: Recipe) -> str:
     if any(statistics):
         listed = ", ".join(dict.fromkeys(filter(None, statistics)))
         notes.append(f"micro-batches change the result of: {listed} (statistics over a batch)")
-    if advice := compatibility.advice(recipe):
-        notes.append(advice)
-    return "\n".join([*lines, *notes])
+    if recipe.data.path is not None:
+        notes.append(compatibility.unused_labels(vocabulary, parts.conditioner) or "")
+    notes.append(compatibility.advice(recipe) or "")
+    return "\n".join([*lines, *filter(None, notes)])
 
 
-def assumed_vocabulary() -> Vocabulary:
-    """Vocabulary with classes and tags '0' to '999', the indices of ImageNet's classes."""
+def assumed_vocabulary(recipe: Recipe) -> Vocabulary:
+    """Classes and tags '0' to '999', the indices of ImageNet's classes, and the fields that the conditioner reads."""
     names = {str(i): ASSUMED for i in range(ASSUMED)}
-    return Vocabulary(names, dict(names), ASSUMED, ASSUMED)
+    fields: dict[str, int] = {}
+    with contextlib.suppress(*NEEDS_NUMBERS), META:
+        fields = dict.fromkeys(options.build("conditioner", recipe.conditioner).examples(), ASSUMED)
+    return Vocabulary(names, dict(names), ASSUMED, ASSUMED, fields)
 
 
 @dataclass

@@ -29,7 +29,7 @@ from gankit.core.runtime import devices, distributed, hardware, tensor_files
 from gankit.core.runtime.paths import cache_dir
 from gankit.core.runtime.progress import Progress
 from gankit.core.training import carry_over, journal, run_folder
-from gankit.core.training.assembly import build_parts, check_stages
+from gankit.core.training.assembly import build_parts, check_labels, check_stages
 from gankit.core.training.attachments import Attachments, Observer
 from gankit.core.training.phases import Parts
 from gankit.core.training.step import Stepper
@@ -112,9 +112,15 @@ class Trainer:
         self.vocabulary = model_folder.read_vocabulary(found[-1]) if found else self.source.vocabulary()
         check_stages(self.whole, self.vocabulary, self.stage)
         self.stepper = self._build(init=self.init is not None and not found)
-        self._hint_unused_labels(self.stepper.parts.conditioner, self.vocabulary)
-        if not found and (advice := compatibility.advice(self.whole)):
-            self.progress.say(advice)
+        if not found:
+            conditioner = self.stepper.parts.conditioner
+            check_labels(self.source, conditioner)
+            hints = (
+                compatibility.unused_labels(self.vocabulary, conditioner),
+                compatibility.advice(self.whole),
+            )
+            for hint in filter(None, hints):
+                self.progress.say(hint)
         self.ties = run_folder.ties(fingerprint, self.stepper)
         if found:
             before = run_folder.restore(found[-1], recipe, self.stepper, self.ties)
@@ -162,6 +168,8 @@ class Trainer:
             channels=recipe.data.channels,
             fit=recipe.data.fit,
             mirror=recipe.data.mirror,
+            mirror_label=self.stepper.parts.conditioner.mirror,
+            fields=self.stepper.parts.conditioner.accepts,
             batch=recipe.train.batch,
             seed=recipe.train.seed,
             rank=self.world.rank,
@@ -212,16 +220,6 @@ class Trainer:
                 f"{self.out} holds a run of another recipe; choose another --out, or undo these changes: "
                 + "; ".join(differences[:8])
                 + more
-            )
-
-    def _hint_unused_labels(self, conditioner: Any, vocabulary: Any) -> None:
-        have = {"cls": vocabulary.classes, "tags": vocabulary.tags, "text": vocabulary.captioned}
-        unused = [what for what, present in have.items() if present and what not in conditioner.accepts]
-        if unused and not conditioner.accepts:
-            names = {"cls": "classes", "tags": "tags", "text": "captions"}
-            listed = " and ".join(names[u] for u in unused)
-            self.progress.say(
-                f"the data has {listed}, which this recipe does not use (see conditioner in the recipe)"
             )
 
     def _start_from(self, parts: Parts) -> None:

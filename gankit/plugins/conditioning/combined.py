@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
@@ -86,11 +86,25 @@ class CombinedConditioner(Conditioner):
             merged.tags |= vocabulary.tags
             merged.captioned = max(merged.captioned, vocabulary.captioned)
             merged.total = max(merged.total, vocabulary.total)
+            merged.fields |= vocabulary.fields
         return merged
 
     @property
     def accepts(self) -> frozenset[str]:
         return frozenset().union(*(part.accepts for part in self._parts().values()))
+
+    def examples(self) -> Mapping[str, Sequence[Any]]:
+        return {field: some for part in self._parts().values() for field, some in part.examples().items()}
+
+    def check(self, label: Label) -> None:
+        for part in self._parts().values():
+            part.check(label)
+
+    def mirror(self, label: Label) -> Label | None:
+        mirrored: Label | None = label
+        for part in self._parts().values():
+            mirrored = None if mirrored is None else part.mirror(mirrored)
+        return mirrored
 
     def columns(self) -> list[tuple[str, str]]:
         named = [column for part in self._parts().values() for column in part.columns()]

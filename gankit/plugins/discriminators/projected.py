@@ -17,8 +17,9 @@ from torch import Tensor, nn
 
 from gankit.core.config import options
 from gankit.core.config.options import Nested
+from gankit.core.interfaces.composition import Composition
 from gankit.core.interfaces.conditions import Cond, CondSpec, required_embedding
-from gankit.core.interfaces.networks import Composition, Discriminator, FeatureNetwork, ImageShape
+from gankit.core.interfaces.networks import Discriminator, FeatureNetwork, ImageShape
 from gankit.core.nn.rgb import entry_size, to_rgb
 from gankit.core.training.footprint import META
 from gankit.errors import GankitError

@@ -11,8 +11,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from gankit.core.interfaces.composition import Composition
 from gankit.core.interfaces.conditions import Cond, CondSpec, required_embedding
-from gankit.core.interfaces.networks import Composition, Discriminator, ImageShape
+from gankit.core.interfaces.networks import Discriminator, ImageShape
 from gankit.core.runtime.precision import at_least_float32, without_autocast
 from gankit.plugins.generators.r3gan import (
     WIDTHS,

@@ -16,8 +16,9 @@ from torch import Tensor, nn
 
 from gankit.core.config.options import Nested
 from gankit.core.config.registry import registry
+from gankit.core.interfaces.composition import Composition
 from gankit.core.interfaces.conditions import Cond, CondSpec, required_embedding
-from gankit.core.interfaces.networks import Composition, Discriminator, FeatureNetwork, ImageShape
+from gankit.core.interfaces.networks import Discriminator, FeatureNetwork, ImageShape
 from gankit.core.nn.rgb import entry_size, to_rgb
 from gankit.core.nn.spectral_norm import SNConv1d
 from gankit.core.nn.stylegan_layers import FullyConnected

@@ -14,8 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gankit.core.cuda import normalize_2nd_moment
+from gankit.core.interfaces.composition import Composition
 from gankit.core.interfaces.conditions import Cond, CondSpec, required_embedding
-from gankit.core.interfaces.networks import Composition, Generator, ImageShape
+from gankit.core.interfaces.networks import Generator, ImageShape
 from gankit.core.nn.pyramid import levels, nominal
 from gankit.core.nn.spectral_norm import SNConv2d, SNConvTranspose2d, SNLinear, settle
 from gankit.core.runtime import random

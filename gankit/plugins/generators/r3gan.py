@@ -15,8 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from gankit.core.cuda import bias_act, downsample2d, setup_filter, upsample2d
+from gankit.core.interfaces.composition import Composition
 from gankit.core.interfaces.conditions import Cond, CondSpec, required_embedding
-from gankit.core.interfaces.networks import Composition, Generator, ImageShape
+from gankit.core.interfaces.networks import Generator, ImageShape
 from gankit.core.nn.pyramid import levels
 from gankit.core.runtime.precision import at_least_float32, autocast_enabled, without_autocast
 from gankit.errors import GankitError, unknown

@@ -10,9 +10,10 @@ from torch import Tensor, nn
 
 from gankit.core.config.options import Nested
 from gankit.core.config.registry import registry
+from gankit.core.interfaces.composition import Composition
 from gankit.core.interfaces.conditions import Condition
 from gankit.core.interfaces.labels import Label
-from gankit.core.interfaces.networks import Composition, FeatureNetwork
+from gankit.core.interfaces.networks import FeatureNetwork
 from gankit.core.interfaces.training import Guidance
 from gankit.core.nn.rgb import to_rgb
 from gankit.errors import GankitError, unknown
@@ -35,6 +36,7 @@ class ClassifierGuidance(Guidance):
         side: images are resized to this many pixels, both sides.
     """
 
+    needs_labels = ("cls",)
     conformance = {
         "feature": {"name": "timm-vit", "model": "test_vit.r160_in1k", "pretrained": False},
         "classes": {"cat": 0, "dog": 1, "bird": 2},
@@ -68,11 +70,6 @@ class ClassifierGuidance(Guidance):
 
     @classmethod
     def incompatibility(cls, options: Mapping[str, Any], composition: Composition) -> tuple[str, str] | None:
-        if "cls" not in composition.accepts:
-            return composition.conditioner, (
-                "images are to show their classes, which this conditioner does not read; "
-                "add the conditioner class, or remove the guidance"
-            )
         name = options["feature"]["name"]
         if getattr(registry().load("feature", name), "num_logits", None) == 0:
             return f"feature network {name!r}", "it has no classifier; choose another, such as timm-vit"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from gankit.core.data.text_cache import TextCache
 from gankit.core.interfaces.conditions import Condition, embedding_of
 from gankit.core.interfaces.labels import Label
-from gankit.core.interfaces.networks import Composition, Pretrained
+from gankit.core.interfaces.networks import Pretrained
 from gankit.core.interfaces.training import Guidance
 from gankit.core.nn.rgb import to_rgb
 from gankit.core.runtime.random import randint
@@ -33,6 +33,7 @@ class CLIPGuidance(Guidance):
             high-resolution images makes artefacts; 0 never crops.
     """
 
+    needs_labels = ("text",)
     _scale: Tensor
     _shift: Tensor
 
@@ -53,15 +54,6 @@ class CLIPGuidance(Guidance):
         scale, shift = clip_normalisation(model, pretrained)
         self.register_buffer("_scale", scale, persistent=False)
         self.register_buffer("_shift", shift, persistent=False)
-
-    @classmethod
-    def incompatibility(cls, options: Mapping[str, Any], composition: Composition) -> tuple[str, str] | None:
-        if "text" in composition.accepts:
-            return None
-        return composition.conditioner, (
-            "images are pulled towards their captions, which this conditioner does not read; "
-            "add a conditioner of texts, such as clip-text, or remove the guidance"
-        )
 
     @property
     def clip(self) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -10,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gankit.core.interfaces.conditions import Conditioner
-from gankit.core.interfaces.networks import Composition, Discriminator, ImageShape
+from gankit.core.interfaces.networks import Discriminator, ImageShape
 from gankit.core.interfaces.training import Regularizer, StepContext
 from gankit.core.nn.stylegan_layers import FullyConnected
 from gankit.core.runtime.random import batch_random
@@ -39,6 +38,7 @@ class Attributes(Regularizer):
     side = "both"
     second_order = False
     precision = "mixed"
+    needs_labels = ("cls", "tags")
 
     conformance = {"certainty": 0.51}  # before training, the classifier on conditions is not certain
 
@@ -53,15 +53,6 @@ class Attributes(Regularizer):
         if hidden < 1:
             raise GankitError(f"hidden = {hidden} of regularizer 'attributes' must be at least 1")
         self.weight_d, self.weight_g, self.certainty, self.hidden = weight_d, weight_g, certainty, hidden
-
-    @classmethod
-    def incompatibility(cls, options: Mapping[str, Any], composition: Composition) -> tuple[str, str] | None:
-        if composition.accepts & {"cls", "tags"}:
-            return None
-        return composition.conditioner, (
-            "it needs a conditioner with classes or tags; remove it, or add one (conditioner 'combined' takes captions "
-            "and tags together)"
-        )
 
     def set_up(self, D: Discriminator, conditioner: Conditioner, image_shape: ImageShape) -> None:
         self.columns = [i for i, (kind, _) in enumerate(conditioner.columns()) if kind in ("cls", "tags")]

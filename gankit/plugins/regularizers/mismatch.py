@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from gankit.core.interfaces.composition import Composition
 from gankit.core.interfaces.conditions import Condition
-from gankit.core.interfaces.networks import Composition
 from gankit.core.interfaces.training import Regularizer, StepContext
 from gankit.errors import GankitError
 

@@ -14,9 +14,9 @@ from gankit.plugins.sources.shards import ShardSource
 class FolderSource(FileSource):
     """Images in a folder and its sub-folders, in the order of their names.
 
-    Labels come from metadata.jsonl, metadata.csv (file_name, class, tags, text) or dataset.json, from a .txt file
-    beside an image (one caption a line), and from the names of the first-level folders (classes). Hidden files and
-    folders are left out.
+    Labels come from metadata.jsonl, metadata.csv (file_name, class, tags, text, other fields) or dataset.json, from a
+    .json file (the same fields) and a .txt file (one caption a line) beside an image, and from the names of the
+    first-level folders (classes). Hidden files and folders are left out.
 
     Args:
         classes: take the names of first-level folders as classes; not beside a dataset.json.

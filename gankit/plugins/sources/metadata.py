@@ -1,11 +1,12 @@
-"""Labels from metadata files, caption files and folder names, and the base class of sources of files.
+"""Labels from metadata files, files beside images and folder names, and the base class of sources of files.
 
-Three ways to name class, tags and captions are read, and each field is taken from the first of them that has it:
+Four places are read, and each field of a label is taken from the first of them that has it:
 
-1. one file for the whole set: `metadata.jsonl` or `metadata.csv` with the columns `file_name, class, tags, text`, or
-   a `dataset.json` as StyleGAN's tools write it;
-2. a text file beside an image: `x.txt` beside `x.png`, one caption a line;
-3. the name of the first-level folder, as the class.
+1. one file for the whole set: `metadata.jsonl` or `metadata.csv` with the columns `file_name, class, tags, text` and
+   others, or a `dataset.json` as StyleGAN's tools write it;
+2. a JSON file beside an image, `x.json` beside `x.png`, with the same names;
+3. a text file beside an image, `x.txt`, one caption a line;
+4. the name of the first-level folder, as the class.
 """
 
 from __future__ import annotations
@@ -17,13 +18,14 @@ import json
 import math
 from abc import abstractmethod
 from collections.abc import Collection, Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 from PIL import Image
 
 from gankit.core.data.images import BadImage, open_image
 from gankit.core.interfaces.data import Source
-from gankit.core.interfaces.labels import Label
+from gankit.core.interfaces.labels import Label, plain
 from gankit.errors import GankitError
 
 METADATA_FILES = ("metadata.jsonl", "metadata.csv", "dataset.json")  # an earlier file wins
@@ -32,6 +34,7 @@ _FILE = ("file_name", "file")
 _CLASS = ("class", "cls", "label")
 _TAGS = ("tags",)
 _TEXT = ("text", "caption", "texts", "captions")
+_NOT_FIELDS = {"", *_FILE, *_CLASS, *_TAGS, *_TEXT}  # '': the column of row numbers that pandas writes
 _CONTENT_SAMPLES = 256  # images whose bytes enter a fingerprint
 
 
@@ -61,13 +64,15 @@ class FileSource(Source):
         self._strict, self._max_megapixels = strict, max_megapixels
         # StyleGAN's tools number their folders, so beside a dataset.json they do not mean classes
         self._folders = classes and "dataset.json" not in metadata
-        self._table: dict[str, Label] = {}
+        self._table = LabelTable()
         known = set(names)
         for file in METADATA_FILES:
             if file in metadata:
-                for name, label in parse_metadata(file, metadata[file], path, known).items():
-                    self._table[name] = merge(self._table.get(name, Label()), label)
-        missing = [name for name in names if name not in self._table] if strict and self._table else []
+                table = parse_metadata(file, metadata[file], path, known)
+                for name in table.labels:
+                    self._table[name] = merge(self._table[name], table[name])
+        listed = self._table.labels
+        missing = [name for name in names if name not in listed] if strict and listed else []
         if missing:
             raise GankitError(
                 f"{path}: {len(missing)} of {len(names)} images are not in the metadata, the first is {missing[0]!r}; "
@@ -106,12 +111,14 @@ class FileSource(Source):
     def label(self, index: int) -> Label:
         name = self.names[index]
         folder = name.split("/", 1)[0] if self._folders and "/" in name else None
-        return merge(self._table.get(name, Label()), self._beside(index), Label(folder))
+        return merge(self._table[name], self._beside(index), Label(folder))
 
     def _beside(self, index: int) -> Label:
         """The label from the files next to an image."""
-        text = self._text(index, ".txt")
-        return Label() if text is None else Label(texts=captions(text.splitlines(), ""))
+        record, text = self._text(index, ".json"), self._text(index, ".txt")
+        place = self._place(index, ".json")
+        from_json = Label() if record is None else label_from(load_json(record, place), place)
+        return merge(from_json, Label(texts=captions((text or "").splitlines(), "")))
 
     def _text(self, index: int, suffix: str) -> str | None:
         try:
@@ -124,19 +131,49 @@ class FileSource(Source):
         return f"{self.path}: the {suffix} file of {self.name(index)!r}"
 
     def fingerprint(self) -> str:
-        """Hash of names, labels and sizes of all images and the content of up to 256; the same for a copy elsewhere."""
-        digest = hashlib.blake2b(digest_size=16)
+        """Hash of names, labels and sizes of all images and the content of up to 256; the same for a copy elsewhere.
+
+        The hash of fields beyond class, tags and captions follows after a dot, so that a run from before they were read
+        is recognised by what comes before it (`run_folder.restore`)."""
+        digest, of_fields = hashlib.blake2b(digest_size=16), None
         for index in range(len(self)):
             label = self.label(index)
             key = (self.names[index], self._stamp(index), label.cls, sorted(label.tags.items()), label.texts)
             digest.update(repr(key).encode())
+            if label.fields:
+                of_fields = of_fields or hashlib.blake2b(digest_size=8)
+                of_fields.update(json.dumps([self.names[index], label.fields], sort_keys=True).encode())
         count = min(len(self), _CONTENT_SAMPLES)
         for index in (i * len(self) // count for i in range(count)):
             try:
                 digest.update(hashlib.blake2b(self._read(index) or b"").digest())
             except BadImage:
                 digest.update(b"unreadable")
-        return digest.hexdigest()
+        return digest.hexdigest() + (f".{of_fields.hexdigest()}" if of_fields else "")
+
+
+class LabelTable:
+    """Labels by image name; a name that it lacks has an empty one.
+
+    Fields are kept as JSON text until they are asked for: as objects, those of a million images take many times the
+    memory, in every worker."""
+
+    def __init__(self) -> None:
+        self.labels: dict[str, Label] = {}  # without fields
+        self._fields: dict[str, str] = {}
+
+    def __setitem__(self, name: str, label: Label) -> None:
+        self.labels[name] = replace(label, fields={})
+        if label.fields:
+            self._fields[name] = json.dumps(label.fields, ensure_ascii=False, separators=(",", ":"))
+
+    def __getitem__(self, name: str) -> Label:
+        label = self.labels.get(name, Label())
+        return replace(label, fields=json.loads(self._fields[name])) if name in self._fields else label
+
+    @property
+    def empty(self) -> bool:
+        return not self._fields and all(label == Label() for label in self.labels.values())
 
 
 def merge(*labels: Label) -> Label:
@@ -145,13 +182,14 @@ def merge(*labels: Label) -> Label:
         next((label.cls for label in labels if label.cls is not None), None),
         next((label.tags for label in labels if label.tags), {}),
         next((label.texts for label in labels if label.texts), ()),
+        {name: value for label in reversed(labels) for name, value in label.fields.items()},
     )
 
 
-def parse_metadata(file: str, data: bytes, path: str, names: Collection[str]) -> dict[str, Label]:
-    """Image name -> label. Raises GankitError with file and line, also for a name that is not in `names`.
+def parse_metadata(file: str, data: bytes, path: str, names: Collection[str]) -> LabelTable:
+    """The labels of a metadata file. Raises GankitError with file and line, also for a name that is not in `names`.
 
-    Lines that repeat a name add captions and tags to it.
+    Lines that repeat a name add captions, tags and fields to it.
     """
     where = f"{path}/{file}"
     text = decode(data, where)
@@ -161,7 +199,7 @@ def parse_metadata(file: str, data: bytes, path: str, names: Collection[str]) ->
         rows = _csv(text, where)
     else:
         rows = _dataset_json(text, where)
-    table: dict[str, Label] = {}
+    table = LabelTable()
     for place, name, label in rows:
         name = name.replace("\\", "/").removeprefix("./")
         if name not in names:
@@ -169,17 +207,18 @@ def parse_metadata(file: str, data: bytes, path: str, names: Collection[str]) ->
                 f"{place}: {name!r} is not among the {len(names)} images found; names are relative to the folder of "
                 "the metadata, such as 'cats/1.png'"
             )
-        if name in table:
+        if name in table.labels:
             before = table[name]
             if None not in (before.cls, label.cls) and before.cls != label.cls:
                 raise GankitError(
                     f"{place}: {name!r} is of class {label.cls!r} here and {before.cls!r} before"
                 )
             texts = tuple(dict.fromkeys(before.texts + label.texts))
-            label = Label(before.cls or label.cls, {**before.tags, **label.tags}, texts)
+            fields = {**before.fields, **label.fields}
+            label = Label(before.cls or label.cls, {**before.tags, **label.tags}, texts, fields)
         table[name] = label
-    if table and file != "dataset.json" and all(label == Label() for label in table.values()):
-        raise GankitError(f"{where}: no line has a class, tags or text; these are the names of the fields")
+    if table.labels and file != "dataset.json" and table.empty:
+        raise GankitError(f"{where}: no line has a class, tags, text or another field")
     return table
 
 
@@ -209,7 +248,8 @@ def _csv(text: str, where: str) -> Rows:
                 raise GankitError(
                     f"{place}: more values than the {len(columns)} columns; put values with commas in quotes"
                 )
-            yield place, _file_name(record, place), label_from(record, place)
+            fields = {name: _cell(text) for name, text in record.items() if name not in _NOT_FIELDS}
+            yield place, _file_name(record, place), label_from({**record, **fields}, place)
     except csv.Error as error:
         raise GankitError(f"{where}, line {reader.line_num}: not valid CSV ({error})") from None
 
@@ -217,8 +257,8 @@ def _csv(text: str, where: str) -> Rows:
 def _dataset_json(text: str, where: str) -> Rows:
     """Rows of {"labels": [["00000/img00000000.png", label], ...]}, or of null labels.
 
-    A label is a class number, a vector of numbers or a caption. Vectors that are all one-hot are class numbers, others
-    are tags '0', '1', ... with weights.
+    A label is a class number, a vector of numbers, a caption, or an object with the names of metadata.jsonl. Vectors
+    that are all one-hot are class numbers, others are tags '0', '1', ... with weights.
     """
     content = load_json(text, where)
     if "labels" not in content:
@@ -237,6 +277,8 @@ def _dataset_json(text: str, where: str) -> Rows:
         if isinstance(label, list):
             weights = parse_tags({str(i): x for i, x in enumerate(label)}, place)
             yield place, name, Label(next(iter(weights), None)) if one_hot else Label(tags=weights)
+        elif isinstance(label, dict):
+            yield place, name, label_from(label, place)
         elif isinstance(label, str):
             yield place, name, Label(texts=captions(label, place))
         else:
@@ -244,14 +286,32 @@ def _dataset_json(text: str, where: str) -> Rows:
 
 
 def label_from(record: Mapping[str, Any], place: str) -> Label:
-    """A label from the fields class, tags and text (and the other names in use for them)."""
+    """A label from class, tags and text (and the other names in use for them); whatever else is there is a field."""
 
     def field(names: tuple[str, ...]) -> Any:
         return next((record[name] for name in names if record.get(name) is not None), None)
 
+    fields = {}
+    for name, value in record.items():
+        if name not in _NOT_FIELDS and value is not None:
+            try:
+                fields[name] = plain(value)
+            except ValueError as error:
+                raise GankitError(f"{place}: {name!r} must be {error}") from None
     return Label(
-        class_name(field(_CLASS), place), parse_tags(field(_TAGS), place), captions(field(_TEXT), place)
+        class_name(field(_CLASS), place),
+        parse_tags(field(_TAGS), place),
+        captions(field(_TEXT), place),
+        fields,
     )
+
+
+def _cell(text: str | None) -> Any:
+    """The value of a cell of a CSV file: JSON where it is JSON, such as 30 or [0.1, 0.2, 0.5, 0.6], else text."""
+    try:
+        return json.loads((text or "").strip() or "null", parse_constant=str)  # NaN stays text
+    except (ValueError, RecursionError):
+        return text
 
 
 def _file_name(record: Mapping[str, Any], place: str) -> str:
@@ -306,7 +366,7 @@ def load_json(text: str, place: str) -> dict[str, Any]:
     """Parse a JSON object. Raises GankitError for anything else."""
     try:
         record = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise GankitError(f"{place}: not valid JSON ({error})") from None
     if not isinstance(record, dict):
         raise GankitError(f"{place}: must be a JSON object {{...}}, not {type(record).__name__}")

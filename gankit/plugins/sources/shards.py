@@ -22,7 +22,7 @@ from gankit.core.data.images import SUFFIXES, BadImage
 from gankit.core.interfaces.labels import Label
 from gankit.core.runtime.paths import cache_dir
 from gankit.errors import GankitError
-from gankit.plugins.sources.metadata import FileSource, captions, class_name, label_from, load_json, merge
+from gankit.plugins.sources.metadata import FileSource, class_name, merge
 
 _COLUMNS = ("", ".json", ".txt", ".cls")  # of the index: the image, then the files beside it
 _INDEX_VERSION = 1
@@ -31,8 +31,8 @@ _INDEX_VERSION = 1
 class ShardSource(FileSource):
     """Images in WebDataset shards: one .tar, a folder of .tar files, or a pattern such as 'shards-{000..010}.tar'.
 
-    Labels come from the .json (class, tags, text; also cls, label, caption), .txt (one caption a line) and .cls (class)
-    of a sample; where two of them have a field, the earlier of these three is taken.
+    Labels come from the .json (class, tags, text; also cls, label, caption; and any other fields), .txt (one caption a
+    line) and .cls (class) of a sample; where two of them have a field, the earlier of these three is taken.
 
     Args:
         strict: stop at an image that cannot be read, instead of going on without.
@@ -91,12 +91,7 @@ class ShardSource(FileSource):
         return data
 
     def _beside(self, index: int) -> Label:
-        record = self._text(index, ".json")
-        place = self._place(index, ".json")
-        from_json = Label() if record is None else label_from(load_json(record, place), place)
-        text = self._text(index, ".txt") or ""
-        cls = self._text(index, ".cls")
-        return merge(from_json, Label(class_name(cls, ""), texts=captions(text.splitlines(), "")))
+        return merge(super()._beside(index), Label(class_name(self._text(index, ".cls"), "")))
 
     def _stamp(self, index: int) -> int:
         return int(self._members[index, 0, 1])

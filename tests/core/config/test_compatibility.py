@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 from conditioning_utils import make_bert, make_open_clip
 from fake_packages import registering, site_folder, write_package
+from fake_plugins import Angle
 from runs import TINY, write_images
 
 import gankit
 from gankit.core.config import compatibility
 from gankit.core.config import recipe as recipes
 from gankit.core.config.registry import registry
-from gankit.core.interfaces.conditions import CondSpec
+from gankit.core.interfaces.composition import CondSpec
+from gankit.core.interfaces.labels import Vocabulary
 from gankit.core.models import build
 from gankit.core.training.assembly import build_parts
 from gankit.errors import GankitError
@@ -215,6 +219,78 @@ def test_plugins_of_others_are_asked(monkeypatch):
     monkeypatch.setattr(hinge, "incompatibility", None)
     recipe = recipes.parse({"loss": "hinge"}, "the test")
     compatibility.check(recipe, build.build_conditioner(recipe, VOCABULARY))
+
+
+# ------------------------------------------------------------------------------------------- rules that are data
+
+
+@pytest.fixture
+def angle() -> Iterator[type[Angle]]:
+    registry().register("conditioner", "angle", "fake_plugins:Angle", package="gankit-angle", version="1.0")
+    yield Angle
+    del registry().plugins["conditioner", "angle"]
+
+
+COMBINED = {"name": "combined", "parts": {"class": {}, "turned": {"name": "angle"}}}
+
+
+@pytest.mark.parametrize("conditioner", ["angle", COMBINED], ids=["alone", "within combined"])
+def test_a_conditioner_states_conflicts_with_parts_of_others(angle, monkeypatch, conditioner):
+    conflicts = {"discriminator/stylegan2": "it sees no angles", "loss/wasserstein": "is not in this recipe"}
+    monkeypatch.setattr(angle, "conflicts", conflicts, raising=False)
+    message = refuse(conditioner=conditioner, discriminator="stylegan2")
+    assert (
+        message == "conditioner 'angle' and discriminator 'stylegan2' cannot work together: it sees no angles"
+    )
+    del conflicts["discriminator/stylegan2"]
+    recipe = recipes.parse({"conditioner": conditioner}, "the test")
+    compatibility.check(recipe, build.build_conditioner(recipe, VOCABULARY))
+
+
+def test_conflicts_with_a_plugin_that_is_an_option(monkeypatch):
+    hinge = registry().load("loss", "hinge")
+    monkeypatch.setattr(hinge, "conflicts", {"feature/timm-cnn": "it has maps"})
+    message = refuse(loss="hinge", discriminator={"name": "projected", "feature": SMALL_CNN})
+    assert message == "loss 'hinge' and feature 'timm-cnn' cannot work together: it has maps"
+
+
+def test_needs_of_a_field_of_others(angle, monkeypatch):
+    hinge = registry().load("loss", "hinge")
+    monkeypatch.setattr(hinge, "needs_labels", ("cls", "angle"))
+    message = refuse(loss="hinge", conditioner="tags")
+    assert message.startswith(
+        "loss 'hinge' and conditioner 'tags' cannot work together: it needs classes or 'angle', "
+    )
+    for conditioner in ("class", "angle", COMBINED):
+        recipe = recipes.parse({"loss": "hinge", "conditioner": conditioner}, "the test")
+        compatibility.check(recipe, build.build_conditioner(recipe, VOCABULARY))
+
+
+@pytest.mark.parametrize("conditioner", ["angle", COMBINED], ids=["alone", "within combined"])
+def test_mirroring_is_refused_where_a_field_has_no_mirror_image(angle, monkeypatch, conditioner):
+    page = {"conditioner": conditioner, "data": {"size": [32, 32], "mirror": True}}
+    recipe = recipes.parse(page, "the test")
+    compatibility.check(recipe, build.build_conditioner(recipe, VOCABULARY))
+    monkeypatch.delattr(angle, "mirror")
+    assert "'angle' in a mirrored image; set data.mirror to false" in refuse(**page)
+    compatibility.check(recipes.parse({**page, "data": {}}, "the test"), angle())
+
+
+@pytest.mark.parametrize(
+    ("conditioner", "told"),
+    [
+        ("class", "captions, tags, 'aesthetic' and 'angle'"),
+        (COMBINED, "captions, tags and 'aesthetic'"),
+        ({"name": "combined", "parts": {"class": {}, "tags": {}, "angle": {}}}, "captions and 'aesthetic'"),
+    ],
+)
+def test_fields_that_nobody_reads_are_told(angle, conditioner, told):
+    vocabulary = replace(VOCABULARY, fields={"angle": 4, "aesthetic": 1})
+    recipe = recipes.parse({"conditioner": conditioner}, "the test")
+    built = build.build_conditioner(recipe, vocabulary)
+    sentence = compatibility.unused_labels(vocabulary, built)
+    assert sentence == f"the data has {told}, which this recipe does not use (see conditioner in the recipe)"
+    assert compatibility.unused_labels(Vocabulary({"a": 1}, fields={}, total=1), built) is None
 
 
 # --------------------------------------------------------------------------------------------------- advice

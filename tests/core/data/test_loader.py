@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
@@ -381,3 +382,32 @@ def test_signal_handlers_of_this_process_are_untouched():
     before = signal.getsignal(signal.SIGINT)
     rows(stream(workers=1), 1)
     assert signal.getsignal(signal.SIGINT) is before
+
+
+class Boxed(Painted):
+    """The images of `Painted` with fields."""
+
+    def label(self, index: int) -> Label:
+        return replace(super().label(index), fields={"left": 0, "index": index, "unread": [1.5] * 1000})
+
+
+def flip(label: Label) -> Label:
+    return replace(label, fields={**label.fields, "left": 1})
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_labels_are_mirrored_with_their_images(workers):
+    batches = stream(Boxed(), workers=workers, mirror=True, mirror_label=flip, fields={"left", "index"})
+    seen = Counter()
+    for batch in islice(batches, 8):
+        for image, label, flipped, index in zip(batch.images, batch.labels, batch.flipped, batch.indices):
+            assert label.fields == {"left": int(flipped), "index": index}
+            assert bool(image[0, 0, 0] == 255) == flipped
+            seen[flipped] += 1
+    batches.close()
+    assert min(seen[True], seen[False]) > 8
+
+
+def test_all_fields_are_kept_unless_names_are_given():
+    assert next(stream(Boxed())).labels[0].fields.keys() == {"left", "index", "unread"}
+    assert next(stream(Boxed(), fields=())).labels[0].fields == {}

@@ -94,12 +94,12 @@ CHANGES = {
 def test_the_estimate_is_near_what_torch_allocates() -> None:
     """One training step on the CPU under torch's profiler; gradients and activations come and go in it."""
     recipe = recipes.read("stylegan2", CHANGES)
-    parts = rehearse(recipe, assumed_vocabulary())
+    parts = rehearse(recipe, assumed_vocabulary(recipe))
     estimate = footprint(parts, recipe, recipe.train.batch, Label())
     assert [cost.phase.name for cost in estimate.phases] == ["G", "path-length", "D"]
 
     device = pick_device("cpu")
-    parts = rehearse(recipe, assumed_vocabulary(), device)
+    parts = rehearse(recipe, assumed_vocabulary(recipe), device)
     stepper = Stepper(parts, recipe, device, distributed.World(), bf16=False)
     images = torch.randn(recipe.train.batch, *recipe.image_shape).contiguous(
         memory_format=torch.channels_last

@@ -45,7 +45,7 @@ def lose_the_rate(self: Adam, groups: list[dict[str, Any]]) -> torch.optim.Optim
 def test_faulty_optimizers_are_told(make: Any, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Adam, "make", make)
     recipe = recipes.read("stylegan2", TINY)
-    parts = rehearse(recipe, assumed_vocabulary())
+    parts = rehearse(recipe, assumed_vocabulary(recipe))
     with pytest.raises(GankitError, match=f"^optimizer 'adam' must put each parameter .*{message}"):
         optimizers.build(recipe, "G", parts.trained()["G"], parts.regularizers)
 

@@ -21,7 +21,7 @@ from gankit.plugins.regularizers.r1 import R1
 def phases_of(**changes: Any) -> list[Phase]:
     options = {**TINY, **{key.replace("__", "."): value for key, value in changes.items()}}
     recipe = recipes.read("stylegan2-class", options)
-    parts = rehearse(recipe, assumed_vocabulary())
+    parts = rehearse(recipe, assumed_vocabulary(recipe))
     return build_phases(Losses(parts, recipe.train, bf16=False))
 
 

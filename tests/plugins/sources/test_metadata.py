@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pickle
 import shutil
+import tracemalloc
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from source_files import grey, labels, png, write, write_zip
 
 from gankit.core.data.images import BadImage
-from gankit.core.interfaces.labels import Label
+from gankit.core.interfaces.labels import Label, plain
 from gankit.errors import GankitError
 from gankit.plugins.sources.archive import ZipSource
 from gankit.plugins.sources.folder import FolderSource
+from gankit.plugins.sources.metadata import METADATA_FILES, LabelTable
 
 
 @pytest.fixture(params=["folder", "zip", "nested zip"])
@@ -76,7 +81,7 @@ def test_jsonl_forms(source):
         "1.png": Label("cat", {"a": 1, "b c": 1}, ("one",)),
         "2.png": Label("7", {"a": 1, "b c": 1}, ("one", "two")),
         "d/3.png": Label(None, {"a": 1, "b": 1}),
-        "4.png": Label(None, {"a": 0.25, "c": 1}),
+        "4.png": Label(None, {"a": 0.25, "c": 1}, fields={"other": 1}),
         "5.png": Label(),
     }
 
@@ -133,7 +138,14 @@ def test_dataset_json(source, values, expected):
         ("metadata.jsonl", "[1]", "line 1: must be a JSON object"),
         ("metadata.jsonl", '{"text": "x"}', "line 1: has no 'file_name'"),
         ("metadata.jsonl", '\n{"file_name": "2.png"}', "line 2: '2.png' is not among the 1 images"),
-        ("metadata.jsonl", '{"file_name": "1.png", "kind": "x"}', "no line has a class, tags or text"),
+        ("metadata.jsonl", '{"file_name": "1.png", "kind": null}', "no line has a class, tags, text or another field"),
+        ("metadata.jsonl", '\n{"file_name": "1.png", "box": [0, NaN]}', "line 2: 'box' must be finite, not nan"),
+        ("metadata.jsonl", '{"file_name": "1.png", "box": 1e999}', "line 1: 'box' must be finite, not inf"),
+        ("metadata.jsonl", '{"file_name": "1.png", "a": ' + "[" * 20 + "]" * 20 + "}", "'a' must be nested at most 16"),
+        ("metadata.jsonl", '{"file_name": "1.png", "a": ' + "[" * 99999 + "]" * 99999 + "}", "line 1: not valid JSON"),
+        ("1.json", "[1]", "the .json file of '1.png': must be a JSON object"),
+        ("1.json", '{"box": -Infinity}', "the .json file of '1.png': 'box' must be finite, not -inf"),
+        ("dataset.json", '{"labels": [["1.png", {"box": [NaN]}]]}', "label 1 .'1.png'.: 'box' must be finite"),
         ("metadata.jsonl", '{"file_name": "1.png", "class": 1.5}', "class must be a name or a whole number, not 1.5"),
         ("metadata.jsonl", '{"file_name": "1.png", "tags": {"a": 2}}', "tag 'a' must be between 0 and 1, not 2"),
         ("metadata.jsonl", '{"file_name": "1.png", "tags": {"a": NaN}}', "weight of tag 'a'"),
@@ -211,3 +223,107 @@ def test_fingerprint_follows_content(source, change):
         shutil.rmtree(before.root)
     changed = {n: c for n, c in {**files, **change}.items() if c is not None}
     assert source(changed).fingerprint() != first
+
+
+BOX = [0.1, 0.2, 0.5, 0.6]
+NAMES = st.sampled_from(
+    ["file_name", "file", "class", "label", "tags", "text", "captions", "box", "labels", ""]
+)
+ANYTHING = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8) | st.just("1.png"),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(NAMES | st.text(max_size=3), inner, max_size=4)
+    ),
+    max_leaves=12,
+)
+
+
+@settings(deadline=None, max_examples=150)
+@given(st.sampled_from([*METADATA_FILES, "1.json"]), st.binary(max_size=60) | ANYTHING | st.text(max_size=60))
+def test_any_content_is_read_or_refused_with_a_sentence(tmp_path_factory, file, content):
+    if not isinstance(content, (bytes, str)):
+        content = json.dumps(content)
+    root = write(tmp_path_factory.mktemp("any"), {"1.png": png(), file: content})
+    with contextlib.suppress(GankitError):
+        found = FolderSource(str(root))
+        for value in found.label(0).fields.values():
+            assert plain(value) == value
+        assert found.fingerprint() == FolderSource(str(root)).fingerprint()
+
+
+def test_other_names_are_fields(source):
+    """From each place that labels come from, the earlier one first; null is not given."""
+    files = {
+        "metadata.jsonl": json.dumps(
+            {"file_name": "1.png", "box": BOX, "pose": {"yaw": 3}, "none": None, "a": "x"}
+        ),
+        "metadata.csv": ",file_name,box,angle,word,code\r\n"
+        '0,2.png,"[0, 0.5, 1, 1]",30,NaN,007\r\n1,1.png,"[0, 0, 1, 1]",,-1.5,true\r\n',
+        "1.json": '{"a": "y", "deep": [{"b": [true, null]}]}',
+        "3.json": json.dumps({"class": "cat", "caption": "one", "box": BOX}),
+        "3.txt": "two",
+        **dict.fromkeys(["1.png", "2.png", "3.png", "4.png"], png()),
+    }
+    found = source(files)
+    assert labels(found) == {
+        "1.png": Label(
+            fields={
+                "a": "x",
+                "deep": [{"b": [True, None]}],
+                "word": -1.5,
+                "code": True,
+                "box": BOX,
+                "pose": {"yaw": 3},
+            }
+        ),
+        "2.png": Label(fields={"box": [0, 0.5, 1, 1], "angle": 30, "word": "NaN", "code": "007"}),
+        "3.png": Label("cat", texts=("one",), fields={"box": BOX}),
+        "4.png": Label(),
+    }
+    assert found.vocabulary().fields == {
+        "box": 3,
+        "code": 2,
+        "word": 2,
+        "a": 1,
+        "angle": 1,
+        "deep": 1,
+        "pose": 1,
+    }
+    assert pickle.loads(pickle.dumps(found)).label(0) == found.label(0)
+
+
+def test_fields_of_dataset_json(source):
+    content = {"labels": [["1.png", {"class": 3, "box": BOX}], ["2.png", 4]]}
+    found = source({"1.png": png(), "2.png": png(), "dataset.json": json.dumps(content)})
+    assert labels(found) == {"1.png": Label("3", fields={"box": BOX}), "2.png": Label("4")}
+
+
+def test_repeated_lines_add_fields(source):
+    lines = '{"file_name": "1.png", "a": 1}\n{"file_name": "1.png", "b": 2, "text": "one"}'
+    found = source({"1.png": png(), "metadata.jsonl": lines})
+    assert found.label(0) == Label(texts=("one",), fields={"a": 1, "b": 2})
+
+
+def test_fields_follow_in_the_fingerprint(source):
+    """What comes before the dot is the fingerprint of before they were read, so that runs of then continue."""
+    plain = {"1.png": png(), "metadata.jsonl": '{"file_name": "1.png", "text": "one"}'}
+    first = source(plain).fingerprint()
+    assert "." not in first
+    line = '{"file_name": "1.png", "text": "one", "box": [%s]}'
+    some, other = (source({**plain, "metadata.jsonl": line % x}).fingerprint() for x in (1, 2))
+    assert some != other
+    assert some.partition(".")[0] == other.partition(".")[0] == first
+
+
+def test_fields_take_the_memory_of_their_text():
+    """A million rows with a large field that nobody reads are not a million objects with all their numbers."""
+    table = LabelTable()
+    numbers = list(range(2000))
+    tracemalloc.start()
+    for i in range(50):
+        table[str(i)] = Label(fields={"numbers": [n + 1e6 * i for n in numbers]})
+    taken, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    text = len(json.dumps(table["49"].fields))
+    assert taken < 50 * text * 1.3
+    assert table["49"].fields["numbers"][1] == 49e6 + 1

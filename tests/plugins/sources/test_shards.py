@@ -70,7 +70,7 @@ def test_shard_labels(tmp_path, cache):
         },
     )
     assert labels(ShardSource(str(path))) == {
-        "a.tar/d/1.jpg": Label("3", {"a": 1}, ("from json",)),
+        "a.tar/d/1.jpg": Label("3", {"a": 1}, ("from json",), {"url": "x"}),
         "a.tar/2.WEBP": Label("cat"),
         "a.tar/3.png": Label("5", texts=("a", "b")),
     }
