@@ -9,13 +9,14 @@ import torch
 from gankit._version import __version__
 from gankit.core.checkpoints import folders
 from gankit.core.models import model_folder, stored_state
-from gankit.core.runtime import tensor_files
+from gankit.core.runtime import devices, tensor_files
 from gankit.errors import GankitError, unknown
 from gankit.interop.find_model import find_model
 
 DTYPES = {"fp32": None, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
+@devices.isolated
 def export_model(model: str, out: Path, dtype: str) -> None:
     """Write a model folder with recipe, conditioner, generator and model card, without training state.
 

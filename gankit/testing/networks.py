@@ -16,7 +16,7 @@ from gankit.core.interfaces.networks import Discriminator, Generator
 from gankit.core.models import stored_state
 from gankit.core.runtime.random import batch_random
 from gankit.errors import GankitError
-from gankit.sampling.graphs import SamplingGraph, export_program, noise_numbers, synthesize
+from gankit.sampling.graphs import SamplingGraph, cause, export_program, noise_numbers, synthesize
 from gankit.testing.common import (
     BATCH,
     C_DIM,
@@ -236,6 +236,8 @@ def check_generator_graph(subject: Subject) -> None:
         graph = SamplingGraph(G).eval()
         try:
             images = torch.compile(graph, fullgraph=True, backend="eager")(**inputs)
+        except Exception as error:  # with pages of torch's own log
+            raise AssertionError(f"{subject}: {cause(error, 'torch.compile')}") from None
         finally:
             torch.compiler.reset()
         assert_close(images, graph(**inputs), f"{subject}: images of the compiled network")
@@ -244,7 +246,10 @@ def check_generator_graph(subject: Subject) -> None:
             with seeded(7):
                 inputs["noise"] = torch.randn(BATCH, numbers)
         graph = SamplingGraph(G, "input" if numbers else "const").eval()
-        program = export_program(graph, inputs)
+        try:
+            program = export_program(graph, inputs)
+        except GankitError as error:
+            raise AssertionError(f"{subject}: {error}") from None
         given = {name: inputs[name] for name in program.graph_signature.user_inputs}
         for node in program.graph.nodes:
             known = not isinstance(node.target, torch._ops.OpOverload) or node.target.namespace in (

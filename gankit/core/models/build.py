@@ -9,6 +9,7 @@ from torch import nn
 
 from gankit.core.config import options
 from gankit.core.config.recipe import Recipe
+from gankit.core.interfaces import contracts
 from gankit.core.interfaces.conditions import Conditioner
 from gankit.core.interfaces.labels import Vocabulary
 from gankit.core.interfaces.networks import Discriminator, Generator
@@ -19,6 +20,7 @@ from gankit.errors import GankitError
 def build_conditioner(recipe: Recipe, vocabulary: Vocabulary) -> Conditioner:
     conditioner: Conditioner = options.build("conditioner", recipe.conditioner)
     conditioner.set_vocabulary(vocabulary)
+    contracts.with_vocabulary(conditioner)
     return conditioner
 
 
