@@ -51,8 +51,8 @@ def train(
             with a checkpoint. If it raises, a warning says so and it is not called again.
 
     Returns the newest checkpoint, which `gankit.load` opens. Settings of the process, such as torch's default dtype and
-    random state, are afterwards what they were; signals are handled by gankit while it trains. Raises GankitError for every mistake in the input; after
-    Ctrl-C or SIGTERM, KeyboardInterrupt or SystemExit once a checkpoint is written.
+    random state, are left as they were; while it trains, gankit handles signals. Raises GankitError for every mistake
+    in the input; after Ctrl-C or SIGTERM, KeyboardInterrupt or SystemExit once a checkpoint is written.
     """
     from gankit.core.config import recipe as recipes
     from gankit.core.config.recipe import Recipe

@@ -26,9 +26,7 @@ def for_python(function: Callable[..., Any]) -> Callable[..., Any]:
         try:
             return function(*args, **kwargs)
         except GankitError as error:
-            error.args = (
-                re.sub(r"(?<!\S)--([a-z][a-z-]*)", lambda m: m[1].replace("-", "_"), str(error)),
-            )
+            error.args = (re.sub(r"(?<!\S)--([a-z][a-z-]*)", lambda m: m[1].replace("-", "_"), str(error)),)
             raise
 
     return call

@@ -126,7 +126,9 @@ class EngineRunner:
                     self._compared.add(name)  # `auto` has compared all images, and more strictly
                     expected = self._plain(ws[-1:], cond[-1:], noise_mode).clamp(-1, 1)
                     if (alike := _decibels(drawn[-1:].clamp(-1, 1), expected)) < ALIKE:
-                        raise ValueError(f"its images are not those of the model, but {alike:.1f} dB from them")
+                        raise ValueError(
+                            f"its images are not those of the model, but {alike:.1f} dB from them"
+                        )
             except Exception as error:  # compilers and runtimes may raise anything
                 self._give_up(name, error)
             else:

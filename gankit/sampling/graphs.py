@@ -179,7 +179,11 @@ def _export(module: nn.Module, inputs: Mapping[str, Tensor]) -> torch.export.Exp
     shapes = {name: {0: batch} if tensor.ndim else None for name, tensor in inputs.items()}
     watch = _Specialized()
     try:
-        with torch.no_grad(), watch, contextlib.redirect_stderr(io.StringIO()):  # torch prints the graph there
+        with (
+            torch.no_grad(),
+            watch,
+            contextlib.redirect_stderr(io.StringIO()),
+        ):  # torch prints the graph there
             return torch.export.export(module, (), dict(inputs), dynamic_shapes=shapes, strict=False)
     except Exception as error:  # torch raises errors of many types, with pages of text
         raise GankitError(cause(error, "tracing for export", watch.where)) from None

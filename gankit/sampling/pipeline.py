@@ -140,7 +140,9 @@ class Pipeline:
         try:
             contracts.image_range(self.generator, images)
         except contracts.ContractError as error:
-            warnings.warn(f"{error}; or has the training diverged? then take an earlier checkpoint", stacklevel=3)
+            warnings.warn(
+                f"{error}; or has the training diverged? then take an earlier checkpoint", stacklevel=3
+            )
 
     def latents(self, seeds: Sequence[int]) -> torch.Tensor:
         """z [len(seeds), z_dim]; seed s gives RandomState(s).randn(1, z_dim), as in the StyleGAN family."""

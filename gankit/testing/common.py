@@ -181,7 +181,7 @@ def check_base_class(subject: Subject) -> None:
         assert callable(target), f"{subject}: the target is neither a class nor a function"
 
 
-def check_unfit(subject: Subject) -> None:
+def check_incompatibility(subject: Subject) -> None:
     """`incompatibility` returns None, or what the plugin cannot work with and a reason."""
     assert not hasattr(subject.target, "unfit"), f"{subject}: `unfit` is called `incompatibility` now"
     ask = getattr(subject.target, "incompatibility", None)
@@ -200,4 +200,4 @@ def check_unfit(subject: Subject) -> None:
             )
 
 
-CHECKS = [check_unfit, check_options, check_unknown_option, check_base_class]
+CHECKS = [check_incompatibility, check_options, check_unknown_option, check_base_class]

@@ -13,9 +13,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from PIL import Image
 
-from gankit.core.interfaces.conditions import Condition, Conditioner, CondSpec
+from gankit.core.interfaces import contracts
+from gankit.core.interfaces.conditions import Condition, Conditioner
 from gankit.core.interfaces.data import Source, WeightSource
 from gankit.core.interfaces.labels import Label, Vocabulary
 from gankit.errors import GankitError
@@ -41,34 +41,20 @@ FIELDS = {  # field of a label -> a label with another value of it
 
 
 def _conditioner(subject: Subject, seed: int = 0) -> Conditioner:
-    conditioner = subject.build(seed=seed)
-    assert isinstance(conditioner, Conditioner), f"{subject}: {type(conditioner).__name__} is no Conditioner"
+    conditioner: Conditioner = subject.build(seed=seed)
     conditioner.set_vocabulary(Vocabulary.collect(LABELS))
+    contracts.with_vocabulary(conditioner)
     return conditioner
 
 
-def _assert_fits(subject: Subject, cond: Condition, spec: CondSpec) -> None:
-    """Assert that a condition has the parts and widths that the spec promises."""
-    assert isinstance(cond, Condition), f"{subject}: encode returns {type(cond).__name__}"
-    if spec.c_dim:
-        assert cond.embedding is not None, f"{subject}: spec.c_dim is {spec.c_dim}, but there is no embedding"
-        shape = tuple(cond.embedding.shape)
-        assert shape == (BATCH, spec.c_dim), f"{subject}: the embedding is {shape}, not {(BATCH, spec.c_dim)}"
-        assert_finite(cond.embedding, f"{subject}: embedding")
-    else:
-        assert cond.embedding is None, f"{subject}: an embedding, but spec.c_dim is 0"
-    if spec.token_dim:
-        assert cond.tokens is not None, (
-            f"{subject}: spec.token_dim is {spec.token_dim}, but there are no tokens"
-        )
-        assert cond.mask is not None, f"{subject}: tokens without a mask"
-        assert cond.tokens.shape == (*cond.mask.shape, spec.token_dim), (
-            f"{subject}: tokens and mask do not agree"
-        )
+def _assert_fits(subject: Subject, conditioner: Conditioner, cond: Condition, what: str) -> None:
+    """Assert that a condition has the parts and widths that the spec promises, and finite values."""
+    contracts.condition(conditioner, cond, BATCH, what)
+    for part in (cond.embedding, cond.tokens):
+        if part is not None:
+            assert_finite(part, f"{subject}: the condition")
+    if cond.mask is not None:
         assert cond.mask.dtype == torch.bool, f"{subject}: the mask is {cond.mask.dtype}, not bool"
-        assert_finite(cond.tokens, f"{subject}: tokens")
-    else:
-        assert cond.tokens is None, f"{subject}: tokens, but spec.token_dim is 0"
 
 
 def _assert_same(one: Condition, two: Condition, what: str) -> None:
@@ -84,9 +70,9 @@ def check_conditioner_encode(subject: Subject) -> None:
     assert conditioner.accepts <= FIELDS.keys(), f"{subject}: accepts {set(conditioner.accepts)}"
     for labels in (LABELS, [Label()] * BATCH, [LABELS[0], Label(), LABELS[1], Label()]):
         cond = conditioner.encode(labels)
-        _assert_fits(subject, cond, conditioner.spec)
+        _assert_fits(subject, conditioner, cond, "encode")
         _assert_same(conditioner.encode(labels), cond, f"{subject}: encoding twice")
-        _assert_fits(subject, conditioner.augment(cond), conditioner.spec)
+        _assert_fits(subject, conditioner, conditioner.augment(cond), "augment")
 
 
 def check_conditioner_fields(subject: Subject) -> None:
@@ -147,7 +133,6 @@ def _with_source(subject: Subject, check: Callable[[Source, str], None]) -> None
     with tempfile.TemporaryDirectory() as folder:
         path = subject.source_path(subject.name, Path(folder))
         source = subject.build(path)
-        assert isinstance(source, Source), f"{subject}: {type(source).__name__} is no Source"
         assert len(source) > 0, f"{subject} is empty; let the suite's source_path make a data set for it"
         check(source, path)
 
@@ -163,19 +148,10 @@ def check_source_samples(subject: Subject) -> None:
     def check(source: Source, path: str) -> None:
         for index in _some(source):
             image, label, name = source.image(index), source.label(index), source.name(index)
-            assert isinstance(image, Image.Image), f"{subject}: image is {type(image).__name__}, not PIL's"
+            contracts.picture(source, image)
+            contracts.label(source, label)
             assert image.tobytes() == source.image(index).tobytes(), f"{subject}: image {index} changes"
-            assert isinstance(label, Label), f"{subject}: label is {type(label).__name__}"
             assert label == source.label(index), f"{subject}: label {index} changes"
-            assert label.cls is None or isinstance(label.cls, str), (
-                f"{subject}: the class {label.cls!r} is no text"
-            )
-            assert all(0 < weight <= 1 for weight in label.tags.values()), (
-                f"{subject}: {label.tags} beyond (0, 1]"
-            )
-            assert isinstance(label.texts, tuple), (
-                f"{subject}: texts are {type(label.texts).__name__}, not a tuple"
-            )
             assert name, f"{subject}: image {index} has no name"
             assert isinstance(name, str), f"{subject}: the name {name!r} is no text"
 
@@ -243,8 +219,7 @@ def check_source_missing(subject: Subject) -> None:
 
 def check_weights_ids(subject: Subject) -> None:
     """Each listed id has tensors or a folder; an unknown one gives None."""
-    source = subject.build()
-    assert isinstance(source, WeightSource), f"{subject}: {type(source).__name__} is no WeightSource"
+    source: WeightSource = subject.build()
     for hub_id in source.ids():
         state, folder = source.state_dict(hub_id), source.folder(hub_id)
         assert state or folder, f"{subject} offers {hub_id!r}, but has neither tensors nor a folder"

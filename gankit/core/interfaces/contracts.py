@@ -7,8 +7,8 @@ meta device have shapes only, so their values are not checked.
 
 from __future__ import annotations
 
+import contextlib
 import inspect
-import numbers
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
@@ -64,10 +64,8 @@ def construct(
     if reason := _mismatch(target, len(positional), options):
         raise ContractError(f"{title} cannot be built: its constructor {reason}")
     plugin = target(*positional, **options)
-    try:
+    with contextlib.suppress(AttributeError):  # of slots; messages then name its class
         plugin._registered_as = title
-    except AttributeError:  # it has slots; messages then name its class
-        pass
     built(plugin, kind, base, positional)
     return plugin
 
@@ -77,10 +75,12 @@ def built(plugin: Any, kind: str, base: str, positional: Sequence[Any] = ()) -> 
     lineage = [c for c in type(plugin).__mro__ if c.__module__.partition(".")[0] == "gankit"]
     contract = next((c for c in lineage if c.__name__ == base), None)
     require(
-        contract is not None, plugin, f"is a {type(plugin).__name__}, which does not derive from gankit's {base}"
+        contract is not None,
+        plugin,
+        f"is a {type(plugin).__name__}, which does not derive from gankit's {base}",
     )
-    calls = {
-        name: inspect.signature(getattr(value, "__func__", value))
+    calls: dict[str, inspect.Signature] = {
+        name: inspect.signature(value.__func__ if isinstance(value, classmethod) else value)
         for c in lineage
         if contract is not None and (issubclass(contract, c) or c.__module__ == contract.__module__)
         for name, value in vars(c).items()
@@ -133,7 +133,7 @@ _DUCKS = {
 def _whole(plugin: Any, least: int, *names: str) -> None:
     for name in names:
         value = getattr(plugin, name, None)
-        sound = isinstance(value, numbers.Integral) and value >= least
+        sound = isinstance(value, int) and value >= least
         require(sound, plugin, f"has {name} = {value!r}, which must be a whole number of at least {least}")
 
 
@@ -186,7 +186,9 @@ def with_vocabulary(conditioner: Conditioner) -> None:
     sound = isinstance(spec, CondSpec) and all(
         isinstance(size, int) and size >= 0 for size in (spec.c_dim, spec.token_dim)
     )
-    require(sound, conditioner, f"has spec = {spec!r}, which must be a CondSpec of sizes after set_vocabulary")
+    require(
+        sound, conditioner, f"has spec = {spec!r}, which must be a CondSpec of sizes after set_vocabulary"
+    )
     accepts = conditioner.accepts
     sound = isinstance(accepts, (set, frozenset)) and all(isinstance(field, str) for field in accepts)
     require(sound, conditioner, f"has accepts = {accepts!r}, which must be a set of names")
@@ -215,7 +217,9 @@ def ws(G: Generator, value: Any, count: int) -> None:
     """The result of `mapping` for `count` latents."""
     shape = (count, G.num_ws, G.w_dim)
     require(
-        _is(value, *shape), G, f"returned ws {_wrong(value, shape)}, which is [B, num_ws, w_dim], from mapping"
+        _is(value, *shape),
+        G,
+        f"returned ws {_wrong(value, shape)}, which is [B, num_ws, w_dim], from mapping",
     )
 
 
@@ -237,7 +241,9 @@ def image_range(plugin: Any, value: Tensor, what: str = "images") -> None:
         return
     size = value.detach().float().abs().mean().item()
     require(
-        size <= FAR, plugin, f"returned {what} with a mean |x| of {size:.3g}, which must be in or around [-1, 1]"
+        size <= FAR,
+        plugin,
+        f"returned {what} with a mean |x| of {size:.3g}, which must be in or around [-1, 1]",
     )
 
 
@@ -254,7 +260,9 @@ def logits(D: Discriminator, value: Any, counts: Collection[int]) -> None:
 
 def losses(plugin: AdversarialLoss | Guidance, value: Any, count: int, what: str) -> None:
     """The result of `what`, one loss for each of `count` images."""
-    require(_is(value, count), plugin, f"returned {_shape(value)} from {what}, not one loss an image, [{count}]")
+    require(
+        _is(value, count), plugin, f"returned {_shape(value)} from {what}, not one loss an image, [{count}]"
+    )
 
 
 def penalty(regularizer: Regularizer, value: Any) -> None:
@@ -300,7 +308,9 @@ def feature_maps(network: FeatureNetwork, value: Any, given: Tensor) -> None:
     """The result of `forward` for images [B, 3, H, W]: a map for each tap, of its channels and stride."""
     listed = isinstance(value, (list, tuple))
     require(listed, network, f"returned {_shape(value)} from forward, not a list of feature maps")
-    require(len(value) == len(network.taps), network, f"returned {len(value)} maps for {len(network.taps)} taps")
+    require(
+        len(value) == len(network.taps), network, f"returned {len(value)} maps for {len(network.taps)} taps"
+    )
     height, width = given.shape[2:]
     for x, tap in zip(value, network.taps):
         shape = [len(given), tap.channels, height // tap.stride, width // tap.stride]
@@ -319,13 +329,17 @@ def source(plugin: Source) -> None:
     require(count > 0, plugin, f"has {count} images, and raised no error that says so")
     label(plugin, plugin.label(0))
     name = plugin.name(0)
-    require(isinstance(name, str) and bool(name), plugin, f"returned the name {name!r} for image 0, not a text")
+    require(
+        isinstance(name, str) and bool(name), plugin, f"returned the name {name!r} for image 0, not a text"
+    )
 
 
 def label(plugin: Source, value: Any) -> None:
     """The result of `label`: a Label whose class, tags and texts have their types."""
     require(isinstance(value, Label), plugin, f"returned a {type(value).__name__} from label, not a Label")
-    require(value.cls is None or isinstance(value.cls, str), plugin, f"returned the class {value.cls!r}, no text")
+    require(
+        value.cls is None or isinstance(value.cls, str), plugin, f"returned the class {value.cls!r}, no text"
+    )
     sound = isinstance(value.tags, Mapping) and all(0 < weight <= 1 for weight in value.tags.values())
     require(sound, plugin, f"returned the tags {value.tags!r}, which must map names to weights in (0, 1]")
     sound = isinstance(value.texts, tuple) and all(isinstance(text, str) for text in value.texts)

@@ -15,7 +15,8 @@ import torch
 
 from gankit.errors import GankitError, unknown
 
-P, T = ParamSpec("P"), TypeVar("T")
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 def pick_device(name: str, local_rank: int = 0) -> torch.device:
@@ -51,7 +52,9 @@ def settings(device: torch.device) -> Iterator[None]:
         stack.enter_context(torch.enable_grad())
         if torch.get_default_device().type != "cpu":
             stack.enter_context(torch.device("cpu"))
-        if torch.is_autocast_enabled(device.type):  # its cache would keep weights from before a step of the optimizer
+        if torch.is_autocast_enabled(
+            device.type
+        ):  # its cache would keep weights from before a step of the optimizer
             stack.enter_context(torch.autocast(device.type, enabled=False, cache_enabled=False))
         if device.type == "cuda":
             stack.enter_context(torch.cuda.device(device))
@@ -65,8 +68,8 @@ def settings(device: torch.device) -> Iterator[None]:
 
 
 def isolated(function: Callable[P, T]) -> Callable[P, T]:
-    """Decorator: runs a function in the `settings` of its keyword argument `device`, 'auto' by default; of the CPU if it
-    has none."""
+    """Decorator: runs a function in the `settings` of its keyword argument `device`, which is 'auto' by default, or of
+    the CPU if it has no such argument."""
     default = "auto" if "device" in inspect.signature(function).parameters else "cpu"
 
     @functools.wraps(function)

@@ -24,20 +24,25 @@ def first_use(parts: Parts, *, fresh: bool = True) -> Iterator[None]:
 
     Args:
         parts: the plugins of the step.
-        fresh: check values too: networks that have begun to train may have diverged, which is not a plugin's fault.
+        fresh: check the values of the first images too. Networks that have begun to train, be it by one step, may have
+            diverged, which is not a plugin's fault.
     """
     G, D, loss = parts.G, parts.D, parts.loss
     batches: set[int] = set()  # sizes of the batches that D has seen
+    unseen = {"images", "augmented"} if fresh else set()  # whose values are to be checked
+
+    def values(plugin: Any, value: torch.Tensor, what: str) -> None:
+        if what in unseen:
+            unseen.remove(what)
+            contracts.image_range(plugin, value)
 
     def images(value: Any, ws: torch.Tensor, *_: Any) -> None:
         contracts.images(G, value, len(ws))
-        if fresh:
-            contracts.image_range(G, value)
+        values(G, value, "images")
 
     def augmented(value: Any, given: torch.Tensor, *_: Any) -> None:
         contracts.augmented(parts.augmentation, value, given)  # type: ignore[arg-type]
-        if fresh:
-            contracts.image_range(parts.augmentation, value)
+        values(parts.augmentation, value, "augmented")
 
     with contextlib.ExitStack() as stack:
 
@@ -48,12 +53,8 @@ def first_use(parts: Parts, *, fresh: bool = True) -> Iterator[None]:
         look(G, "synthesis", images)
         look(D, "features", lambda value, images, *_: batches.add(len(images)))
         look(D, "score", lambda value, *_: contracts.logits(D, value, batches))
-        look(
-            loss, "d_loss", lambda value, real, *_: contracts.losses(loss, value, len(real[0]), "d_loss")
-        )
-        look(
-            loss, "g_loss", lambda value, fake, *_: contracts.losses(loss, value, len(fake[0]), "g_loss")
-        )
+        look(loss, "d_loss", lambda value, real, *_: contracts.losses(loss, value, len(real[0]), "d_loss"))
+        look(loss, "g_loss", lambda value, fake, *_: contracts.losses(loss, value, len(fake[0]), "g_loss"))
         for conditioner in filter(None, (parts.conditioner, parts.d_conditioner)):
             look(
                 conditioner,
@@ -99,7 +100,7 @@ def _looked_at(plugin: Any, name: str, check: Callable[..., None]) -> Iterator[N
         __slots__ = ()
 
     def call(self: Any, *args: Any, **kwargs: Any) -> Any:
-        value = getattr(super(LookedAt, self), name)(*args, **kwargs)
+        value = getattr(kind, name)(self, *args, **kwargs)
         check(value, *args, *kwargs.values())
         return value
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import math
 import signal
@@ -276,7 +277,9 @@ class Trainer:
         assert self.batches is not None
         last = None
         if stepper.nimg == 0:
-            self._write_samples(real=True)
+            averages = {"G": stepper.G_ema, "conditioner": stepper.conditioner_ema}
+            with first_use(dataclasses.replace(stepper.parts, **averages)):
+                self._write_samples(real=True)
         tick_start, tick_nimg, waited = time.perf_counter(), stepper.nimg, self.batches.wait_s
         over = self.stage_over
         stop, done = False, over or stepper.nimg >= train.images
@@ -379,9 +382,8 @@ class Trainer:
             line[name] = float(f"{value:.5g}") if math.isfinite(value) else None
         if self._machine:
             line["machine"], self._machine = self._machine, {}
-        with tensor_files.write_advice(self.out):
-            with open(self.out / "log.jsonl", "a", encoding="utf-8") as file:
-                file.write(json.dumps(line) + "\n")
+        with tensor_files.write_advice(self.out), open(self.out / "log.jsonl", "a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
         self.progress.tick(self.stepper.nimg, scalars)
         self.trackers.send("on_tick", self.stepper.nimg, scalars)
 
