@@ -355,7 +355,10 @@ def test_the_command_line(folder: Path, tmp_path: Path, gankit_cli: Callable[...
 @pytest.mark.parametrize(
     ("target", "reason"),
     [
-        ("Every2nd", r"engine 'mine' of package 'my-package 0.1' returned images \[2, 3, 8, 16\], not \[4, 3, 8, 16\]"),
+        (
+            "Every2nd",
+            r"engine 'mine' of package 'my-package 0.1' returned images \[2, 3, 8, 16\], not \[4, 3, 8, 16\]",
+        ),
         ("Backwards", "its images are not those of the model, but .* dB from them"),
     ],
 )

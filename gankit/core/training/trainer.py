@@ -277,8 +277,10 @@ class Trainer:
         assert self.batches is not None
         last = None
         if stepper.nimg == 0:
-            averages = {"G": stepper.G_ema, "conditioner": stepper.conditioner_ema}
-            with first_use(dataclasses.replace(stepper.parts, **averages)):
+            averaged = dataclasses.replace(
+                stepper.parts, G=stepper.G_ema, conditioner=stepper.conditioner_ema
+            )
+            with first_use(averaged):
                 self._write_samples(real=True)
         tick_start, tick_nimg, waited = time.perf_counter(), stepper.nimg, self.batches.wait_s
         over = self.stage_over

@@ -31,7 +31,8 @@ def test_a_tracker_that_raises_is_left_out(tmp_path: Path, where: str, kind: str
             told.append("tick")
 
     trackers = Trackers()
-    with broken_plugins.registered("tracker", "Raises"), pytest.warns(RuntimeWarning) as caught:
+
+    def run() -> None:
         trackers.build({"mine": {"where": where, "kind": kind}}, tmp_path)
         trackers.add(Other())
         for _ in range(2):
@@ -39,6 +40,9 @@ def test_a_tracker_that_raises_is_left_out(tmp_path: Path, where: str, kind: str
             trackers.send("on_images", 8, "samples", tmp_path / "a.png")
             trackers.send("on_checkpoint", 8, tmp_path)
             trackers.send("close")
+
+    with broken_plugins.registered("tracker", "Raises"), pytest.warns(RuntimeWarning) as caught:
+        run()
     (warning,) = caught
     who = "tracker 'mine'" if where == "__init__" else "tracker 'mine' of package 'my-package 0.1'"
     assert str(warning.message).startswith(f"{who} is left out for the rest of this run: ")
@@ -83,8 +87,12 @@ def test_on_event_hears_of_ticks_images_and_checkpoints(tmp_path: Path, images: 
     assert picture.path == tmp_path / "run" / "samples" / "000000016.png"
 
 
-def test_on_event_stops_a_run_with_a_checkpoint_and_the_run_continues_later(tmp_path: Path, images: Path) -> None:
-    stopped = learn(tmp_path / "run", images, lambda event: "stop" if event.kind == "tick" else None, number=64)
+def test_on_event_stops_a_run_with_a_checkpoint_and_the_run_continues_later(
+    tmp_path: Path, images: Path
+) -> None:
+    stopped = learn(
+        tmp_path / "run", images, lambda event: "stop" if event.kind == "tick" else None, number=64
+    )
     assert stopped.name == "000000016"  # the step that follows the tick at 8 images
     assert folders.checkpoints(tmp_path / "run") == [stopped]
     assert learn(tmp_path / "run", images, lambda event: True, number=64).name == "000000064"
@@ -117,4 +125,6 @@ def learn(run: Path, images: Path, on_event: Any, number: int = 16) -> Path:
     from runs import TINY
 
     overrides = {**TINY, "train.images": number, "trackers": {}}
-    return gankit.train("stylegan2", run, data=str(images), overrides=overrides, quiet=True, on_event=on_event)
+    return gankit.train(
+        "stylegan2", run, data=str(images), overrides=overrides, quiet=True, on_event=on_event
+    )
