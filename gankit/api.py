@@ -26,7 +26,7 @@ def train(
     recipe: str | Recipe,
     out: str | Path,
     *,
-    data: str | None = None,
+    data: str | Path | None = None,
     overrides: Mapping[str, Any] | None = None,
     tiny: bool = False,
     device: str = "auto",
@@ -60,7 +60,7 @@ def train(
     if not isinstance(recipe, Recipe):
         merged = dict(overrides or {})
         if data is not None:
-            merged["data.path"] = data
+            merged["data.path"] = str(data)
         recipe = recipes.read(recipe, merged, tiny=tiny)
     elif tiny:
         raise ValueError("tiny applies to a recipe that is named, not to a resolved one")

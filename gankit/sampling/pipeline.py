@@ -34,7 +34,7 @@ CENTER_CACHE = 256  # number of conditions whose centre is kept
 def load(
     model: str | Path,
     *,
-    device: str = "auto",
+    device: str | torch.device = "auto",
     engine: str | Mapping[str, Any] = EAGER,
     dtype: str = "fp32",
 ) -> Pipeline:
@@ -112,7 +112,12 @@ class Pipeline:
 
         Raises GankitError for a prompt, tag or class that the model does not know or does not take.
         """
-        seeds = list(seeds) if isinstance(seeds, Iterable) else [seeds]
+        seeds = list(seeds) if isinstance(seeds, Iterable) and not isinstance(seeds, str) else [seeds]
+        for name, values in (("seeds", seeds), ("batch_size", [batch_size])):
+            if not all(hasattr(value, "__index__") for value in values):
+                raise GankitError(f"{name} = {values!r}: give whole numbers")
+        if not hasattr(psi, "__float__"):
+            raise GankitError(f"psi = {psi!r}: give a number")
         if batch_size < 1:
             raise GankitError(f"batch_size = {batch_size} must be at least 1")
         label = self.label(prompt, tags=tags, cls=cls)

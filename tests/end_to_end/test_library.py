@@ -110,6 +110,11 @@ def test_settings_of_the_host_change_nothing_and_stay(
 SMALL: dict[str, Any] = {"settings": {"diversity.images": 4}}
 
 
+def test_paths_and_devices_of_torch_are_taken(images: Path, model: Path, tmp_path: Path) -> None:
+    last = gankit.train("stylegan2", tmp_path, data=images, overrides={**TINY, "train.images": 8}, quiet=True)
+    assert gankit.load(last, device=torch.device("cpu"))(seeds=0)
+
+
 def test_settings_stay_after_an_error(images: Path, tmp_path: Path) -> None:
     def interrupt(event: Any) -> None:
         raise KeyboardInterrupt
@@ -168,7 +173,23 @@ def test_names() -> None:
             lambda model, out: gankit.evaluate(model, metrics=["diversity"], num=0),
             "num 0 and batch_size 32 must be",
         ),
-        (lambda model, out: gankit.load(model, device="cuda:x"), "device cuda"),
+        (lambda model, out: gankit.load(model, device="cuda:x"), "unknown device 'cuda:x'"),
+        (
+            lambda model, out: gankit.load(model, device="cpu")(cls="round", seeds="0-3"),
+            r"seeds = \['0-3'\]: give whole",
+        ),
+        (
+            lambda model, out: gankit.load(model, device="cpu")(cls="round", seeds=1.0),
+            "seeds = .*: give whole",
+        ),
+        (
+            lambda model, out: gankit.load(model, device="cpu")(cls="round", batch_size=2.5),
+            "batch_size = .*: give whole",
+        ),
+        (
+            lambda model, out: gankit.load(model, device="cpu")(cls="round", psi="0.7"),
+            "psi = '0.7': give a number",
+        ),
     ],
 )
 def test_errors_name_arguments(

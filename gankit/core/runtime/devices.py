@@ -7,6 +7,7 @@ import ctypes
 import functools
 import inspect
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator
 from typing import ParamSpec, TypeVar
@@ -19,12 +20,13 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
-def pick_device(name: str, local_rank: int = 0) -> torch.device:
+def pick_device(name: str | torch.device, local_rank: int = 0) -> torch.device:
     """'auto' | 'cpu' | 'cuda' | 'mps' (or 'cuda:1') -> a device that is available; 'cuda' takes GPU `local_rank`.
 
     Raises GankitError for an unknown or unavailable device."""
+    name = str(name)
     kind = name.partition(":")[0]
-    if kind not in ("auto", "cpu", "cuda", "mps"):
+    if not re.fullmatch(r"auto|(cpu|cuda|mps)(:\d+)?", name):
         raise GankitError(unknown("device", name, ["auto", "cpu", "cuda", "mps"]))
     if kind == "cuda" and not torch.cuda.is_available():
         raise GankitError(
