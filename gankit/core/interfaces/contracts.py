@@ -79,6 +79,7 @@ def built(plugin: Any, kind: str, base: str, positional: Sequence[Any] = ()) -> 
         plugin,
         f"is a {type(plugin).__name__}, which does not derive from gankit's {base}",
     )
+    # what the base class declares, its parents, and the forms of a kind that has several, such as metrics
     calls: dict[str, inspect.Signature] = {
         name: inspect.signature(value.__func__ if isinstance(value, classmethod) else value)
         for c in lineage
@@ -86,7 +87,7 @@ def built(plugin: Any, kind: str, base: str, positional: Sequence[Any] = ()) -> 
         for name, value in vars(c).items()
         if not name.startswith("_") and (inspect.isfunction(value) or isinstance(value, classmethod))
     }
-    for name, signature in {**calls, **_DUCKS.get(kind, {})}.items():
+    for name, signature in {**calls, **_CALLS.get(kind, {})}.items():
         method = getattr(plugin, name, None)
         require(callable(method), plugin, f"has no method {name}{signature}".replace("(self, ", "("))
         wanted = list(signature.parameters.values())[1:]  # without self
@@ -113,20 +114,13 @@ def _mismatch(function: Any, positional: int, named: Mapping[str, Any]) -> str:
     return ""
 
 
-def _duck_mapping(
-    self, z, cond=None, *, truncation_psi=1, truncation_cutoff=None, update_emas=False
-) -> None: ...  # type: ignore[no-untyped-def]
+# Methods of generators that may be submodules, so that the base class cannot declare them
+def _mapping(self, z, cond=None, *, truncation_psi=1, truncation_cutoff=None, update_emas=False): ...  # type: ignore[no-untyped-def]
+def _synthesis(self, ws, cond=None, *, noise_mode="random"): ...  # type: ignore[no-untyped-def]
 
 
-def _duck_synthesis(self, ws, cond=None, *, noise_mode="random") -> None: ...  # type: ignore[no-untyped-def]
-
-
-# methods that may be submodules, so that the base class cannot declare them
-_DUCKS = {
-    "generator": {
-        "mapping": inspect.signature(_duck_mapping),
-        "synthesis": inspect.signature(_duck_synthesis),
-    }
+_CALLS = {
+    "generator": {"mapping": inspect.signature(_mapping), "synthesis": inspect.signature(_synthesis)},
 }
 
 

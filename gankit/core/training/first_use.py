@@ -7,14 +7,18 @@ Nothing is computed for it: for the length of the first step, the plugins' metho
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+import functools
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import nn
 
 from gankit.core.interfaces import contracts
+from gankit.core.interfaces.conditions import Conditioner
+from gankit.core.interfaces.labels import Label
 from gankit.core.interfaces.networks import FeatureNetwork
+from gankit.core.interfaces.training import Guidance
 from gankit.core.training.step import Parts
 
 
@@ -27,61 +31,62 @@ def first_use(parts: Parts, *, fresh: bool = True) -> Iterator[None]:
         fresh: check the values of the first images too. Networks that have begun to train, be it by one step, may have
             diverged, which is not a plugin's fault.
     """
-    G, D, loss = parts.G, parts.D, parts.loss
-    batches: set[int] = set()  # sizes of the batches that D has seen
-    unseen = {"images", "augmented"} if fresh else set()  # whose values are to be checked
+    with contextlib.ExitStack() as stack:
+        for plugin, method, check in _checks(parts, fresh):
+            stack.enter_context(_looked_at(plugin, method, check))
+        yield
 
-    def values(plugin: Any, value: torch.Tensor, what: str) -> None:
-        if what in unseen:
-            unseen.remove(what)
+
+def _checks(parts: Parts, fresh: bool) -> Iterator[tuple[Any, str, Callable[..., None]]]:
+    """Yield (plugin, name of a method, check); a check is called with the method's result and its arguments."""
+    G, D, loss, augmentation = parts.G, parts.D, parts.loss, parts.augmentation
+    batches: set[int] = set()  # sizes of the batches that D has seen
+    unseen = {G, augmentation} if fresh else set()  # whose values are to be checked
+
+    def values(plugin: Any, value: torch.Tensor) -> None:
+        if plugin in unseen:
+            unseen.remove(plugin)
             contracts.image_range(plugin, value)
 
     def images(value: Any, ws: torch.Tensor, *_: Any) -> None:
         contracts.images(G, value, len(ws))
-        values(G, value, "images")
+        values(G, value)
 
     def augmented(value: Any, given: torch.Tensor, *_: Any) -> None:
-        contracts.augmented(parts.augmentation, value, given)  # type: ignore[arg-type]
-        values(parts.augmentation, value, "augmented")
+        contracts.augmented(augmentation, value, given)  # type: ignore[arg-type]
+        values(augmentation, value)
 
-    with contextlib.ExitStack() as stack:
+    yield G, "mapping", lambda value, z, *_: contracts.ws(G, value, len(z))
+    yield G, "synthesis", images
+    yield D, "features", lambda value, images, *_: batches.add(len(images))
+    yield D, "score", lambda value, *_: contracts.logits(D, value, batches)
+    yield loss, "d_loss", lambda value, real, *_: contracts.losses(loss, value, len(real[0]), "d_loss")
+    yield loss, "g_loss", lambda value, fake, *_: contracts.losses(loss, value, len(fake[0]), "g_loss")
+    for conditioner in filter(None, (parts.conditioner, parts.d_conditioner)):
+        yield conditioner, "encode", functools.partial(_encoded, conditioner)
+    for regularizer in parts.regularizers.values():
+        yield regularizer, "penalty", lambda value, *_, r=regularizer: contracts.penalty(r, value)
+    for guidance in parts.guidance.values():
+        yield guidance, "loss", functools.partial(_guided, guidance)
+    if augmentation is not None:
+        yield augmentation, "forward", augmented
+    owners: list[nn.Module] = [G, D, *parts.regularizers.values(), *parts.guidance.values()]
+    for network in {module for owner in owners for module in owner.modules()}:
+        if isinstance(network, FeatureNetwork):
+            yield network, "forward", functools.partial(_mapped, network)
 
-        def look(plugin: Any, method: str, check: Callable[..., None]) -> None:
-            stack.enter_context(_looked_at(plugin, method, check))
 
-        look(G, "mapping", lambda value, z, *_: contracts.ws(G, value, len(z)))
-        look(G, "synthesis", images)
-        look(D, "features", lambda value, images, *_: batches.add(len(images)))
-        look(D, "score", lambda value, *_: contracts.logits(D, value, batches))
-        look(loss, "d_loss", lambda value, real, *_: contracts.losses(loss, value, len(real[0]), "d_loss"))
-        look(loss, "g_loss", lambda value, fake, *_: contracts.losses(loss, value, len(fake[0]), "g_loss"))
-        for conditioner in filter(None, (parts.conditioner, parts.d_conditioner)):
-            look(
-                conditioner,
-                "encode",
-                lambda value, labels, *_, c=conditioner: contracts.condition(c, value, len(labels)),
-            )
-        for regularizer in parts.regularizers.values():
-            look(regularizer, "penalty", lambda value, *_, r=regularizer: contracts.penalty(r, value))
-        for guidance in parts.guidance.values():
-            look(
-                guidance,
-                "loss",
-                lambda value, images, *_, g=guidance: contracts.losses(g, value, len(images), "loss"),
-            )
-        if parts.augmentation is not None:
-            look(parts.augmentation, "forward", augmented)
-        owners: list[nn.Module] = [G, D, *parts.regularizers.values(), *parts.guidance.values()]
-        for network in {module for owner in owners for module in owner.modules()}:
-            if isinstance(network, FeatureNetwork):
-                look(
-                    network,
-                    "forward",  # more arguments are a network's own, for other results
-                    lambda value, images, *more, n=network: (
-                        None if more else contracts.feature_maps(n, value, images)
-                    ),
-                )
-        yield
+def _encoded(conditioner: Conditioner, value: Any, labels: Sequence[Label], *_: Any) -> None:
+    contracts.condition(conditioner, value, len(labels))
+
+
+def _guided(guidance: Guidance, value: Any, images: torch.Tensor, *_: Any) -> None:
+    contracts.losses(guidance, value, len(images), "loss")
+
+
+def _mapped(network: FeatureNetwork, value: Any, images: torch.Tensor, *more: Any) -> None:
+    if not more:  # arguments that the contract does not know ask for other results
+        contracts.feature_maps(network, value, images)
 
 
 @contextlib.contextmanager

@@ -269,6 +269,7 @@ class Trainer:
                     last, stopped = self._loop()
                 return last
 
+    # Long because a pass does in order what hangs together: a step, measuring, the log, checkpoint, snapshots, samples.
     def _loop(self) -> tuple[Path, bool]:
         """Train to the end of the stage; returns the last checkpoint, and True if a process is to stop."""
         train, stepper = self.recipe.train, self.stepper
@@ -277,11 +278,7 @@ class Trainer:
         assert self.batches is not None
         last = None
         if stepper.nimg == 0:
-            averaged = dataclasses.replace(
-                stepper.parts, G=stepper.G_ema, conditioner=stepper.conditioner_ema
-            )
-            with first_use(averaged):
-                self._write_samples(real=True)
+            self._write_samples(real=True)
         tick_start, tick_nimg, waited = time.perf_counter(), stepper.nimg, self.batches.wait_s
         over = self.stage_over
         stop, done = False, over or stepper.nimg >= train.images
@@ -392,10 +389,14 @@ class Trainer:
     def _write_samples(self, *, real: bool = False) -> None:
         if not self.world.main:
             return
+        looking: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
         if real:
             save_png(self._sheets.real(), self.out / "samples" / "real.png")
+            averages = {"G": self.stepper.G_ema, "conditioner": self.stepper.conditioner_ema}
+            looking = first_use(dataclasses.replace(self.stepper.parts, **averages))  # type: ignore[arg-type]
         path = self.out / "samples" / f"{self.stepper.nimg:09d}.png"
-        save_png(self._sheets.fake(), path)
+        with looking:
+            save_png(self._sheets.fake(), path)
         self.trackers.send("on_images", self.stepper.nimg, "samples", path)
 
     @contextlib.contextmanager
