@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-PACKAGES := $(addprefix plugins_contrib/gankit-,avatars boxes cpu)
+PACKAGES := $(addprefix plugins_contrib/gankit-,avatars cpu)
 
 .PHONY: demo test test-slow lint clean
 

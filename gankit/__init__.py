@@ -11,7 +11,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from gankit._version import __version__
-from gankit.errors import GankitError
+from gankit.errors import GankitError, for_python
 from gankit.hookspecs import hookimpl
 
 if TYPE_CHECKING:
@@ -45,7 +45,9 @@ if not TYPE_CHECKING:  # type checkers would take any name for one of gankit's
 
     def __getattr__(name: str) -> Any:  # torch is imported when it is first needed, see tests/test_imports.py
         if name in __all__:
-            return getattr(importlib.import_module(_LAZY.get(name, "gankit.api")), name)
+            found = getattr(importlib.import_module(_LAZY.get(name, "gankit.api")), name)
+            globals()[name] = found if isinstance(found, type) else for_python(found)
+            return globals()[name]
         raise AttributeError(f"module 'gankit' has no attribute {name!r}")
 
     def __dir__() -> list[str]:

@@ -6,8 +6,9 @@ that listing plugins or printing help does not import torch.
 
 from __future__ import annotations
 
+import contextlib
 import signal
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ from gankit.hookspecs import KINDS
 
 if TYPE_CHECKING:
     from gankit.core.config.recipe import Recipe
+    from gankit.core.training.trackers import Event
     from gankit.core.training.trainer import Trainer
 
 
@@ -24,13 +26,14 @@ def train(
     recipe: str | Recipe,
     out: str | Path,
     *,
-    data: str | None = None,
+    data: str | Path | None = None,
     overrides: Mapping[str, Any] | None = None,
     tiny: bool = False,
     device: str = "auto",
     init: str | Path | None = None,
     minutes: float | None = None,
     quiet: bool = False,
+    on_event: Callable[[Event], Any] | None = None,
 ) -> Path:
     """Train a recipe, or continue the run in `out`.
 
@@ -44,9 +47,12 @@ def train(
         init: a model, run or checkpoint to take weights from when the run begins.
         minutes: stop, with a checkpoint, after this long.
         quiet: print nothing.
+        on_event: called with an `Event` at every tick, sample grid and checkpoint; if it returns 'stop', the run stops
+            with a checkpoint. If it raises, a warning says so and it is not called again.
 
-    Returns the newest checkpoint, which `gankit.load` opens. Raises GankitError for every mistake in the input; after
-    Ctrl-C or SIGTERM, KeyboardInterrupt or SystemExit once a checkpoint is written.
+    Returns the newest checkpoint, which `gankit.load` opens. Settings of the process, such as torch's default dtype and
+    random state, are left as they were; while it trains, gankit handles signals. Raises GankitError for every mistake
+    in the input; after Ctrl-C or SIGTERM, KeyboardInterrupt or SystemExit once a checkpoint is written.
     """
     from gankit.core.config import recipe as recipes
     from gankit.core.config.recipe import Recipe
@@ -54,11 +60,12 @@ def train(
     if not isinstance(recipe, Recipe):
         merged = dict(overrides or {})
         if data is not None:
-            merged["data.path"] = data
+            merged["data.path"] = str(data)
         recipe = recipes.read(recipe, merged, tiny=tiny)
     elif tiny:
         raise ValueError("tiny applies to a recipe that is named, not to a resolved one")
-    with open_run(recipe, Path(out), device=device, init=init, minutes=minutes, quiet=quiet) as trainer:
+    wishes: dict[str, Any] = {"device": device, "init": init, "minutes": minutes, "quiet": quiet}
+    with open_run(recipe, Path(out), **wishes, on_event=on_event) as trainer:
         last = trainer.run()
     if trainer.stop_signal == signal.SIGINT:
         raise KeyboardInterrupt
@@ -67,6 +74,7 @@ def train(
     return last
 
 
+@contextlib.contextmanager
 def open_run(
     recipe: Recipe,
     out: Path,
@@ -75,16 +83,29 @@ def open_run(
     init: str | Path | None = None,
     minutes: float | None = None,
     quiet: bool = False,
-) -> Trainer:
-    """The trainer of the run in `out`, a context manager whose `run()` trains to the end. Arguments as in `train`."""
+    on_event: Callable[[Event], Any] | None = None,
+) -> Iterator[Trainer]:
+    """Context with the trainer of the run in `out`, whose `run()` trains to the end. Arguments as in `train`."""
+    import torch
+
+    from gankit.core.runtime import devices, distributed
     from gankit.core.training.attachments import Attachments
+    from gankit.core.training.trackers import Listener
     from gankit.core.training.trainer import Trainer
     from gankit.evaluation.while_training import Monitor
     from gankit.interop.find_model import find_model
     from gankit.sampling.sample_grid import SampleGrid
 
-    attachments = Attachments(find_model, Monitor, SampleGrid)
-    return Trainer(recipe, out, attachments, device=device, init=init, minutes=minutes, quiet=quiet)
+    listeners = [] if on_event is None else [Listener(on_event)]
+    attachments = Attachments(find_model, Monitor, SampleGrid, listeners)
+    place = devices.pick_device(device, distributed.world_from_env().local_rank)
+    gpus = [place] if place.type == "cuda" else []
+    with (
+        devices.settings(place),
+        torch.random.fork_rng(gpus),
+        Trainer(recipe, out, attachments, device=device, init=init, minutes=minutes, quiet=quiet) as trainer,
+    ):
+        yield trainer
 
 
 def export(

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+import functools
+import re
+from collections.abc import Callable, Iterable
+from typing import Any
 
 
 class GankitError(Exception):
@@ -11,6 +14,22 @@ class GankitError(Exception):
 
     The command line prints the sentence without a traceback and exits with code 2.
     """
+
+
+def for_python(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A function of the library whose errors name arguments instead of options of the command line.
+
+    Messages name options as the command line spells them: '--num-real' becomes 'num_real'."""
+
+    @functools.wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return function(*args, **kwargs)
+        except GankitError as error:
+            error.args = (re.sub(r"(?<!\S)--([a-z][a-z-]*)", lambda m: m[1].replace("-", "_"), str(error)),)
+            raise
+
+    return call
 
 
 def unknown(what: str, value: str, valid: Iterable[str], *, hint: str = "") -> str:

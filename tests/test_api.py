@@ -30,9 +30,9 @@ def test_export_of_a_folder_and_its_mistakes(tmp_path: Path) -> None:
     out = gankit.export(model, tmp_path / "slim", dtype="fp16")
     assert out == tmp_path / "slim"
     assert gankit.load(out, device="cpu")(cls="round", seeds=0)[0].size == (16, 8)
-    with pytest.raises(gankit.GankitError, match="--noise is for files"):
+    with pytest.raises(gankit.GankitError, match="noise is for files"):
         gankit.export(model, tmp_path / "other", noise="none")
-    with pytest.raises(gankit.GankitError, match="--dtype fp16 is for model folders"):
+    with pytest.raises(gankit.GankitError, match="dtype fp16 is for model folders"):
         gankit.export(model, tmp_path / "other", format="torch-export", dtype="fp16")
     assert not (tmp_path / "other").exists()
 

@@ -11,8 +11,8 @@ NAMES = {
         Pretrained Regularizer Source StepContext Tap Tracker WeightSource""",
     "labels and conditions": """
         Cond CondSpec Condition ImageShape Label Vocabulary embedding_of required_embedding""",
-    "what metrics and importers are given": """
-        Album BatchSlice FeatureSet ForeignNetwork MetricContext TensorRecord""",
+    "what metrics, importers and on_event are given": """
+        Album BatchSlice Event FeatureSet ForeignNetwork MetricContext TensorRecord""",
     "random numbers": "rand randint randn shared_rand",
     "errors and registration": "GankitError Nested hookimpl registry unknown",
     "layers": """

@@ -96,8 +96,11 @@ def train(
         return
     out = out if out is not None else Path("runs") / resolved.name
     from gankit.api import open_run
+    from gankit.core.runtime import devices
 
     with open_run(resolved, out, device=device, init=init, minutes=minutes, quiet=quiet) as trainer:
+        if trainer.device.type == "cpu":
+            devices.keep_freed_memory()  # changes the whole process, which is this command's own
         last = trainer.run()
         trainer.progress.say(f"saved {last}; sample it with: gankit sample {out}")
         code = 128 + trainer.stop_signal if trainer.stop_signal else 0

@@ -29,6 +29,7 @@ NAMED = ("cls", "tags")  # kinds of columns of a condition that may have rows in
 
 
 # Long because checks of the inputs, one pass over the data and the means of classes share all of their variables.
+@devices.isolated
 def write_class_table(
     recipe: Recipe,
     out: Path,

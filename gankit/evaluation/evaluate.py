@@ -108,6 +108,7 @@ class Session:
 
 
 # Long because its parameters and their documentation take half of the lines; the rest checks them and calls Session.
+@devices.isolated
 def evaluate(
     model: str,
     *,

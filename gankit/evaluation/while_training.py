@@ -146,7 +146,9 @@ class Monitor:
         try:
             with self._undisturbed(), self.stepper.meter.timed("eval"):
                 results = self.session.measure()
-        except (_Late, GankitError) as reason:
+        except Exception as error:  # of metrics and feature networks, which only watch
+            mistake = isinstance(error, (_Late, GankitError))
+            reason = str(error) if mistake else f"{type(error).__name__}: {error}"
             self.say(f"no evaluation at {nimg:,} images: {reason}")
             return False
         finally:

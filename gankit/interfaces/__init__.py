@@ -55,6 +55,7 @@ from gankit.core.runtime.tensor_files import (
     write_advice,
     write_text,
 )
+from gankit.core.training.trackers import Event
 from gankit.errors import GankitError, unknown
 from gankit.evaluation.metric import ImageMetric, Measure, Metric, ModelMetric
 from gankit.evaluation.metric_context import Album, BatchSlice, MetricContext
@@ -81,6 +82,7 @@ __all__ = [
     "Conv2dLayer",
     "Discriminator",
     "Engine",
+    "Event",
     "Exporter",
     "FeatureNetwork",
     "FeatureSet",

@@ -20,7 +20,7 @@ from gankit.core.config.registry import registry
 from gankit.core.interfaces.conditions import CondSpec
 from gankit.core.interfaces.labels import Vocabulary
 from gankit.core.models import build, model_folder, stored_state
-from gankit.core.runtime import tensor_files
+from gankit.core.runtime import devices, tensor_files
 from gankit.core.runtime.paths import cache_dir
 from gankit.errors import GankitError, unknown
 from gankit.interop.importer import Imported, Importer
@@ -32,6 +32,7 @@ AUGMENTATION = "augment_pipe"  # role of the augmentation pipeline
 
 
 # Long because generator, D and augmentation each may fail to convert, and only the generator's failure is an error.
+@devices.isolated
 def convert(
     path: Path,
     out: Path,

@@ -41,7 +41,8 @@ class Engine(ABC):
             inputs: example inputs, none in half precision; axis 0 of each is the batch. The returned function must take
                 other batch sizes too.
 
-        May raise any exception: gankit then warns and samples with torch alone."""
+        May raise any exception: gankit then warns and samples with torch alone, as it does if the images are not those
+        of the module."""
 
     def forget(self) -> None:
         """Drop caches of this process, so that the next `prepare` takes as long as in a new process."""

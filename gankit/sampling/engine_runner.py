@@ -22,6 +22,7 @@ from torch import Tensor
 from gankit._version import __version__
 from gankit.core.config import options
 from gankit.core.config.registry import registry
+from gankit.core.interfaces import contracts
 from gankit.core.interfaces.conditions import Condition
 from gankit.core.interfaces.networks import Generator
 from gankit.core.runtime import tensor_files
@@ -37,6 +38,7 @@ TOLERANCE = 1 / 127.5  # one grey level, for images in [-1, 1]
 # In bf16, engines round at other places than torch. Their PSNR against fp32 must be at least SIMILAR, or at most SLACK
 # below that of torch's bf16 images.
 SIMILAR, SLACK = 40.0, 3.0  # dB (peak 2) beside fp32
+ALIKE = 20.0  # dB (peak 2) below which an image is another one, not the same by other roundings
 REPEATS = 3  # runs of a measurement; the fastest counts
 Draw = Callable[[Mapping[str, Tensor]], Tensor]
 
@@ -75,6 +77,7 @@ class EngineRunner:
         self.say: Callable[[str], None] = lambda text: None
         self._prepared: dict[tuple[str, int, str], Draw] = {}
         self._failed: set[str] = set()
+        self._compared: set[str] = set()
         self._times: dict[tuple[int, str], dict[str, dict[str, float]]] = {}
         self._numbers: int | None = None
         self._engines: dict[str, Engine] = {}
@@ -119,6 +122,13 @@ class EngineRunner:
         if name != EAGER and name not in self._failed and len(ws):
             try:
                 drawn = self._draw(name, ws, cond, noise_mode, batch)
+                if self.name != AUTO and noise_mode != "random" and name not in self._compared:
+                    self._compared.add(name)  # `auto` has compared all images, and more strictly
+                    expected = self._plain(ws[-1:], cond[-1:], noise_mode).clamp(-1, 1)
+                    if (alike := _decibels(drawn[-1:].clamp(-1, 1), expected)) < ALIKE:
+                        raise ValueError(
+                            f"its images are not those of the model, but {alike:.1f} dB from them"
+                        )
             except Exception as error:  # compilers and runtimes may raise anything
                 self._give_up(name, error)
             else:
@@ -129,7 +139,9 @@ class EngineRunner:
 
     def _plain(self, ws: Tensor, cond: Condition, noise_mode: str) -> Tensor:
         dtype = self.dtype if self._multiplies or self.generator.follows_ws else "fp32"
-        return synthesize(self.generator, ws, cond, noise_mode, dtype)
+        drawn = synthesize(self.generator, ws, cond, noise_mode, dtype)
+        contracts.drawn(self.generator, drawn, (len(ws), *self.generator.image_shape))
+        return drawn
 
     # ------------------------------------------------------------------------------------------- one engine
 
@@ -144,7 +156,9 @@ class EngineRunner:
             dtype = "fp32" if engine.casts or not self._multiplies else self.dtype
             graph = SynthesisGraph(self.generator, noise, dtype).eval()  # type: ignore[arg-type]
             self._prepared[key] = engine.prepare(graph, inputs)
-        return self._prepared[key](inputs)[:count]
+        drawn = self._prepared[key](inputs)
+        contracts.drawn(engine, drawn, (len(ws), *self.generator.image_shape))
+        return drawn[:count]
 
     def _inputs(self, engine: Engine, ws: Tensor, cond: Condition, noise_mode: str) -> dict[str, Tensor]:
         given = {"ws": ws, "c": cond.embedding, "tokens": cond.tokens, "mask": cond.mask}

@@ -21,7 +21,7 @@ from torch import Tensor
 from gankit._version import __version__
 from gankit.core.config import options
 from gankit.core.interfaces.labels import Label
-from gankit.core.runtime import tensor_files
+from gankit.core.runtime import devices, tensor_files
 from gankit.errors import GankitError, unknown
 from gankit.sampling.engine import Exporter
 from gankit.sampling.graphs import SamplingGraph, export_program, noise_numbers
@@ -33,6 +33,7 @@ CHECKED_AT = ((3, 1.0), (1, 0.6))  # (batch, psi) at which a written file is com
 
 
 # Long because the file is written, run and compared aside, and moved to its place only if its images are right.
+@devices.isolated
 def export_file(
     model: str,
     out: Path,

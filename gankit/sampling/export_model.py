@@ -12,13 +12,14 @@ from gankit.core.config import packages
 from gankit.core.config.registry import FILE_VERSION
 from gankit.core.interfaces.labels import ordered, words
 from gankit.core.models import model_folder
-from gankit.core.runtime import tensor_files
+from gankit.core.runtime import devices, tensor_files
 from gankit.errors import GankitError, unknown
 from gankit.interop.find_model import find_model
 
 DTYPES = {"fp32": None, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
+@devices.isolated
 def export_model(model: str, out: Path, dtype: str) -> None:
     """Write a model folder with recipe, conditioner, generator and model card, without training state.
 

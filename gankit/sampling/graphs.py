@@ -5,8 +5,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
-from collections.abc import Callable, Mapping
+import io
+import logging
+import re
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -16,6 +22,7 @@ from gankit.core.interfaces.conditions import Condition
 from gankit.core.interfaces.networks import Generator
 from gankit.core.runtime.precision import at_least_float32
 from gankit.core.runtime.random import Supply, supplied
+from gankit.errors import GankitError
 
 Noise = Literal["const", "none", "random", "input"]
 
@@ -148,6 +155,8 @@ def export_program(module: nn.Module, inputs: Mapping[str, Tensor]) -> torch.exp
     Args:
         module: module in eval mode that uses composite operators only.
         inputs: example inputs for at least two images; axis 0 is the batch, except in scalars.
+
+    Raises GankitError naming the line that cannot be traced.
     """
     program = _export(module, inputs)
     needed: set[torch.fx.Node] = set()
@@ -168,5 +177,70 @@ def export_program(module: nn.Module, inputs: Mapping[str, Tensor]) -> torch.exp
 def _export(module: nn.Module, inputs: Mapping[str, Tensor]) -> torch.export.ExportedProgram:
     batch = torch.export.Dim("batch", min=1)
     shapes = {name: {0: batch} if tensor.ndim else None for name, tensor in inputs.items()}
-    with torch.no_grad():
-        return torch.export.export(module, (), dict(inputs), dynamic_shapes=shapes, strict=False)
+    watch = _Specialized()
+    try:
+        with (
+            torch.no_grad(),
+            watch,
+            contextlib.redirect_stderr(io.StringIO()),
+        ):  # torch prints the graph there
+            return torch.export.export(module, (), dict(inputs), dynamic_shapes=shapes, strict=False)
+    except Exception as error:  # torch raises errors of many types, with pages of text
+        raise GankitError(cause(error, "tracing for export", watch.where)) from None
+
+
+class _Specialized(logging.Handler):
+    """Context of a trace that notes where Python code has fixed the batch size: only torch's log tells when it happens,
+    so the stack is read then.
+
+    Attributes:
+        where: the innermost frame of the network's own code at that time, or None.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.where: traceback.FrameSummary | None = None
+        self._log = logging.getLogger("torch.fx.experimental.symbolic_shapes")
+
+    def __enter__(self) -> None:
+        self._before = self._log.level, self._log.propagate, self._log.handlers
+        self._log.handlers, self._log.propagate = [self], False  # and its pages are not printed
+        self._log.setLevel(logging.INFO)
+
+    def __exit__(self, *_: object) -> None:
+        level, self._log.propagate, self._log.handlers = self._before
+        self._log.setLevel(level)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if self.where is None and re.match(r"eval Eq\(s\d+, \d+\)", record.getMessage()):
+            self.where = _own_frame(traceback.extract_stack())
+
+
+def _own_frame(frames: Sequence[traceback.FrameSummary]) -> traceback.FrameSummary | None:
+    """The innermost frame that is neither in torch nor in this file or a file of the log."""
+    torchs = str(Path(torch.__file__).parent)
+    skipped = (torchs, logging.__file__, __file__)
+    return next((f for f in reversed(frames) if f.line and not f.filename.startswith(skipped)), None)
+
+
+def cause(error: Exception, what: str, fixed: traceback.FrameSummary | None = None) -> str:
+    """What made a trace fail, and where in the network's code, in one sentence.
+
+    Args:
+        error: the exception of torch's tracer.
+        what: the trace in messages, such as 'torch.compile'.
+        fixed: frame in which the batch size has become a constant, or None.
+    """
+    # torch.compile runs no frames of the network, but notes where it was in its code
+    frames = getattr(error, "real_stack", None) or traceback.extract_tb(error.__traceback__)
+    frame = fixed or _own_frame(frames)
+    where = f" at {frame.filename}:{frame.lineno} `{frame.line}`" if frame else ""
+    if fixed is None:
+        reason = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+        return f"{what} failed{where} ({type(error).__name__}: {reason[:300]})"
+    number = re.search(r"\blen\(([\w.]+)\)|\bint\(([\w.]+)\.(?:shape\[0\]|size\(0\))\)", fixed.line or "")
+    if number:
+        why = f"`{number[0]}` is a constant in a graph, write `{number[1] or number[2]}.shape[0]`"
+    else:
+        why = "it works for this number of images only; where it needs the number, write x.shape[0]"
+    return f"{what} fixed the batch size{where}: {why}"

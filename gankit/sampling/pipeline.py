@@ -14,6 +14,7 @@ from PIL import Image
 from gankit.core.cuda import ConstantWeights
 from gankit.core.data.contact_sheet import to_pil
 from gankit.core.data.images import to_uint8
+from gankit.core.interfaces import contracts
 from gankit.core.interfaces.conditions import Condition
 from gankit.core.interfaces.labels import COMMON, Label, listed, ordered, plain, words
 from gankit.core.interfaces.networks import Generator
@@ -29,10 +30,11 @@ CENTER_LATENTS = 1024  # number of latents over which the centre of truncation i
 CENTER_CACHE = 256  # number of conditions whose centre is kept
 
 
+@devices.isolated
 def load(
     model: str | Path,
     *,
-    device: str = "auto",
+    device: str | torch.device = "auto",
     engine: str | Mapping[str, Any] = EAGER,
     dtype: str = "fp32",
 ) -> Pipeline:
@@ -82,6 +84,7 @@ class Pipeline:
         identity = [self.recipe.generator, list(self.generator.image_shape), spec.c_dim, spec.token_dim]
         self.engine = EngineRunner(self.generator, device, engine, identity, dtype)
         self._centers: dict[bytes, torch.Tensor] = {}
+        self._looked = False  # at the values of the first images
 
     def __call__(
         self,
@@ -113,13 +116,19 @@ class Pipeline:
 
         Raises GankitError for a prompt, tag, class or field that the model does not know or does not take.
         """
-        seeds = list(seeds) if isinstance(seeds, Iterable) else [seeds]
+        seeds = list(seeds) if isinstance(seeds, Iterable) and not isinstance(seeds, str) else [seeds]
+        for name, values in (("seeds", seeds), ("batch_size", [batch_size])):
+            if not all(hasattr(value, "__index__") for value in values):
+                raise GankitError(f"{name} = {values!r}: give whole numbers")
+        if not hasattr(psi, "__float__"):
+            raise GankitError(f"psi = {psi!r}: give a number")
         if batch_size < 1:
             raise GankitError(f"batch_size = {batch_size} must be at least 1")
         label = self.label(prompt, tags=tags, cls=cls, **fields)
         images = []
-        with torch.no_grad(), self._weights.kept():
+        with devices.settings(self.device), torch.no_grad(), self._weights.kept():
             cond = self.conditioner.encode([label])
+            contracts.condition(self.conditioner, cond, 1)
             for start in range(0, len(seeds), batch_size):
                 z = self.latents(seeds[start : start + batch_size])
                 ws = self.mapping(z, cond, psi=psi, center=center)
@@ -130,8 +139,19 @@ class Pipeline:
                     batch=min(batch_size, len(seeds)),
                     images=len(seeds) - start,
                 )
+                if not self._looked:
+                    self._looked = True
+                    self._check_range(drawn)
                 images += list(to_uint8(drawn))
         return [to_pil(image) for image in images]
+
+    def _check_range(self, images: torch.Tensor) -> None:
+        try:
+            contracts.image_range(self.generator, images)
+        except contracts.ContractError as error:
+            warnings.warn(
+                f"{error}; or has the training diverged? then take an earlier checkpoint", stacklevel=3
+            )
 
     def latents(self, seeds: Sequence[int]) -> torch.Tensor:
         """z [len(seeds), z_dim]; seed s gives RandomState(s).randn(1, z_dim), as in the StyleGAN family."""

@@ -181,7 +181,7 @@ def check_base_class(subject: Subject) -> None:
         assert callable(target), f"{subject}: the target is neither a class nor a function"
 
 
-def check_unfit(subject: Subject) -> None:
+def check_incompatibility(subject: Subject) -> None:
     """`needs_labels` and `conflicts` are well formed; `incompatibility` returns None, or a plugin and a reason."""
     needs = getattr(subject.target, "needs_labels", ())
     assert isinstance(needs, tuple), (
@@ -209,4 +209,4 @@ def check_unfit(subject: Subject) -> None:
             )
 
 
-CHECKS = [check_unfit, check_options, check_unknown_option, check_base_class]
+CHECKS = [check_incompatibility, check_options, check_unknown_option, check_base_class]

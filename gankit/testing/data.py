@@ -15,9 +15,9 @@ from keyword import iskeyword
 from pathlib import Path
 
 import torch
-from PIL import Image
 
-from gankit.core.interfaces.conditions import Condition, Conditioner, CondSpec
+from gankit.core.interfaces import contracts
+from gankit.core.interfaces.conditions import Condition, Conditioner
 from gankit.core.interfaces.data import Source, WeightSource
 from gankit.core.interfaces.labels import COMMON, Label, Vocabulary, plain
 from gankit.errors import GankitError
@@ -46,10 +46,10 @@ UNREAD = "conformance_unread"  # a field that no conditioner accepts
 
 def _conditioner(subject: Subject, seed: int = 0) -> tuple[Conditioner, list[Label]]:
     """The conditioner, which knows the vocabulary of the labels, and labels with all fields that it may read."""
-    conditioner = subject.build(seed=seed)
-    assert isinstance(conditioner, Conditioner), f"{subject}: {type(conditioner).__name__} is no Conditioner"
+    conditioner: Conditioner = subject.build(seed=seed)
     labels = with_examples(LABELS, conditioner)
     conditioner.set_vocabulary(Vocabulary.collect(labels))
+    contracts.with_vocabulary(conditioner)
     return conditioner, labels
 
 
@@ -62,28 +62,14 @@ def with_examples(labels: Sequence[Label], conditioner: Conditioner) -> list[Lab
     ]
 
 
-def _assert_fits(subject: Subject, cond: Condition, spec: CondSpec) -> None:
-    """Assert that a condition has the parts and widths that the spec promises."""
-    assert isinstance(cond, Condition), f"{subject}: encode returns {type(cond).__name__}"
-    if spec.c_dim:
-        assert cond.embedding is not None, f"{subject}: spec.c_dim is {spec.c_dim}, but there is no embedding"
-        shape = tuple(cond.embedding.shape)
-        assert shape == (BATCH, spec.c_dim), f"{subject}: the embedding is {shape}, not {(BATCH, spec.c_dim)}"
-        assert_finite(cond.embedding, f"{subject}: embedding")
-    else:
-        assert cond.embedding is None, f"{subject}: an embedding, but spec.c_dim is 0"
-    if spec.token_dim:
-        assert cond.tokens is not None, (
-            f"{subject}: spec.token_dim is {spec.token_dim}, but there are no tokens"
-        )
-        assert cond.mask is not None, f"{subject}: tokens without a mask"
-        assert cond.tokens.shape == (*cond.mask.shape, spec.token_dim), (
-            f"{subject}: tokens and mask do not agree"
-        )
+def _assert_fits(subject: Subject, conditioner: Conditioner, cond: Condition, what: str) -> None:
+    """Assert that a condition has the parts and widths that the spec promises, and finite values."""
+    contracts.condition(conditioner, cond, BATCH, what)
+    for part in (cond.embedding, cond.tokens):
+        if part is not None:
+            assert_finite(part, f"{subject}: the condition")
+    if cond.mask is not None:
         assert cond.mask.dtype == torch.bool, f"{subject}: the mask is {cond.mask.dtype}, not bool"
-        assert_finite(cond.tokens, f"{subject}: tokens")
-    else:
-        assert cond.tokens is None, f"{subject}: tokens, but spec.token_dim is 0"
 
 
 def _assert_same(one: Condition, two: Condition, what: str) -> None:
@@ -98,9 +84,9 @@ def check_conditioner_encode(subject: Subject) -> None:
     conditioner, full = _conditioner(subject)
     for labels in (full, [Label()] * BATCH, [full[0], Label(), full[1], Label()]):
         cond = conditioner.encode(labels)
-        _assert_fits(subject, cond, conditioner.spec)
+        _assert_fits(subject, conditioner, cond, "encode")
         _assert_same(conditioner.encode(labels), cond, f"{subject}: encoding twice")
-        _assert_fits(subject, conditioner.augment(cond), conditioner.spec)
+        _assert_fits(subject, conditioner, conditioner.augment(cond), "augment")
 
 
 def check_conditioner_examples(subject: Subject) -> None:
@@ -205,7 +191,6 @@ def _with_source(subject: Subject, check: Callable[[Source, str], None]) -> None
     with tempfile.TemporaryDirectory() as folder:
         path = subject.source_path(subject.name, Path(folder))
         source = subject.build(path)
-        assert isinstance(source, Source), f"{subject}: {type(source).__name__} is no Source"
         assert len(source) > 0, f"{subject} is empty; let the suite's source_path make a data set for it"
         check(source, path)
 
@@ -221,19 +206,10 @@ def check_source_samples(subject: Subject) -> None:
     def check(source: Source, path: str) -> None:
         for index in _some(source):
             image, label, name = source.image(index), source.label(index), source.name(index)
-            assert isinstance(image, Image.Image), f"{subject}: image is {type(image).__name__}, not PIL's"
+            contracts.picture(source, image)
+            contracts.label(source, label)
             assert image.tobytes() == source.image(index).tobytes(), f"{subject}: image {index} changes"
-            assert isinstance(label, Label), f"{subject}: label is {type(label).__name__}"
             assert label == source.label(index), f"{subject}: label {index} changes"
-            assert label.cls is None or isinstance(label.cls, str), (
-                f"{subject}: the class {label.cls!r} is no text"
-            )
-            assert all(0 < weight <= 1 for weight in label.tags.values()), (
-                f"{subject}: {label.tags} beyond (0, 1]"
-            )
-            assert isinstance(label.texts, tuple), (
-                f"{subject}: texts are {type(label.texts).__name__}, not a tuple"
-            )
             for field, value in label.fields.items():
                 assert field not in COMMON, f"{subject}: {field!r} is not one of Label.fields"
                 assert plain(value) == value, f"{subject}: {field!r} of image {index} is not in stored form"
@@ -306,8 +282,7 @@ def check_source_missing(subject: Subject) -> None:
 
 def check_weights_ids(subject: Subject) -> None:
     """Each listed id has tensors or a folder; an unknown one gives None."""
-    source = subject.build()
-    assert isinstance(source, WeightSource), f"{subject}: {type(source).__name__} is no WeightSource"
+    source: WeightSource = subject.build()
     for hub_id in source.ids():
         state, folder = source.state_dict(hub_id), source.folder(hub_id)
         assert state or folder, f"{subject} offers {hub_id!r}, but has neither tensors nor a folder"

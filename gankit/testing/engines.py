@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from gankit.core.interfaces import contracts
 from gankit.sampling.engine import Engine, Exporter
 from gankit.sampling.graphs import export_program
 from gankit.testing.common import Subject, assert_close, seeded
@@ -47,7 +48,6 @@ def _painting(count: int) -> tuple[nn.Module, dict[str, Tensor]]:
 def check_engine_images(subject: Subject) -> None:
     """Images equal those of the module, for the batch size of `prepare` and another one, also after `forget`."""
     engine: Engine = subject.build()
-    assert isinstance(engine, Engine), f"{subject}: {type(engine).__name__} is no Engine"
     if reason := engine.obstacle(torch.device("cpu")):
         raise unittest.SkipTest(f"{subject}: {reason}")
     painter, inputs = _painting(2)
@@ -58,6 +58,7 @@ def check_engine_images(subject: Subject) -> None:
                 _, given = _painting(count)
                 before = {name: tensor.clone() for name, tensor in given.items()}
                 images = draw(given)
+                contracts.drawn(engine, images, (count, 3, 8, 8))
                 assert_close(images, painter(**given), f"{subject}: images at batch size {count}")
                 kept = images.clone()
                 draw({name: tensor + 1 for name, tensor in given.items()})
@@ -90,7 +91,6 @@ def check_engine_dtypes(subject: Subject) -> None:
 def check_exporter_images(subject: Subject) -> None:
     """Images of an exported file equal those of the network, for several batch sizes."""
     exporter: Exporter = subject.build()
-    assert isinstance(exporter, Exporter), f"{subject}: {type(exporter).__name__} is no Exporter"
     if reason := exporter.obstacle():
         raise unittest.SkipTest(f"{subject}: {reason}")
     assert exporter.suffix.startswith("."), (

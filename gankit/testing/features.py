@@ -18,8 +18,7 @@ def _entry(network: FeatureNetwork, at_least: int) -> int:
 
 def check_feature_frozen(subject: Subject) -> None:
     """The network stays in eval mode, and no parameter is trained."""
-    network = subject.build()
-    assert isinstance(network, FeatureNetwork), f"{subject}: {type(network).__name__} is no FeatureNetwork"
+    network: FeatureNetwork = subject.build()
     network.train()
     assert not any(m.training for m in network.modules()), f"{subject}: train() leaves eval mode"
     assert not any(p.requires_grad for p in network.parameters()), f"{subject}: its parameters are trained"

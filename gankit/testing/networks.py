@@ -11,12 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gankit.core.interfaces import contracts
 from gankit.core.interfaces.conditions import CondSpec
-from gankit.core.interfaces.networks import Discriminator, Generator
+from gankit.core.interfaces.networks import Generator
 from gankit.core.models import stored_state
 from gankit.core.runtime.random import batch_random
 from gankit.errors import GankitError
-from gankit.sampling.graphs import SamplingGraph, export_program, noise_numbers, synthesize
+from gankit.sampling.graphs import SamplingGraph, cause, export_program, noise_numbers, synthesize
 from gankit.testing.common import (
     BATCH,
     C_DIM,
@@ -43,7 +44,7 @@ def _networks(
         try:
             network = subject.build(shape, cond)
         except GankitError as error:
-            if str(error).startswith("no weights for "):
+            if isinstance(error, contracts.ContractError) or str(error).startswith("no weights for "):
                 raise
             refusals.append(str(error))
             continue
@@ -87,23 +88,22 @@ def _gradients(subject: Subject, network: nn.Module, output: Tensor) -> None:
 def check_generator_shapes(subject: Subject) -> None:
     """Outputs have the declared sizes, for square and rectangular images and any number of channels."""
     for shape, G in _networks(subject, PLAIN):
-        assert isinstance(G, Generator), f"{subject}: {type(G).__name__} is no Generator"
-        assert tuple(G.image_shape) == shape, f"{subject}: image_shape is {G.image_shape}, not {shape}"
         z = _latents(G)
         with torch.no_grad():
             ws = G.mapping(z, None, update_emas=True)
-            assert ws.shape == (BATCH, G.num_ws, G.w_dim), (
-                f"{subject}: mapping returns {list(ws.shape)}, not [B, num_ws, w_dim] = {[BATCH, G.num_ws, G.w_dim]}"
-            )
-            truncated = G.mapping(z, None, truncation_psi=0.5, truncation_cutoff=1)
-            assert truncated.shape == ws.shape, f"{subject}: truncation changes the shape of ws"
+            contracts.ws(G, ws, BATCH)
+            contracts.ws(G, G.mapping(z, None, truncation_psi=0.5, truncation_cutoff=1), BATCH)
             for noise_mode in ("random", "const", "none"):
                 images = G.synthesis(ws, None, noise_mode=noise_mode)
-                assert images.shape == (BATCH, *shape), (
-                    f"{subject}: synthesis returns {list(images.shape)}, not {[BATCH, *shape]}"
-                )
-                assert images.dtype == torch.float32, f"{subject}: images are {images.dtype}, not float32"
+                contracts.drawn(G, images, (BATCH, *shape))
                 assert_finite(images, f"{subject}: images with noise_mode={noise_mode!r}")
+
+
+def check_generator_range(subject: Subject) -> None:
+    """Images of the initial weights are in or around [-1, 1]."""
+    for _, G in _networks(subject, PLAIN, disturbed=False):
+        with torch.no_grad():
+            contracts.image_range(G, G(_latents(G)))
 
 
 def check_generator_gradients(subject: Subject) -> None:
@@ -236,6 +236,8 @@ def check_generator_graph(subject: Subject) -> None:
         graph = SamplingGraph(G).eval()
         try:
             images = torch.compile(graph, fullgraph=True, backend="eager")(**inputs)
+        except Exception as error:  # with pages of torch's own log
+            raise AssertionError(f"{subject}: {cause(error, 'torch.compile')}") from None
         finally:
             torch.compiler.reset()
         assert_close(images, graph(**inputs), f"{subject}: images of the compiled network")
@@ -244,7 +246,10 @@ def check_generator_graph(subject: Subject) -> None:
             with seeded(7):
                 inputs["noise"] = torch.randn(BATCH, numbers)
         graph = SamplingGraph(G, "input" if numbers else "const").eval()
-        program = export_program(graph, inputs)
+        try:
+            program = export_program(graph, inputs)
+        except GankitError as error:
+            raise AssertionError(f"{subject}: {error}") from None
         given = {name: inputs[name] for name in program.graph_signature.user_inputs}
         for node in program.graph.nodes:
             known = not isinstance(node.target, torch._ops.OpOverload) or node.target.namespace in (
@@ -275,17 +280,14 @@ def _takes(subject: Subject, cond: CondSpec) -> bool:
 def check_discriminator_logits(subject: Subject) -> None:
     """Logits are a list of [B, N], the same by `forward` and by `score` of `features`."""
     for shape, D in _networks(subject, PLAIN):
-        assert isinstance(D, Discriminator), f"{subject}: {type(D).__name__} is no Discriminator"
         D.eval()
         with torch.no_grad():
             with batch_random("logits", total=BATCH):
                 logits = D(random_images(shape))
             with batch_random("logits", total=BATCH):
                 again = D.score(D.features(random_images(shape)))
-        assert isinstance(logits, list), f"{subject}: returns {type(logits).__name__}, not a list"
-        assert logits, f"{subject}: returns no logits"
+        contracts.logits(D, logits, {BATCH})
         for x, y in zip(logits, again, strict=True):
-            assert x.dim() == 2 and len(x) == BATCH, f"{subject}: logits are {list(x.shape)}, not [B, N]"  # noqa: PT018
             assert_finite(x, f"{subject}: logits")
             assert_close(x, y, f"{subject}: forward, and score of features")
 
@@ -378,6 +380,7 @@ def check_discriminator_state(subject: Subject) -> None:
 CHECKS: dict[str, list[Any]] = {
     "generator": [
         check_generator_shapes,
+        check_generator_range,
         check_generator_gradients,
         check_generator_deterministic,
         check_generator_half,

@@ -13,13 +13,12 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from gankit.core.interfaces import contracts
 from gankit.core.interfaces.conditions import Cond, Condition, Conditioner, CondSpec, embedding_of
 from gankit.core.interfaces.labels import Label, Vocabulary
 from gankit.core.interfaces.networks import Discriminator, Generator
 from gankit.core.interfaces.training import (
-    AdversarialLoss,
     Augmentation,
-    Guidance,
     Optimizer,
     Regularizer,
     StepContext,
@@ -60,7 +59,6 @@ def _logits(offset: float = 0.0) -> list[Tensor]:
 def check_loss_shapes(subject: Subject) -> None:
     """d_loss and g_loss are finite, [B], with a gradient to the logits."""
     loss = subject.build()
-    assert isinstance(loss, AdversarialLoss), f"{subject}: {type(loss).__name__} is no AdversarialLoss"
     logits = [x.requires_grad_(True) for x in _logits()]
     real = _logits(0.2) if loss.g_needs_real else None
     for what, value in (
@@ -68,7 +66,7 @@ def check_loss_shapes(subject: Subject) -> None:
         ("d_loss", loss.d_loss(_logits(0.2), logits)),
         ("g_loss", loss.g_loss(logits, real)),
     ):
-        assert value.shape == (BATCH,), f"{subject}: {what} returns {list(value.shape)}, not [B]"
+        contracts.losses(loss, value, BATCH, what)
         assert_finite(value, f"{subject}: {what}")
         gradients = torch.autograd.grad(value.sum(), logits, retain_graph=True)
         for gradient in gradients:
@@ -160,8 +158,7 @@ class _TinyConditioner(Conditioner):
 
 def _build(subject: Subject) -> Regularizer:
     """The regularizer, set up for the toy discriminator and conditioner."""
-    regularizer = subject.build()
-    assert isinstance(regularizer, Regularizer), f"{subject}: {type(regularizer).__name__} is no Regularizer"
+    regularizer: Regularizer = subject.build()
     with seeded():
         regularizer.set_up(_TinyDiscriminator(), _TinyConditioner(), SHAPE)
     return regularizer
@@ -201,12 +198,6 @@ def check_regularizer_penalty(subject: Subject) -> None:
     """The penalty is finite with gradients to its own side, in a step of its own and within the main step."""
     regularizer = _build(subject)
     side = regularizer.side
-    assert side in ("D", "G", "both"), f"{subject}: side is {side!r}, not 'D', 'G' or 'both'"
-    assert regularizer.precision in ("fp32", "mixed"), (
-        f"{subject}: precision is {regularizer.precision!r}, not 'fp32' or 'mixed'"
-    )
-    assert isinstance(regularizer.interval, int), f"{subject}: interval is not a whole number"
-    assert regularizer.interval >= 1, f"{subject}: interval is {regularizer.interval}, below 1"
     assert side != "both" or regularizer.interval == 1, f"{subject}: with side 'both' the interval must be 1"
     for side, main in itertools.product(_sides(regularizer), (False, True)):
         context = _context(side)
@@ -217,9 +208,7 @@ def check_regularizer_penalty(subject: Subject) -> None:
         if main and side == "D":
             context.features["real"] = context.D.features(context.real)
         value = _penalty(regularizer, context)
-        assert value.dim() == 1, (
-            f"{subject}: penalty returns {list(value.shape)}, not one number for each image"
-        )
+        contracts.penalty(regularizer, value)
         assert_finite(value, f"{subject}: penalty")
         value.mean().backward()
         network = context.D if side == "D" else context.G
@@ -312,7 +301,6 @@ def check_optimizer_state(subject: Subject) -> None:
 def check_guidance_loss(subject: Subject) -> None:
     """The loss is finite, [B], with a gradient to the images."""
     guidance = subject.build()
-    assert isinstance(guidance, Guidance), f"{subject}: {type(guidance).__name__} is no Guidance"
     assert float(guidance.weight) >= 0, f"{subject}: weight is {guidance.weight!r}"
     trained = [name for name, p in guidance.named_parameters() if p.requires_grad]
     assert not trained, f"{subject}: {trained[:3]} are trained; a guidance's networks are frozen"
@@ -321,7 +309,7 @@ def check_guidance_loss(subject: Subject) -> None:
     images.requires_grad_(True)
     with batch_random("guidance", total=BATCH):
         value = guidance.loss(images, condition(CondSpec(C_DIM)), LABELS)
-    assert value.shape == (BATCH,), f"{subject}: loss returns {list(value.shape)}, not [B]"
+    contracts.losses(guidance, value, BATCH, "loss")
     assert_finite(value, f"{subject}: loss")
     value.sum().backward()
     assert images.grad is not None, f"{subject}: no gradient reaches the images"
@@ -337,25 +325,22 @@ def check_guidance_loss(subject: Subject) -> None:
 
 def _each_shape(subject: Subject, check: Callable[[Augmentation, Tensor], None]) -> None:
     """Run `check` on the augmentation and random images for each declared number of channels and two sizes."""
-    channels = subject.target.channels
-    assert channels, f"{subject}: channels is empty"
-    assert set(channels) <= {1, 3, 4}, f"{subject}: channels = {channels} must be out of 1, 3, 4"
-    for count in channels:
+    for count in subject.target.channels:
         for size in ((16, 16), (32, 16)):
             shape = (count, *size)
             augmentation = subject.build(shape)
-            assert isinstance(augmentation, Augmentation), f"{subject} is no Augmentation"
             with seeded(4):
                 check(augmentation, torch.rand(BATCH, *shape) * 2 - 1)
 
 
 def check_augmentation_shapes(subject: Subject) -> None:
-    """Images keep their shape, for all channel counts that it declares."""
+    """Images keep their shape and range, for all channel counts that it declares."""
 
     def check(augmentation: Augmentation, images: Tensor) -> None:
         before = images.clone()
         result = augmentation(images)
-        assert result.shape == images.shape, f"{subject}: {list(images.shape)} becomes {list(result.shape)}"
+        contracts.augmented(augmentation, result, images)
+        contracts.image_range(augmentation, result)
         assert_finite(result, f"{subject}: augmented images")
         assert torch.equal(images, before), f"{subject} writes into the images that it is given"
 
@@ -407,16 +392,16 @@ def check_augmentation_state(subject: Subject) -> None:
 
 
 def check_tracker_events(subject: Subject) -> None:
-    """The tracker accepts scalars and sample grids (RGB, grey, RGBA) in an empty folder."""
+    """The tracker accepts scalars, sample grids (RGB, grey, RGBA) and checkpoints in an empty folder."""
     with tempfile.TemporaryDirectory() as folder:
         run = Path(folder)
-        tracker = subject.build(run)
-        assert isinstance(tracker, Tracker), f"{subject}: {type(tracker).__name__} is no Tracker"
+        tracker: Tracker = subject.build(run)
         tracker.on_tick(1000, {"loss/D": 1.5, "sign/real": -0.25})
         for mode in ("RGB", "L", "RGBA"):
             path = run / f"{mode}.png"
             Image.new(mode, (8, 8)).save(path)
             tracker.on_images(1000, "samples", path)
+        tracker.on_checkpoint(1000, run)
         tracker.on_tick(2000, {"loss/D": 1.25})
         tracker.close()
 

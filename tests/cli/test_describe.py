@@ -21,11 +21,11 @@ def plugins() -> Iterator[None]:
 
 def test_describe() -> None:
     page = describe("outer")
-    assert "outer: generator of fake 1.0" in page
+    assert "outer: augmentation of fake 1.0" in page
     assert "More about it." in page
     assert "  width  (int, default 8)\n      number of channels, 1 to 64." in page
     assert "  part  (loss plugin, default {'name': 'inner', 'gain': 2})" in page
-    assert "parts  (loss plugins, required)" in describe("conditioner/many")
+    assert "parts  (loss plugins, required)" in describe("loss/many")
     with pytest.raises(GankitError, match="unknown plugin 'outr'; did you mean 'outer'"):
         describe("outr")
 

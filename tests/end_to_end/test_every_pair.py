@@ -30,7 +30,13 @@ class Built(gankit.testing.CompositionSuite):
     def must_be_refused(self, row: tuple[str, ...]) -> bool:
         """What is known to be senseless, so that the test notices when more is refused, or less."""
         _, _, conditioner, guidance, _ = row
-        reads = {"class": {"cls"}, "tags": {"tags"}, "none": set(), "combined": {"cls", "tags"}, "box": {"box"}}
+        reads = {
+            "class": {"cls"},
+            "tags": {"tags"},
+            "none": set(),
+            "combined": {"cls", "tags"},
+            "box": {"box"},
+        }
         needs = {"clip": "text", "classifier": "cls"}
         return guidance in needs and needs[guidance] not in reads.get(conditioner, {"text"})
 

@@ -197,6 +197,19 @@ def test_a_broken_model_gives_no_number_and_trains_on(
     assert kept(tmp_path / "run") == [8, 16]
 
 
+def test_a_metric_that_raises_gives_no_number_and_trains_on(
+    train: Callable[..., Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def raises(self: MetricContext, part: BatchSlice) -> Any:
+        raise ZeroDivisionError("of a package")
+
+    monkeypatch.setattr(MetricContext, "draw", raises)
+    done = train("run", 16, "--eval-every", 8, *MEASURED)
+    assert done.code == 0
+    assert done.out.count("images: ZeroDivisionError: of a package") == 2
+    assert kept(tmp_path / "run") == [8, 16]
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import broken_plugins
 import pytest
 import torch
 from fake_plugins import Recorder
@@ -349,3 +350,21 @@ def test_the_command_line(folder: Path, tmp_path: Path, gankit_cli: Callable[...
     done = gankit_cli(*wish, "--engine", "fast")
     assert done.code == 2
     assert "unknown engine 'fast'" in done.message
+
+
+@pytest.mark.parametrize(
+    ("target", "reason"),
+    [
+        (
+            "Every2nd",
+            r"engine 'mine' of package 'my-package 0.1' returned images \[2, 3, 8, 16\], not \[4, 3, 8, 16\]",
+        ),
+        ("Backwards", "its images are not those of the model, but .* dB from them"),
+    ],
+)
+def test_an_engine_that_draws_something_else_is_replaced(folder: Path, target: str, reason: str) -> None:
+    with broken_plugins.registered("engine", target):
+        pipe = gankit.load(folder, device="cpu", engine="mine")
+    with pytest.warns(RuntimeWarning, match=reason):
+        images = pixels(pipe(cls="round", seeds=range(4)))
+    assert (images == pixels(gankit.load(folder, device="cpu")(cls="round", seeds=range(4)))).all()

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import broken_plugins
 import numpy as np
 import pytest
 import torch
 from runs import Result
-from tiny_models import opener, write_models
+from tiny_models import opener, write_model, write_models
 
 import gankit
 from gankit import GankitError
@@ -139,3 +141,23 @@ def test_nothing_is_overwritten(
     done = gankit_cli("export", folders["stylegan2", True], tmp_path / "x", "--format", "torch-export")
     assert done.code == 2
     assert "x.pt2.json exists already" in done.message
+
+
+@pytest.mark.parametrize(
+    ("target", "message"),
+    [
+        (
+            "LenOfBatch",
+            "tracing for export fixed the batch size at .*py:\\d+ `return .*`: `len\\(ws\\)` is a constant",
+        ),
+        ("Branches", "tracing for export failed at .*py:\\d+ `if images.mean\\(\\) > 0:` "),
+    ],
+)
+def test_a_network_that_cannot_be_traced_is_one_sentence(
+    target: str, message: str, gankit_cli: Callable[..., Result], tmp_path: Path
+) -> None:
+    with broken_plugins.registered("generator", target):
+        write_model(tmp_path / "model", "mine")
+        result = gankit_cli("export", tmp_path / "model", tmp_path / "file", "--format", "torch-export")
+    assert result.code == 2
+    assert re.search(message, result.message)

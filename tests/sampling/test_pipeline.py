@@ -8,11 +8,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import broken_plugins
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 from runs import TINY, Result, pixels, write_images
+from tiny_models import write_model
 
 import gankit
 from gankit import GankitError
@@ -168,3 +170,43 @@ def test_a_plugins_model_is_loaded_by_its_name(
         assert (pixels(gankit.load("tiny")(seeds=3)) == pixels(gankit.load(runs["none"])(seeds=3))).all()
     finally:
         del registry().plugins["model", "tiny"]
+
+
+# ----------------------------------------------------------------------------------------- plugins that break contracts
+
+
+@pytest.mark.parametrize(
+    ("target", "message"),
+    [
+        (
+            "RowMissing",
+            r"generator 'mine' of package 'my-package 0.1' returned images \[2, 3, 7, 16\], not \[2, 3, 8, 16\]",
+        ),
+        ("Doubles", "returned images of torch.float64, not of torch.float32"),
+    ],
+)
+def test_images_of_another_shape_or_type_are_an_error(target: str, message: str, tmp_path: Path) -> None:
+    with broken_plugins.registered("generator", target):
+        pipe = gankit.load(write_model(tmp_path / "model", "mine"), device="cpu")
+    with pytest.raises(GankitError, match=message):
+        pipe(seeds=range(2))
+
+
+def test_images_far_outside_the_range_are_warned_of_once(tmp_path: Path) -> None:
+    with broken_plugins.registered("generator", "Bytes"):
+        pipe = gankit.load(write_model(tmp_path / "model", "mine"), device="cpu")
+    with pytest.warns(
+        UserWarning, match=r"generator 'mine' .* which must be in or around \[-1, 1\]"
+    ) as caught:
+        assert len(pipe(seeds=range(4), batch_size=2)) == 4
+    assert len(caught) == 1
+
+
+def test_a_condition_of_another_width_is_an_error(tmp_path: Path) -> None:
+    pipe = gankit.load(write_model(tmp_path / "model"), device="cpu")
+    encode = pipe.conditioner.encode
+    pipe.conditioner.encode = lambda labels: encode(labels).map(lambda t: t[:, :1])  # type: ignore[method-assign]
+    with pytest.raises(
+        GankitError, match=r"^conditioner 'class' .* embedding \[1, 1\] from encode, not \[1, 2\]"
+    ):
+        pipe(seeds=0)

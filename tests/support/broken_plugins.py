@@ -2,21 +2,35 @@
 
 from __future__ import annotations
 
+import builtins
+import contextlib
 import random
+from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any
+from typing import Annotated, Any
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from gankit.core.config.options import Nested
+from gankit.core.config.registry import Plugin, registry
 from gankit.core.interfaces.conditions import Cond, Condition, Conditioner, CondSpec, embedding_of
 from gankit.core.interfaces.data import Source
 from gankit.core.interfaces.labels import Label, Vocabulary
 from gankit.core.interfaces.networks import Discriminator, FeatureNetwork, Generator, ImageShape, Tap
-from gankit.core.interfaces.training import AdversarialLoss, Augmentation, Regularizer, StepContext
+from gankit.core.interfaces.training import (
+    AdversarialLoss,
+    Augmentation,
+    Guidance,
+    Regularizer,
+    StepContext,
+    Tracker,
+)
 from gankit.core.runtime.random import rand
 from gankit.errors import GankitError
+from gankit.sampling.engine import Engine
 
 
 class G(Generator):
@@ -424,3 +438,232 @@ class BySeed(Squares):
 class Incomplete(Squares):
     def vocabulary(self) -> Vocabulary:
         return Vocabulary({"a": 2})
+
+
+# ------------------------------------------------------------------------ faults that the core finds at the seam
+
+
+class RowMissing(G):
+    def synthesis(self, ws: Tensor, cond: Cond = None, *, noise_mode: str = "random") -> Tensor:
+        return super().synthesis(ws)[:, :, 1:]
+
+
+class Bytes(G):
+    def synthesis(self, ws: Tensor, cond: Cond = None, *, noise_mode: str = "random") -> Tensor:
+        return 255 * super().synthesis(ws)
+
+
+class Doubles(G):
+    def synthesis(self, ws: Tensor, cond: Cond = None, *, noise_mode: str = "random") -> Tensor:
+        return super().synthesis(ws).double()
+
+
+class NoSynthesis(Generator):
+    """Lacks a method that the base class cannot declare."""
+
+    def __init__(self, image_shape: ImageShape, cond: CondSpec) -> None:
+        super().__init__()
+        self.z_dim = self.w_dim = self.num_ws = 1
+        self.image_shape = image_shape
+
+    def mapping(self, z: Tensor, cond: Cond = None, **_: Any) -> Tensor:
+        return z[:, None]
+
+
+class NoCondition(G):
+    def mapping(self, z: Tensor) -> Tensor:  # type: ignore[override]
+        return super().mapping(z)
+
+
+class NoWidth(G):
+    def __init__(self, image_shape: ImageShape, cond: CondSpec) -> None:
+        super().__init__(image_shape, cond)
+        del self.z_dim
+
+
+class OtherShape(G):
+    def __init__(self, image_shape: ImageShape, cond: CondSpec) -> None:
+        super().__init__(image_shape, cond)
+        self.image_shape = (3, 99, 99)
+
+
+class LenOfBatch(G):
+    def synthesis(self, ws: Tensor, cond: Cond = None, *, noise_mode: str = "random") -> Tensor:
+        return super().synthesis(ws) * torch.ones(1, 1, 1, 1).repeat(len(ws), 1, 1, 1)
+
+
+class Branches(G):
+    def synthesis(self, ws: Tensor, cond: Cond = None, *, noise_mode: str = "random") -> Tensor:
+        images = super().synthesis(ws)
+        if images.mean() > 0:
+            return images
+        return -images
+
+
+class NoScore(Discriminator):
+    """Lacks a method."""
+
+    def __init__(self, image_shape: ImageShape, cond: CondSpec) -> None:
+        super().__init__()
+
+    def features(self, images: Tensor) -> Any:
+        return images
+
+
+class HalfBatch(D):
+    def score(self, features: Any, cond: Cond = None) -> list[Tensor]:
+        return [x[::2] for x in super().score(features, cond)]
+
+
+class OneNumber(Loss):
+    def g_loss(self, fake: list[Tensor], real: list[Tensor] | None = None) -> Tensor:
+        return super().g_loss(fake).mean()
+
+
+class FakeOnly(Loss):
+    def d_loss(self, fake: list[Tensor]) -> Tensor:  # type: ignore[override]
+        return fake[0]
+
+
+class Weight(Regularizer):
+    """Sound: the size of D's weights, shared out over the images."""
+
+    side = "D"
+
+    def penalty(self, step: StepContext) -> Tensor:
+        return sum(p.square().sum() for p in step.D.parameters()).expand(len(step.real))  # type: ignore[union-attr]
+
+
+class SideX(Weight):
+    side = "X"
+
+
+class NoInterval(Weight):
+    interval = 0
+
+
+class OnePenalty(Weight):
+    def penalty(self, step: StepContext) -> Tensor:
+        return super().penalty(step).mean()
+
+
+class Brightness(Guidance):
+    """Sound."""
+
+    weight = 1.0
+
+    def loss(self, images: Tensor, cond: Condition, labels: Any) -> Tensor:
+        return images.mean((1, 2, 3))
+
+
+class EveryPixel(Brightness):
+    def loss(self, images: Tensor, cond: Condition, labels: Any) -> Tensor:
+        return images.flatten(1)
+
+
+class Crops(Augment):
+    def forward(self, images: Tensor) -> Tensor:
+        return images[:, :, 2:]
+
+
+class Brightens(Augment):
+    def forward(self, images: Tensor) -> Tensor:
+        return images * 127.5 + 127.5
+
+
+class Wide(Conditions):
+    def encode(self, labels: Any) -> Condition:
+        return super().encode(labels).map(lambda t: torch.cat([t, t], 1))
+
+
+class NoSpec(Conditions):
+    def set_vocabulary(self, vocabulary: Vocabulary) -> None:
+        self.spec = None  # type: ignore[assignment]
+
+
+class Arrays(Squares):
+    def image(self, index: int) -> Any:
+        return np.asarray(super().image(index))
+
+
+class Names(Squares):
+    def label(self, index: int) -> Any:
+        return "ab"[index % 2]
+
+
+class Empty(Squares):
+    def __len__(self) -> int:
+        return 0
+
+
+class Lies(D):
+    """A discriminator on a feature network whose taps lie."""
+
+    def __init__(
+        self,
+        image_shape: ImageShape,
+        cond: CondSpec,
+        *,
+        feature: Annotated[FeatureNetwork, Nested("feature")] = {"name": "wrong-tap"},  # type: ignore[assignment]  # noqa: B006
+    ) -> None:
+        super().__init__(image_shape, cond)
+        self.feature = feature
+
+    def features(self, images: Tensor) -> Any:
+        return self.feature(images)[0].mean((2, 3)).repeat(1, 2)[:, :6]
+
+
+class Every2nd(Engine):
+    """Draws every second image."""
+
+    def prepare(self, module: Any, inputs: Any) -> Any:
+        return lambda inputs: module(**inputs)[::2]
+
+
+class Backwards(Engine):
+    """Draws the images in another order."""
+
+    def prepare(self, module: Any, inputs: Any) -> Any:
+        return lambda inputs: module(**inputs).flip(0)
+
+
+class Raises(Tracker):
+    """Raises in one of its methods.
+
+    Args:
+        where: name of the method.
+        kind: of error.
+    """
+
+    def __init__(self, run_dir: Any, *, where: str = "on_tick", kind: str = "OSError") -> None:
+        self.where, self.error = where, getattr(builtins, kind)
+        self._maybe("__init__")
+
+    def _maybe(self, where: str) -> None:
+        if where == self.where:
+            raise self.error(28, "no space left for it")
+
+    def on_tick(self, nimg: int, scalars: Any) -> None:
+        self._maybe("on_tick")
+
+    def on_images(self, nimg: int, name: str, path: Any) -> None:
+        self._maybe("on_images")
+
+    def on_checkpoint(self, nimg: int, path: Any) -> None:
+        self._maybe("on_checkpoint")
+
+    def close(self) -> None:
+        self._maybe("close")
+
+
+@contextlib.contextmanager
+def registered(kind: str, target: str, name: str = "mine") -> Iterator[None]:
+    """A class of this file is known to the registry, of the package 'my-package 0.1'."""
+    table = registry().plugins
+    before = dict(table)
+    table[kind, name] = Plugin(kind, name, f"{__name__}:{target}", "my-package", "0.1")
+    try:
+        yield
+    finally:
+        table.clear()
+        table.update(before)

@@ -4,13 +4,24 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from gankit.core.config.options import Nested
 from gankit.core.config.registry import Plugin, registry
+from gankit.core.interfaces.training import AdversarialLoss, Augmentation
 
 
-class Inner:
+class Part(AdversarialLoss):
+    """Whatever the contract demands."""
+
+    def d_loss(self, real: Any, fake: Any) -> Any:
+        return fake[0][:, 0]
+
+    def g_loss(self, fake: Any, real: Any = None) -> Any:
+        return fake[0][:, 0]
+
+
+class Inner(Part):
     """A small part.
 
     Args:
@@ -21,7 +32,7 @@ class Inner:
         self.gain = gain
 
 
-class Outer:
+class Outer(Augmentation):
     """First line.
 
     More about it.
@@ -51,12 +62,16 @@ class Outer:
         part: Annotated[Inner, Nested("loss")] = {"name": "inner", "gain": 2},  # type: ignore[assignment]  # noqa: B006
         spare: Annotated[Inner | None, Nested("loss")] = None,
     ) -> None:
+        super().__init__()
         self.image_shape, self.width, self.mode, self.taps = image_shape, width, mode, taps
         self.rate, self.table, self.on, self.part = rate, table, on, part
         self.spare = spare
 
+    def forward(self, images: Any) -> Any:
+        return images
 
-class Many:
+
+class Many(Part):
     """Several parts.
 
     Args:
@@ -67,13 +82,15 @@ class Many:
         self.parts = parts
 
 
-def factory(*, size: int = 3) -> dict[str, int]:
+def factory(*, size: int = 3) -> Part:
     """A function is a plugin as well.
 
     Args:
         size: of the result.
     """
-    return {"size": size}
+    made: Any = Part()
+    made.size = size
+    return made
 
 
 @contextlib.contextmanager
@@ -81,9 +98,9 @@ def registered() -> Iterator[None]:
     """The plugins of this file are known to the registry."""
     table = registry().plugins
     mine = {
-        ("generator", "outer"): "Outer",
+        ("augmentation", "outer"): "Outer",
         ("loss", "inner"): "Inner",
-        ("conditioner", "many"): "Many",
+        ("loss", "many"): "Many",
         ("loss", "factory"): "factory",
     }
     for (kind, name), attribute in mine.items():

@@ -25,7 +25,7 @@ def write_model(folder: Path, generator: str = "stylegan2", *, size: str = "8x16
     overrides = {
         "data.path": "",
         "data.size": size,
-        "generator": {"name": generator, **GENERATORS[generator]},
+        "generator": {"name": generator, **GENERATORS.get(generator, {})},
         "conditioner": "class" if cls else "none",
     }
     recipe = recipes.read("stylegan2", overrides)

@@ -15,6 +15,7 @@ from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 from gankit.core.config.registry import registry
 from gankit.errors import GankitError, unknown
+from gankit.hookspecs import KINDS
 
 
 @dataclass(frozen=True)
@@ -165,7 +166,7 @@ def _check_nested(option: Option, value: Any, place: str) -> dict[str, Any]:
 
 
 def build(kind: str, spec: Any, *positional: Any, where: str = "") -> Any:
-    """Check a plugin spec and construct the plugin.
+    """Check a plugin spec, construct the plugin and check that it keeps the contract of its kind.
 
     Args:
         kind: kind of plugin, a key of `gankit.hookspecs.KINDS`.
@@ -173,8 +174,10 @@ def build(kind: str, spec: Any, *positional: Any, where: str = "") -> Any:
         positional: the arguments that gankit supplies for this kind.
         where: place in the recipe, for messages.
 
-    Raises GankitError as `check` does.
+    Raises GankitError as `check` does, and ContractError.
     """
+    from gankit.core.interfaces import contracts  # imports torch, which checking a recipe does without
+
     resolved = check(kind, spec, where)
     target = registry().load(kind, resolved["name"])
     arguments = {}
@@ -186,4 +189,6 @@ def build(kind: str, spec: Any, *positional: Any, where: str = "") -> Any:
             else:
                 value = build(option.nested.kind, value)
         arguments[key] = value
-    return target(*positional, **arguments)
+    plugin = registry().get(kind, resolved["name"])
+    title = f"{kind} {plugin.name!r} of package '{plugin.package} {plugin.version}'"
+    return contracts.construct(target, kind, KINDS[kind][0], title, positional, arguments)

@@ -26,6 +26,7 @@ from torch.utils.data import DataLoader, Dataset
 from gankit.core.config import options
 from gankit.core.config.registry import registry
 from gankit.core.data.images import FITS, BadImage, fit
+from gankit.core.interfaces import contracts
 from gankit.core.interfaces.data import Source
 from gankit.core.interfaces.labels import Label
 from gankit.errors import GankitError, unknown
@@ -47,7 +48,7 @@ def open_source(data_path: str, source_options: Mapping[str, Any] | None = None)
     given = dict(source_options or {})
     prefix, colon, rest = data_path.partition(":")
     if colon and prefix in names and not os.path.exists(data_path):
-        return options.build("source", {**given, "name": prefix}, rest, where="data.options")
+        return _build(given, prefix, rest)
     path = Path(data_path).expanduser()
     broken = None
     for name in names:
@@ -57,7 +58,7 @@ def open_source(data_path: str, source_options: Mapping[str, Any] | None = None)
             broken = error
         else:
             if matches:
-                return options.build("source", {**given, "name": name}, str(path), where="data.options")
+                return _build(given, name, str(path))
     if broken is not None:
         raise broken
     if path.exists():
@@ -67,6 +68,15 @@ def open_source(data_path: str, source_options: Mapping[str, Any] | None = None)
     if re.match(r"[\w.-]{2,}:", data_path):  # one letter is a Windows drive
         raise GankitError(registry().unknown("source", prefix, hint=f"and there is no file {data_path}"))
     raise GankitError(f"the data path {data_path} does not exist")
+
+
+def _build(source_options: Mapping[str, Any], name: str, path: str) -> Source:
+    """A source whose first image, label and name are what the contract says."""
+    source: Source = options.build("source", {**source_options, "name": name}, path, where="data.options")
+    contracts.source(source)
+    with contextlib.suppress(BadImage):
+        contracts.picture(source, source.image(0))
+    return source
 
 
 @dataclass

@@ -135,15 +135,26 @@ class Augmentation(nn.Module, Component, ABC):
         return {}
 
 
+STOP = "stop"  # what a tracker returns to end the run
+
+
 class Tracker(ABC):
     """Receiver of training events, such as a log file. `__init__(self, run_dir: Path, *, options)`.
 
-    Called in the main process only, a few times a minute at most."""
+    Called in the main process only, a few times a minute at most. A method that returns 'stop' ends the run: the step
+    that follows is finished and a checkpoint written. A tracker that raises is left out for the rest of the run.
+    """
 
-    def on_tick(self, nimg: int, scalars: Mapping[str, float]) -> None:
+    def on_tick(self, nimg: int, scalars: Mapping[str, float]) -> str | None:
         """Log scalars by name, averaged since the last tick, at `nimg` images."""
+        return None
 
-    def on_images(self, nimg: int, name: str, path: Path) -> None:
+    def on_images(self, nimg: int, name: str, path: Path) -> str | None:
         """Log the sample grid that was written to `path` (PNG)."""
+        return None
+
+    def on_checkpoint(self, nimg: int, path: Path) -> str | None:
+        """Note the checkpoint, a model folder, that was written to `path`; later ones may replace it."""
+        return None
 
     def close(self) -> None: ...

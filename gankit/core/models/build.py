@@ -10,6 +10,7 @@ from torch import nn
 from gankit.core.config import options
 from gankit.core.config.model_recipe import ModelRecipe
 from gankit.core.config.recipe import Recipe
+from gankit.core.interfaces import contracts
 from gankit.core.interfaces.conditions import Conditioner
 from gankit.core.interfaces.labels import Vocabulary
 from gankit.core.interfaces.networks import Discriminator, Generator
@@ -20,6 +21,7 @@ from gankit.errors import GankitError
 def build_conditioner(recipe: ModelRecipe, vocabulary: Vocabulary) -> Conditioner:
     conditioner: Conditioner = options.build("conditioner", recipe.conditioner)
     conditioner.set_vocabulary(vocabulary)
+    contracts.with_vocabulary(conditioner)
     return conditioner
 
 

@@ -5,21 +5,28 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import functools
+import inspect
+import os
+import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import ParamSpec, TypeVar
 
 import torch
 
 from gankit.errors import GankitError, unknown
 
+P = ParamSpec("P")
+T = TypeVar("T")
 
-def pick_device(name: str, local_rank: int = 0) -> torch.device:
+
+def pick_device(name: str | torch.device, local_rank: int = 0) -> torch.device:
     """'auto' | 'cpu' | 'cuda' | 'mps' (or 'cuda:1') -> a device that is available; 'cuda' takes GPU `local_rank`.
 
-    Also makes a GPU the current device and turns cuDNN's benchmark mode on. Raises GankitError for an unknown or
-    unavailable device."""
+    Raises GankitError for an unknown or unavailable device."""
+    name = str(name)
     kind = name.partition(":")[0]
-    if kind not in ("auto", "cpu", "cuda", "mps"):
+    if not re.fullmatch(r"auto|(cpu|cuda|mps)(:\d+)?", name):
         raise GankitError(unknown("device", name, ["auto", "cpu", "cuda", "mps"]))
     if kind == "cuda" and not torch.cuda.is_available():
         raise GankitError(
@@ -32,11 +39,48 @@ def pick_device(name: str, local_rank: int = 0) -> torch.device:
         name = kind
     if name == "cuda":
         name = f"cuda:{local_rank}"
-    device = torch.device(name)
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
-        torch.backends.cudnn.benchmark = True
-    return device
+    return torch.device(name)
+
+
+@contextlib.contextmanager
+def settings(device: torch.device) -> Iterator[None]:
+    """Context in which torch is set as gankit computes, whatever the program around it has set; restored afterwards.
+
+    Float32 and the CPU are the defaults of new tensors, there are gradients and no autocast; a GPU is the current
+    device, with cuDNN's benchmark mode."""
+    dtype, benchmark = torch.get_default_dtype(), torch.backends.cudnn.benchmark
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(torch.inference_mode(False))
+        stack.enter_context(torch.enable_grad())
+        if torch.get_default_device().type != "cpu":
+            stack.enter_context(torch.device("cpu"))
+        if torch.is_autocast_enabled(
+            device.type
+        ):  # its cache would keep weights from before a step of the optimizer
+            stack.enter_context(torch.autocast(device.type, enabled=False, cache_enabled=False))
+        if device.type == "cuda":
+            stack.enter_context(torch.cuda.device(device))
+        try:
+            torch.set_default_dtype(torch.float32)
+            torch.backends.cudnn.benchmark |= device.type == "cuda"
+            yield
+        finally:
+            torch.set_default_dtype(dtype)
+            torch.backends.cudnn.benchmark = benchmark
+
+
+def isolated(function: Callable[P, T]) -> Callable[P, T]:
+    """Decorator: runs a function in the `settings` of its keyword argument `device`, which is 'auto' by default, or of
+    the CPU if it has no such argument."""
+    default = "auto" if "device" in inspect.signature(function).parameters else "cpu"
+
+    @functools.wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> T:
+        rank = int(os.environ.get("LOCAL_RANK", "0"))
+        with settings(pick_device(str(kwargs.get("device", default)), rank)):
+            return function(*args, **kwargs)
+
+    return call
 
 
 # private function of torch.cpu that tests for a unit -> name of the unit

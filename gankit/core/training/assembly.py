@@ -89,7 +89,9 @@ def check_stages(recipe: Recipe, vocabulary: Vocabulary, first: int = 0) -> None
         try:
             rehearse(recipe.at_stage(index), vocabulary)
         except GankitError as error:
-            raise GankitError(f"stages.{index}: {error}" if recipe.stages else str(error)) from None
+            if not recipe.stages:
+                raise
+            raise GankitError(f"stages.{index}: {error}") from None
         except Exception:  # a plugin does not work on the meta device; its mistakes show when it is built
             continue
 

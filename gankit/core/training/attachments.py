@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -11,6 +11,7 @@ from PIL import Image
 
 from gankit.core.config.recipe import Recipe
 from gankit.core.interfaces.data import Source
+from gankit.core.interfaces.training import Tracker
 from gankit.core.training.step import Stepper
 
 
@@ -45,8 +46,10 @@ class Attachments:
         find_model: the folder of the model that `--init` names.
         observer: makes the observer of (run folder, recipe, source, stepper, function that shows a line).
         sample_sheets: makes the sheets of (source, stepper, recipe).
+        trackers: trackers besides those of the recipe.
     """
 
     find_model: Callable[[str | Path], Path]
     observer: Callable[[Path, Recipe, Source, Stepper, Callable[[str], None]], Observer]
     sample_sheets: Callable[[Source, Stepper, Recipe], SampleSheets]
+    trackers: Sequence[Tracker] = ()

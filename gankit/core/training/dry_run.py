@@ -16,6 +16,7 @@ from gankit.core.data.loader import open_source
 from gankit.core.interfaces.labels import Label, Vocabulary
 from gankit.core.models import stored_state
 from gankit.core.training.assembly import rehearse
+from gankit.core.training.first_use import first_use
 from gankit.core.training.footprint import META, NEEDS_NUMBERS, Footprint, Tally, footprint, meta_condition
 from gankit.core.training.freezing import freeze
 from gankit.core.training.optimizers import SECTIONS
@@ -53,10 +54,12 @@ def describe_training(recipe: Recipe) -> str:
     train = recipe.train
     micro = min(train.micro_batch or train.batch, train.batch)
     try:
-        view = _View(rehearse(recipe, vocabulary))
-        frozen = freeze(view.parts.trainable(), train.freeze)
-        phases = build_phases(Losses(view.parts, train, bf16=False))
-        costs = footprint(view.parts, recipe, micro, view.label)
+        parts = rehearse(recipe, vocabulary)
+        with first_use(parts):
+            view = _View(parts)
+            frozen = freeze(parts.trainable(), train.freeze)
+            phases = build_phases(Losses(parts, train, bf16=False))
+            costs = footprint(parts, recipe, micro, view.label)
     except NEEDS_NUMBERS:  # a plugin that reads tensor values
         view, costs = _View(rehearse(recipe, vocabulary, torch.device("cpu"))), None
         frozen = freeze(view.parts.trainable(), train.freeze)

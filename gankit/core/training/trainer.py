@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import math
 import signal
@@ -15,7 +16,7 @@ import filelock
 import torch
 
 from gankit.core.checkpoints import folders
-from gankit.core.config import compatibility, options
+from gankit.core.config import compatibility
 from gankit.core.config import recipe as recipes
 from gankit.core.config.recipe import Recipe
 from gankit.core.config.retention import Retention
@@ -23,7 +24,6 @@ from gankit.core.cuda.dispatch import backends_in_use
 from gankit.core.data.contact_sheet import save_png
 from gankit.core.data.images import from_uint8
 from gankit.core.data.loader import Batches, open_source
-from gankit.core.interfaces.training import Tracker
 from gankit.core.models import build, model_folder, warm_start
 from gankit.core.runtime import devices, distributed, hardware, tensor_files
 from gankit.core.runtime.paths import cache_dir
@@ -31,8 +31,10 @@ from gankit.core.runtime.progress import Progress
 from gankit.core.training import carry_over, journal, run_folder
 from gankit.core.training.assembly import build_parts, check_labels, check_stages
 from gankit.core.training.attachments import Attachments, Observer
+from gankit.core.training.first_use import first_use
 from gankit.core.training.phases import Parts
 from gankit.core.training.step import Stepper
+from gankit.core.training.trackers import Trackers
 from gankit.errors import GankitError
 
 LOCK = ".lock"  # in the run's folder, held by the process that trains there
@@ -58,8 +60,6 @@ class Trainer:
         self.deadline = None if minutes is None else time.monotonic() + 60 * minutes
         self.world = distributed.world_from_env()
         self.device = devices.pick_device(device, self.world.local_rank)
-        if self.device.type == "cpu":
-            devices.keep_freed_memory()
         batches = [recipe.at_stage(stage).train.batch for stage in range(len(recipe.stages) or 1)]
         for batch in batches:
             if batch % self.world.size == 0:
@@ -73,7 +73,7 @@ class Trainer:
         self._lock = filelock.FileLock(out / LOCK, timeout=0)
         self.batches: Batches | None = None
         self.observer: Observer | None = None
-        self.trackers: list[Tracker] = []
+        self.trackers = Trackers()
         self.stop_signal = 0
         self._machine: dict[str, Any] = {}  # goes into the first line that this process logs
 
@@ -83,9 +83,7 @@ class Trainer:
     def __exit__(self, *_: object) -> None:
         if self.batches is not None:
             self.batches.close()
-        with tensor_files.write_advice(self.out):
-            for tracker in self.trackers:
-                tracker.close()
+        self.trackers.send("close")
         self.progress.close()
         self._lock.release()
         distributed.stop()
@@ -127,10 +125,9 @@ class Trainer:
             self._note_backends(before)
             self.progress.say(f"continuing {self.out} at {self.stepper.nimg / 1000:g} kimg")
         if self.world.main:
-            self.trackers = [
-                options.build("tracker", {**spec, "name": name}, self.out)
-                for name, spec in recipe.trackers.items()
-            ]
+            self.trackers.build(recipe.trackers, self.out)
+            for tracker in self.attachments.trackers:
+                self.trackers.add(tracker)
             self._trim_log()
             self._machine = hardware.facts(self.device, self.world, self.stepper.bf16)
             self._machine["op_backends"] = _listed(self.op_backends)
@@ -271,6 +268,7 @@ class Trainer:
                     last, stopped = self._loop()
                 return last
 
+    # Long because a pass does in order what hangs together: a step, measuring, the log, checkpoint, snapshots, samples.
     def _loop(self) -> tuple[Path, bool]:
         """Train to the end of the stage; returns the last checkpoint, and True if a process is to stop."""
         train, stepper = self.recipe.train, self.stepper
@@ -284,12 +282,15 @@ class Trainer:
         over = self.stage_over
         stop, done = False, over or stepper.nimg >= train.images
         stream = iter(self.batches)
+        looking: contextlib.AbstractContextManager[None] = first_use(stepper.parts, fresh=not stepper.nimg)
         while not (stop or done):
             batch = next(stream)
             for name, reason in batch.skipped:
                 self.progress.say(f"skipped {name}: {reason}")
             images = from_uint8(batch.images.to(self.device, memory_format=torch.channels_last))
-            stop = stepper.run(images, batch.labels, want_stop=self._wants_stop)
+            with looking:
+                stop = stepper.run(images, batch.labels, want_stop=self._wants_stop)
+            looking = contextlib.nullcontext()
             if stepper.bad_in_a_row >= train.max_bad_steps:
                 raise GankitError(
                     f"the gradients of {train.max_bad_steps} steps in a row were not finite; the last good checkpoint "
@@ -321,6 +322,7 @@ class Trainer:
                     stage=self.stage,
                     stage_over=over,
                 )
+                self.trackers.send("on_checkpoint", stepper.nimg, last)
             every = train.posthoc_every or max(train.images // 50, 1)
             if train.posthoc_ema and (crossed(stepper.nimg, train.batch, every) or done):
                 run_folder.save_snapshots(self.out, self.recipe, stepper, self.ties)
@@ -354,7 +356,7 @@ class Trainer:
 
     def _wants_stop(self) -> bool:
         late = self.deadline is not None and time.monotonic() > self.deadline
-        return late or bool(self.stop_signal)
+        return late or bool(self.stop_signal) or self.trackers.stop
 
     def _newest(self) -> Path | None:
         found = folders.checkpoints(self.out)
@@ -378,23 +380,23 @@ class Trainer:
             line[name] = float(f"{value:.5g}") if math.isfinite(value) else None
         if self._machine:
             line["machine"], self._machine = self._machine, {}
-        with tensor_files.write_advice(self.out):
-            with open(self.out / "log.jsonl", "a", encoding="utf-8") as file:
-                file.write(json.dumps(line) + "\n")
-            for tracker in self.trackers:
-                tracker.on_tick(self.stepper.nimg, scalars)
+        with tensor_files.write_advice(self.out), open(self.out / "log.jsonl", "a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
         self.progress.tick(self.stepper.nimg, scalars)
+        self.trackers.send("on_tick", self.stepper.nimg, scalars)
 
     def _write_samples(self, *, real: bool = False) -> None:
         if not self.world.main:
             return
+        looking: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
         if real:
             save_png(self._sheets.real(), self.out / "samples" / "real.png")
+            averages = {"G": self.stepper.G_ema, "conditioner": self.stepper.conditioner_ema}
+            looking = first_use(dataclasses.replace(self.stepper.parts, **averages))  # type: ignore[arg-type]
         path = self.out / "samples" / f"{self.stepper.nimg:09d}.png"
-        save_png(self._sheets.fake(), path)
-        with tensor_files.write_advice(self.out):
-            for tracker in self.trackers:
-                tracker.on_images(self.stepper.nimg, "samples", path)
+        with looking:
+            save_png(self._sheets.fake(), path)
+        self.trackers.send("on_images", self.stepper.nimg, "samples", path)
 
     @contextlib.contextmanager
     def _signals(self) -> Iterator[None]:
@@ -407,7 +409,8 @@ class Trainer:
             self.progress.say("stopping after this step; a checkpoint will be written")
 
         try:
-            old = {n: signal.signal(n, request) for n in (signal.SIGINT, signal.SIGTERM)}
+            found = [n for n in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(n) is not None]
+            old = {n: signal.signal(n, request) for n in found}  # without those that Python could not restore
         except ValueError:  # not the main thread: the host program owns the signals
             old = {}
         try:

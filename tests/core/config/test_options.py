@@ -67,7 +67,7 @@ def test_types_that_exist_for_type_checkers_only() -> None:
 
 
 def test_defaults_are_filled_in_and_nested_ones_too() -> None:
-    assert check("generator", "outer") == {
+    assert check("augmentation", "outer") == {
         "name": "outer",
         "width": 8,
         "mode": "fast",
@@ -98,7 +98,7 @@ def test_defaults_are_filled_in_and_nested_ones_too() -> None:
     ],
 )
 def test_coercion(key: str, given: Any, expected: Any) -> None:
-    value = check("generator", {"name": "outer", key: given})[key]
+    value = check("augmentation", {"name": "outer", key: given})[key]
     assert value == expected
     assert type(value) is type(expected)
 
@@ -108,69 +108,72 @@ def test_coercion(key: str, given: Any, expected: Any) -> None:
     [
         (
             {"name": "outer", "widht": 3},
-            r"unknown option of generator 'outer': 'widht'; did you mean 'width'",
+            r"unknown option of augmentation 'outer': 'widht'; did you mean 'width'",
         ),
-        ({"name": "outer", "width": "many"}, r"generator\.width = 'many' of generator 'outer': .*integer"),
-        ({"name": "outer", "width": 1.5}, r"generator\.width = 1\.5"),
-        ({"name": "outer", "width": None}, r"generator\.width = None"),
-        ({"name": "outer", "mode": "quick"}, r"generator\.mode = 'quick'.*'fast' or 'slow'"),
-        ({"name": "outer", "taps": 3}, r"generator\.taps = 3"),
+        (
+            {"name": "outer", "width": "many"},
+            r"augmentation\.width = 'many' of augmentation 'outer': .*integer",
+        ),
+        ({"name": "outer", "width": 1.5}, r"augmentation\.width = 1\.5"),
+        ({"name": "outer", "width": None}, r"augmentation\.width = None"),
+        ({"name": "outer", "mode": "quick"}, r"augmentation\.mode = 'quick'.*'fast' or 'slow'"),
+        ({"name": "outer", "taps": 3}, r"augmentation\.taps = 3"),
         ({"name": "outer", "part": "iner"}, r"unknown loss 'iner'; did you mean 'inner'"),
         (
             {"name": "outer", "part": {"name": "inner", "gian": 1}},
-            r"did you mean 'gain'\? \(in generator\.part\)",
+            r"did you mean 'gain'\? \(in augmentation\.part\)",
         ),
-        ({"name": "outer", "spare": {"gain": 1}}, r"generator\.spare must be the name of a loss"),
-        ({"name": "outer", "part": None}, r"generator\.part must be the name of a loss or .*, not None"),
-        ({"name": "outer", "part": 3}, r"generator\.part must be the name of a loss"),
-        ("outr", r"unknown generator 'outr'; did you mean 'outer'"),
-        (None, r"generator must be the name of a generator or a mapping with 'name', not None"),
-        ({"width": 3}, r"generator must be the name of a generator or a mapping with 'name'"),
+        ({"name": "outer", "spare": {"gain": 1}}, r"augmentation\.spare must be the name of a loss"),
+        ({"name": "outer", "part": None}, r"augmentation\.part must be the name of a loss or .*, not None"),
+        ({"name": "outer", "part": 3}, r"augmentation\.part must be the name of a loss"),
+        ("outr", r"unknown augmentation 'outr'; did you mean 'outer'"),
+        (None, r"augmentation must be the name of a augmentation or a mapping with 'name', not None"),
+        ({"width": 3}, r"augmentation must be the name of a augmentation or a mapping with 'name'"),
     ],
 )
 def test_mistakes_are_named(spec: Any, message: str) -> None:
     with pytest.raises(GankitError, match=message) as error:
-        check("generator", spec)
+        check("augmentation", spec)
     assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize(
     ("parts", "message"),
     [
-        (None, r"conditioner\.parts must map names of loss plugins"),
-        (["inner"], r"conditioner\.parts must map names of loss plugins to their options, not \['inner'\]"),
-        ({"inner": 3}, r"conditioner\.parts\.inner must be a mapping of options"),
-        ({"inner": {"gian": 3}}, r"'gian'; did you mean 'gain'\? \(in conditioner\.parts\.inner\)"),
+        (None, r"loss\.parts must map names of loss plugins"),
+        (["inner"], r"loss\.parts must map names of loss plugins to their options, not \['inner'\]"),
+        ({"inner": 3}, r"loss\.parts\.inner must be a mapping of options"),
+        ({"inner": {"gian": 3}}, r"'gian'; did you mean 'gain'\? \(in loss\.parts\.inner\)"),
         ({"iner": {}}, r"unknown loss 'iner'"),
     ],
 )
 def test_mistakes_in_nested_maps(parts: Any, message: str) -> None:
     with pytest.raises(GankitError, match=message):
-        check("conditioner", {"name": "many", "parts": parts})
+        check("loss", {"name": "many", "parts": parts})
 
 
 def test_required_option() -> None:
-    with pytest.raises(GankitError, match=r"needs the option 'parts' \(by name\.\); set conditioner\.parts"):
-        check("conditioner", "many")
+    with pytest.raises(GankitError, match=r"needs the option 'parts' \(by name\.\); set loss\.parts"):
+        check("loss", "many")
 
 
 def test_build_makes_nested_objects_and_passes_positionals() -> None:
-    outer = build("generator", {"name": "outer", "width": "4"}, (3, 8, 8))
+    outer = build("augmentation", {"name": "outer", "width": "4"}, (3, 8, 8))
     assert (outer.image_shape, outer.width, outer.rate) == ((3, 8, 8), 4, None)
     assert isinstance(outer.part, Inner)
     assert outer.part.gain == 2
     assert outer.spare is None
-    assert build("generator", {"name": "outer", "spare": "inner"}, (3, 8, 8)).spare.gain == 1
-    many = build("conditioner", {"name": "many", "parts": {"inner": {"gain": 5}}})
+    assert build("augmentation", {"name": "outer", "spare": "inner"}, (3, 8, 8)).spare.gain == 1
+    many = build("loss", {"name": "many", "parts": {"inner": {"gain": 5}}})
     assert many.parts["inner"].gain == 5
-    many = build("conditioner", {"name": "many", "parts": {"inner": None}})
+    many = build("loss", {"name": "many", "parts": {"inner": None}})
     assert many.parts["inner"].gain == 1
-    assert build("loss", {"name": "factory", "size": 5}) == {"size": 5}
+    assert build("loss", {"name": "factory", "size": 5}).size == 5
 
 
 def test_checking_twice_changes_nothing() -> None:
-    once = check("generator", {"name": "outer", "taps": [4, 5], "part": "inner"})
-    assert check("generator", once) == once
+    once = check("augmentation", {"name": "outer", "taps": [4, 5], "part": "inner"})
+    assert check("augmentation", once) == once
 
 
 @settings(deadline=None, max_examples=40)
