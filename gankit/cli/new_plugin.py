@@ -78,6 +78,10 @@ TEMPLATES = {
     "regularizer": Template(
         "A penalty on large logits.", sections={"regularizers": ("{my-plugin: {weight: 0.001}}", {})}
     ),
+    "optimizer": Template(
+        "The optimizer RMSprop.",
+        sections={"optimizer_g": ("my-plugin", {}), "optimizer_d": ("my-plugin", {})},
+    ),
     "guidance": Template(
         "A loss against grain in images.", sections={"guidance": ("{my-plugin: {weight: 0.1}}", {})}
     ),
