@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from gankit.core.config import options, stages
 from gankit.core.config import recipe as recipes
-from gankit.core.config import stages
-from gankit.core.config.options import options_of
 from gankit.core.config.recipe import Recipe
 from gankit.core.config.registry import registry
 from gankit.core.config.sections import COMPARED, PLUGIN_MAPS, PLUGINS
@@ -69,22 +68,17 @@ def unused_labels(vocabulary: Vocabulary, conditioner: Conditioner) -> str | Non
 
 def _specs(parts: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield (kind, {'name': ..., option: value}) of every plugin of a recipe, also of those that are options."""
-    for section, spec in parts.items():
-        if section in PLUGIN_MAPS:
-            for name, options in spec.items():
-                yield from _with_nested(PLUGIN_MAPS[section], {"name": name, **options})
-        elif spec is not None:
-            yield from _with_nested(PLUGINS[section].kind, spec)
-
-
-def _with_nested(kind: str, spec: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
-    yield kind, spec
-    for key, option in options_of(registry().load(kind, spec["name"])).items():
-        value = spec.get(key)
-        if option.nested is None or not value:
-            continue
-        for name, inner in value.items() if option.nested.many else [("", value)]:
-            yield from _with_nested(option.nested.kind, {"name": name, **inner})
+    named = [
+        (PLUGIN_MAPS[section], {"name": name, **given})
+        for section in PLUGIN_MAPS
+        for name, given in parts[section].items()
+    ]
+    named += [
+        (plugin.kind, parts[section]) for section, plugin in PLUGINS.items() if parts[section] is not None
+    ]
+    for owner, spec in named:
+        for kind, name, given in options.walk(owner, spec):
+            yield kind, {"name": name, **given}
 
 
 def advice(recipe: Recipe) -> str | None:

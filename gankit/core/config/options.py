@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
@@ -163,6 +163,23 @@ def _check_nested(option: Option, value: Any, place: str) -> dict[str, Any]:
         spec = check(nested.kind, {"name": label, **(options or {})}, f"{place}.{label}")
         checked[label] = {k: v for k, v in spec.items() if k != "name" or v != label}
     return checked
+
+
+def walk(kind: str, spec: Any) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """Yield (kind, name, options) of a plugin and of the plugins in its options, to any depth.
+
+    `spec` is what `check` returns, or a name, whose options are then not looked at."""
+    name, given = split_spec(kind, spec, kind)
+    yield kind, name, given
+    if not given:
+        return
+    for key, option in options_of(registry().load(kind, name)).items():
+        value = given.get(key)
+        if option.nested is None or value is None:
+            continue
+        entries = [{"name": label, **o} for label, o in value.items()] if option.nested.many else [value]
+        for entry in entries:
+            yield from walk(option.nested.kind, entry)
 
 
 def build(kind: str, spec: Any, *positional: Any, where: str = "") -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from gankit.core.config import options
@@ -44,24 +44,9 @@ def used(specs: Iterable[tuple[str, Any]]) -> dict[str, str]:
         specs: pairs of a kind and a plugin's spec as `options.check` returns it, or its name.
     """
     plugins = registry().plugins
-    names = sorted({pair for kind, spec in specs for pair in _nested(kind, spec)})
+    names = sorted({found[:2] for kind, spec in specs for found in options.walk(kind, spec)})
     return {
         f"{kind} {name}": f"{plugin.package} {plugin.version}"
         for kind, name in names
         if (plugin := plugins.get((kind, name)))
     }
-
-
-def _nested(kind: str, spec: Any) -> Iterator[tuple[str, str]]:
-    """Yield (kind, name) of a plugin and of those in its options."""
-    name, given = options.split_spec(kind, spec, kind)
-    yield kind, name
-    if not given:
-        return
-    for key, option in options.options_of(registry().load(kind, name)).items():
-        value = given.get(key)
-        if option.nested is None or value is None:
-            continue
-        entries = [{"name": label, **o} for label, o in value.items()] if option.nested.many else [value]
-        for entry in entries:
-            yield from _nested(option.nested.kind, entry)

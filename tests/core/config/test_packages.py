@@ -100,6 +100,6 @@ def test_nested_plugins_of_others_are_found() -> None:
     with registered():
         spec = {"name": "outer", "part": {"name": "inner", "gain": 1.0}, "spare": None}
         many = {"name": "many", "parts": {"inner": {}, "second": {"name": "factory"}}}
-        found = packages.used([("generator", spec), ("conditioner", many)])
-    names = ["conditioner many", "generator outer", "loss factory", "loss inner"]
+        found = packages.used([("augmentation", spec), ("loss", many)])
+    names = ["augmentation outer", "loss factory", "loss inner", "loss many"]
     assert found == dict.fromkeys(names, "fake 1.0")
