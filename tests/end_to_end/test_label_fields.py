@@ -16,6 +16,7 @@ from PIL import Image
 from runs import TINY, Result, pixels, write_images
 
 import gankit
+from gankit.core.config import recipe as recipes
 from gankit.core.config.registry import registry
 from gankit.core.interfaces.labels import Label
 from gankit.core.models.model_folder import read_vocabulary
@@ -241,6 +242,6 @@ def test_evaluation_and_sample_grids_take_the_fields_of_the_data(run: Path, data
         class parts:
             G = pipe.generator
 
-    grid = SampleGrid(source, Run, pipe.recipe)  # type: ignore[arg-type]
+    grid = SampleGrid(source, Run, recipes.read(str(run)))  # type: ignore[arg-type]
     assert [label.fields for label in grid.labels] == [label.fields for label in known]
     assert isinstance(Angle().encode(grid.labels).embedding[0, 1].item(), float)
