@@ -216,12 +216,21 @@ class Pipeline:
                 f"this model does not take {refused[0]}; "
                 + (f"it takes {what}" if takes else "it is unconditional: give seeds only")
             )
+        if isinstance(cls, int) and not isinstance(cls, bool):
+            cls = str(cls)  # classes are known by name, also where names are numbers
+        for argument, value in (("prompt", prompt), ("cls", cls)):
+            if value is not None and not isinstance(value, str):
+                raise GankitError(f"{argument} = {value!r} must be one text; call once for each of several")
+        if tags is not None and not isinstance(tags, (str, Mapping, Sequence)):
+            raise GankitError(f"tags = {tags!r} must be names, or a mapping from names to weights")
         if isinstance(tags, str):
             tags = [tag.strip() for tag in tags.split(",") if tag.strip()]
         weights = dict(tags) if isinstance(tags, Mapping) else dict.fromkeys(tags or (), 1.0)
         for tag, weight in weights.items():
-            if not 0 < weight <= 1:
-                raise GankitError(f"the weight of tag {tag!r} must be above 0 and at most 1, not {weight}")
+            if not isinstance(tag, str):
+                raise GankitError(f"the tag {tag!r} must be a text")
+            if not isinstance(weight, (int, float)) or not 0 < weight <= 1:
+                raise GankitError(f"the weight of tag {tag!r} must be above 0 and at most 1, not {weight!r}")
         for name, value in fields.items():
             try:
                 fields[name] = plain(value)
