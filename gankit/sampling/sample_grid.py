@@ -11,6 +11,7 @@ from PIL import Image
 from gankit.core.config.recipe import Recipe
 from gankit.core.data.contact_sheet import sheet
 from gankit.core.data.images import BadImage, fit, to_uint8
+from gankit.core.interfaces import contracts
 from gankit.core.interfaces.conditions import Condition
 from gankit.core.interfaces.data import Source
 from gankit.core.training.step import Stepper
@@ -53,6 +54,10 @@ class SampleGrid:
         for start in range(0, self.count, micro):
             labels = self.labels[start : start + micro]
             cond: Condition = stepper.conditioner_ema.encode(labels)
+            contracts.condition(stepper.conditioner_ema, cond, len(labels))
             images = stepper.G_ema(self.z[start : start + micro].to(stepper.device), cond, noise_mode="const")
+            contracts.images(stepper.G_ema, images, len(labels))
+            if not stepper.nimg:
+                contracts.image_range(stepper.G_ema, images)
             tiles += list(to_uint8(images))
         return sheet(tiles, columns=8)

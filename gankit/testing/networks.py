@@ -286,7 +286,7 @@ def check_discriminator_logits(subject: Subject) -> None:
                 logits = D(random_images(shape))
             with batch_random("logits", total=BATCH):
                 again = D.score(D.features(random_images(shape)))
-        contracts.logits(D, logits, {BATCH})
+        contracts.logits(D, logits, BATCH)
         for x, y in zip(logits, again, strict=True):
             assert_finite(x, f"{subject}: logits")
             assert_close(x, y, f"{subject}: forward, and score of features")

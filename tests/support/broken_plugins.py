@@ -6,7 +6,7 @@ import builtins
 import contextlib
 import random
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Any
 
 import numpy as np
@@ -513,6 +513,36 @@ class NoScore(Discriminator):
 class HalfBatch(D):
     def score(self, features: Any, cond: Cond = None) -> list[Tensor]:
         return [x[::2] for x in super().score(features, cond)]
+
+
+class StaticLoss(Loss):
+    """Sound, with static methods."""
+
+    @staticmethod
+    def g_loss(fake: list[Tensor], real: list[Tensor] | None = None) -> Tensor:  # type: ignore[override]
+        return Loss().g_loss(fake)
+
+    @classmethod
+    def d_loss(cls, real: list[Tensor], fake: list[Tensor]) -> Tensor:
+        return Loss().d_loss(real, fake)
+
+
+@dataclass(frozen=True)
+class FrozenLoss(Loss):
+    """Sound, and its attributes cannot be set.
+
+    Args:
+        scale: factor.
+    """
+
+    scale: float = field(default=1.0, kw_only=True)
+
+
+class DelegatingLoss(Loss):
+    """Sound, with methods of another object."""
+
+    g_loss = property(lambda self: Loss().g_loss)  # type: ignore[assignment]
+    d_loss = property(lambda self: Loss().d_loss)  # type: ignore[assignment]
 
 
 class OneNumber(Loss):

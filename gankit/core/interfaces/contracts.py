@@ -1,7 +1,7 @@
 """Checks that a plugin keeps the contract of its kind: its class, methods and attributes, and what its methods return.
 
 `built` is called once for every plugin that is constructed. The checks of results are called at the first use: by the
-first step of a training (`core/training/first_use.py`), when a model draws, and by conformance tests. Tensors on the
+first step of a training (`core/training/phases.py`), when a model draws, and by conformance tests. Tensors on the
 meta device have shapes only, so their values are not checked.
 """
 
@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from gankit.core.interfaces.conditions import Condition, Conditioner, CondSpec
 from gankit.core.interfaces.data import Source
@@ -127,7 +127,7 @@ _CALLS = {
 def _whole(plugin: Any, least: int, *names: str) -> None:
     for name in names:
         value = getattr(plugin, name, None)
-        sound = isinstance(value, int) and value >= least
+        sound = value is not None and hasattr(value, "__index__") and value >= least
         require(sound, plugin, f"has {name} = {value!r}, which must be a whole number of at least {least}")
 
 
@@ -159,7 +159,7 @@ def _regularizer(regularizer: Regularizer) -> None:
 
 def _guidance(guidance: Guidance) -> None:
     weight = getattr(guidance, "weight", None)
-    require(isinstance(weight, (int, float)), guidance, f"has weight = {weight!r}, which must be a number")
+    require(hasattr(weight, "__float__"), guidance, f"has weight = {weight!r}, which must be a number")
 
 
 def _augmentation(augmentation: Augmentation, image_shape: Sequence[int]) -> None:
@@ -244,15 +244,14 @@ def image_range(plugin: Any, value: Tensor, what: str = "images") -> None:
     )
 
 
-def logits(D: Discriminator, value: Any, counts: Collection[int]) -> None:
-    """The result of `score` for a batch that is one of `counts`."""
+def logits(D: Discriminator, value: Any, count: int) -> None:
+    """The result of `score` for `count` images."""
     listed = isinstance(value, (list, tuple))
     require(listed, D, f"returned {_shape(value)} from score, not a list of logits [B, N]")
     require(bool(value), D, "returned no logits")
-    batches = " or ".join(map(str, sorted(counts)))
     for x in value:
-        sound = isinstance(x, Tensor) and x.dim() == 2 and len(x) in counts and x.is_floating_point()
-        require(sound, D, f"returned logits {_shape(x)}, not [B, N] for a batch of {batches}")
+        sound = isinstance(x, Tensor) and x.dim() == 2 and len(x) == count and x.is_floating_point()
+        require(sound, D, f"returned logits {_shape(x)}, not [B, N] for a batch of {count}")
 
 
 def losses(plugin: AdversarialLoss | Guidance, value: Any, count: int, what: str) -> None:
@@ -318,6 +317,23 @@ def feature_maps(network: FeatureNetwork, value: Any, given: Tensor) -> None:
             and all(abs(a - b) <= 1 for a, b in zip(x.shape[2:], shape[2:]))  # sides may be rounded up
         )
         require(sound, network, f"returned a map {_shape(x)}, its tap says {shape}")
+
+
+@contextlib.contextmanager
+def feature_networks(modules: Iterable[nn.Module]) -> Iterator[None]:
+    """Context in which feature maps of all feature networks inside of `modules` are checked."""
+
+    def check(network: nn.Module, given: tuple[Any, ...], named: dict[str, Any], value: Any) -> None:
+        if len(given) == 1 and not named:  # arguments that the contract does not know ask for other results
+            feature_maps(network, value, given[0])  # type: ignore[arg-type]
+
+    found = {m for module in modules for m in module.modules() if isinstance(m, FeatureNetwork)}
+    hooks = [network.register_forward_hook(check, with_kwargs=True) for network in found]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def source(plugin: Source) -> None:

@@ -65,13 +65,19 @@ class Regularizer(nn.Module, Component, ABC):
     side gets lr * k/(k+1) and beta ** (k/(k+1)). Parameters of the regularizer itself are trained in D's phases.
 
     Whatever the interval, it runs in its own `precision`: 'fp32', or 'mixed', which is that of the main losses: under
-    autocast in bfloat16 if `train.precision` leads to it. Second derivatives are delicate in bfloat16."""
+    autocast in bfloat16 if `train.precision` leads to it. Second derivatives are delicate in bfloat16, so a class that
+    states no precision has 'fp32' with `second_order`, else 'mixed', which is also that of `StepContext.features`."""
 
     side: ClassVar[str]  # 'D', 'G', or 'both' if it is added to both main losses
     second_order: ClassVar[bool] = True  # True if it needs second derivatives
     precision: ClassVar[Literal["fp32", "mixed"]] = "fp32"
     interval: int = 1
     batch_statistics: ClassVar[str] = ""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "precision" not in vars(cls) and "second_order" in vars(cls):
+            cls.precision = "fp32" if cls.second_order else "mixed"
 
     def set_up(self, D: Discriminator, conditioner: Conditioner, image_shape: ImageShape) -> None:
         """Called once before training; may create parameters whose shapes depend on the networks.
@@ -95,8 +101,8 @@ class Optimizer(Component, ABC):
 
         Each group is a dict as torch's optimizers take it: 'params', a list of (name, parameter), 'lr', 'betas', 'eps',
         and 'rate', the option of `train` that holds its learning rate. Groups may be split, if each part keeps its
-        'rate'. Before each step gankit sets 'lr' of every group and, where a group has them, 'betas'. The state of
-        each parameter must be tensors in `optimizer.state[parameter]`, so that checkpoints keep it.
+        'rate'. Before each step gankit sets 'lr' of every group and, where a group has them, 'betas'. All that a step
+        remembers must be tensors or numbers in `optimizer.state[parameter]`, which checkpoints keep.
         """
 
 

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from gankit.core.config import compatibility, options
 from gankit.core.config.recipe import Recipe
 from gankit.core.data.loader import open_source
+from gankit.core.interfaces import contracts
 from gankit.core.interfaces.labels import Label, Vocabulary
 from gankit.core.models import stored_state
 from gankit.core.training.assembly import rehearse
-from gankit.core.training.first_use import first_use
 from gankit.core.training.footprint import META, NEEDS_NUMBERS, Footprint, Tally, footprint, meta_condition
 from gankit.core.training.freezing import freeze
 from gankit.core.training.optimizers import SECTIONS
@@ -55,10 +55,10 @@ def describe_training(recipe: Recipe) -> str:
     micro = min(train.micro_batch or train.batch, train.batch)
     try:
         parts = rehearse(recipe, vocabulary)
-        with first_use(parts):
-            view = _View(parts)
-            frozen = freeze(parts.trainable(), train.freeze)
-            phases = build_phases(Losses(parts, train, bf16=False))
+        view = _View(parts)
+        frozen = freeze(parts.trainable(), train.freeze)
+        phases = build_phases(Losses(parts, train, bf16=False))
+        with contracts.feature_networks(parts.modules().values()):
             costs = footprint(parts, recipe, micro, view.label)
     except NEEDS_NUMBERS:  # a plugin that reads tensor values
         view, costs = _View(rehearse(recipe, vocabulary, torch.device("cpu"))), None
@@ -121,9 +121,11 @@ class _View:
         with torch.set_grad_enabled(device != META):
             with _watched(G) as watch:
                 images = G(torch.randn(BATCH, G.z_dim, device=device), cond)
+            contracts.images(G, images, BATCH)
             rows, flops_g = _rows("G", G, watch), watch.total
             with _watched(D) as watch:
                 logits = D(images, cond)
+            contracts.logits(D, logits, BATCH)
             rows += _rows("D", D, watch)
         self.rows, self.flops = rows, {"G": flops_g, "D": watch.total}
         self.images, self.logits = list(images.shape[1:]), [x.shape[1] for x in logits]

@@ -21,6 +21,7 @@ from torch.utils.flop_counter import flop_registry
 
 from gankit.core.config.recipe import Recipe, TrainOptions
 from gankit.core.interfaces.conditions import Condition, CondSpec
+from gankit.core.interfaces.contracts import ContractError
 from gankit.core.interfaces.labels import Label
 from gankit.core.interfaces.training import Guidance, StepContext
 from gankit.core.models.stored_state import stored_buffers, stored_parameters
@@ -198,6 +199,7 @@ class _CountedLosses(Losses):
 
     def __init__(self, parts: Parts, train: TrainOptions, bf16: bool) -> None:
         super().__init__(parts, train, bf16)
+        self.checking = True
         self.not_counted: list[str] = []
 
     def _guide(self, guidance: Guidance, step: StepContext, images: Tensor, cond: Condition) -> Tensor:
@@ -208,6 +210,8 @@ class _CountedLosses(Losses):
     def term(self, name: str, step: StepContext, compute: Callable[[], Tensor]) -> Tensor:
         try:
             return compute()
+        except ContractError:
+            raise
         except (*NEEDS_NUMBERS, GankitError):  # such as an assumed class that a classifier does not know
             self.not_counted.append(name.split("/")[1])
             return torch.zeros((), device=META)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from gankit.core.config.recipe import TrainOptions
+from gankit.core.interfaces import contracts
 from gankit.core.interfaces.conditions import Condition, Conditioner
 from gankit.core.interfaces.networks import Discriminator, Generator
 from gankit.core.interfaces.training import AdversarialLoss, Augmentation, Guidance, Regularizer, StepContext
@@ -122,10 +123,15 @@ class Losses:
         parts: networks and losses.
         train: options of training, whose numbers may follow schedules.
         bf16: compute in bfloat16 what `train.precision` leaves to autocast.
+
+    Attributes:
+        checking: hold what plugins return against their contracts, as in the first step.
+        untrained: the weights are still the initial ones, so that values of images can be checked, too.
     """
 
     def __init__(self, parts: Parts, train: TrainOptions, bf16: bool) -> None:
         self.parts, self.train, self.bf16 = parts, train, bf16
+        self.checking = self.untrained = False
 
     def adversarial(self, step: StepContext) -> Tensor:
         """Loss of a main phase, a scalar: adversarial, of G also with guidance, and the regularizers of every step.
@@ -138,16 +144,21 @@ class Losses:
             with torch.set_grad_enabled(of_g):
                 images = step.features["fake"] = self._fake(step)
             features = step.features["fake features"] = D.features(step.augment(images, fake=True))
-            fake = _floats(D.score(features, cond))
+            fake = self._logits(D.score(features, cond), step)
             if not of_g or adversarial.g_needs_real:
                 with torch.set_grad_enabled(not of_g):
                     features = D.features(step.augment(step.real))
-                    real = _floats(D.score(features, cond))
+                    real = self._logits(D.score(features, cond), step)
         if not of_g:
             assert real is not None
             step.features.update({"real": features, "fake logits": fake, "real logits": real})
-            return adversarial.d_loss(real, fake).mean() + self._penalties(step)
+            losses = adversarial.d_loss(real, fake)
+            if self.checking:
+                contracts.losses(adversarial, losses, len(step.real), "d_loss")
+            return losses.mean() + self._penalties(step)
         losses = adversarial.g_loss(fake, real)
+        if self.checking:
+            contracts.losses(adversarial, losses, len(step.real), "g_loss")
         if self.train.top_k < 1:  # Sinha et al. 2020; of a micro-batch, as its scores are all that is known
             losses = losses.topk(max(1, round(self.train.top_k * len(losses))), largest=False).values
         total = losses.mean()
@@ -175,7 +186,10 @@ class Losses:
 
     def _guide(self, guidance: Guidance, step: StepContext, images: Tensor, cond: Condition) -> Tensor:
         with self._autocast(step):
-            return guidance.loss(images.float(), cond, step.labels).mean()
+            losses = guidance.loss(images.float(), cond, step.labels)
+        if self.checking:
+            contracts.losses(guidance, losses, len(images), "loss")
+        return losses.mean()
 
     def _penalties(self, step: StepContext) -> Tensor:
         """Sum of the penalties of the regularizers that belong to every step of this side."""
@@ -190,7 +204,10 @@ class Losses:
         has."""
         plain = sdpa_kernel(SDPBackend.MATH) if regularizer.second_order else contextlib.nullcontext()
         with self._autocast(step, mixed=regularizer.precision == "mixed"), plain:
-            return regularizer.penalty(step).float().mean()
+            penalty = regularizer.penalty(step)
+        if self.checking:
+            contracts.penalty(regularizer, penalty)
+        return penalty.float().mean()
 
     def _autocast(self, step: StepContext, *, mixed: bool = True) -> torch.autocast:
         device = (
@@ -203,6 +220,8 @@ class Losses:
         G, count, update = step.G, len(step.real), step.side == "D"
         cond = step.cond if step.g_cond is None else step.g_cond
         ws = G.mapping(step.sample_z(count), cond, update_emas=update)
+        if self.checking:
+            contracts.ws(G, ws, count)
         if self.train.style_mixing > 0:
             # One coin and one cutoff for the batch; as in the originals the second latent keeps the condition.
             mixed = bool(shared_rand(1).item() < self.train.style_mixing)
@@ -211,8 +230,14 @@ class Losses:
                 other = G.mapping(step.sample_z(count), cond)
                 ws = torch.cat([ws[:, :cutoff], other[:, cutoff:]], dim=1)
         emas = {"update_emas": update} if G.synthesis_emas else {}
-        return G.synthesis(ws, cond, **emas)
+        images = G.synthesis(ws, cond, **emas)
+        if self.checking:
+            contracts.images(G, images, count)
+            if self.untrained:
+                contracts.image_range(G, images)
+        return images
 
-
-def _floats(logits: list[Tensor]) -> list[Tensor]:
-    return [x.float() for x in logits]
+    def _logits(self, logits: list[Tensor], step: StepContext) -> list[Tensor]:
+        if self.checking:
+            contracts.logits(step.D, logits, len(step.real))
+        return [x.float() for x in logits]

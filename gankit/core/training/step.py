@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from gankit.core.config.recipe import Recipe
+from gankit.core.interfaces import contracts
 from gankit.core.interfaces.conditions import Condition, Conditioner
 from gankit.core.interfaces.labels import Label
 from gankit.core.interfaces.networks import Generator
@@ -77,7 +78,9 @@ class Stepper:
                 raise GankitError(
                     f"train.freeze leaves nothing of the {name} to train; remove a pattern from it"
                 )
-        self.phases = build_phases(Losses(parts, train, bf16))
+        self.losses = Losses(parts, train, bf16)
+        self.losses.checking = True  # until the first step is over
+        self.phases = build_phases(self.losses)
         self.optimizers = {
             side: optimizers.build(recipe, side, trained[side], parts.regularizers) for side in ("G", "D")
         }
@@ -152,10 +155,15 @@ class Stepper:
 
         `images` is [b, C, H, W] in [-1, 1] on the device, in the order of `labels`; `want_stop` is asked at the end.
         """
-        step = self._begin(images, labels)
-        for phase in self.phases:
-            if phase.due(self.step):
-                self._run_phase(phase, step)
+        self.losses.untrained = not self.nimg
+        watched = self.parts.modules().values() if self.losses.checking else ()
+        with contracts.feature_networks(watched):
+            step = self._begin(images, labels)
+            for phase in self.phases:
+                if phase.due(self.step):
+                    self._run_phase(phase, step)
+                    self.losses.untrained = False
+        self.losses.checking = False
         self.nimg += self.train.batch
         self.step += 1
         for average in self.averages.values():
@@ -187,6 +195,10 @@ class Stepper:
                     cond = parts.conditioner.encode(labels)
                 if parts.d_conditioner is not None:
                     d_cond = parts.d_conditioner.encode(labels)
+        if self.losses.checking:
+            for conditioner, encoded in ((parts.conditioner, cond), (parts.d_conditioner, d_cond)):
+                if conditioner is not None and encoded is not None:
+                    contracts.condition(conditioner, encoded, len(labels))
         step = _Step(images, labels, cond, d_cond)
         if train.fade_kimg:
             step.fade = min((self.nimg - self.stage_start) / (1000 * train.fade_kimg), 1.0)
@@ -286,17 +298,23 @@ class Stepper:
         is the same. The latter two are differentiable in G's phases if the conditioner is trained."""
         conditioner, local = self.parts.conditioner, len(step.labels)
         with torch.set_grad_enabled(step.cond is None and side == "G"):
+            count = rows.stop - rows.start
             full = conditioner.encode(step.labels[rows]) if step.cond is None else step.cond[rows]
+            if self.losses.checking:
+                contracts.condition(conditioner, full, count)
             if step.d_cond is None:
-                return full.detach(), conditioner.augment(full), None
-            d_cond, count = step.d_cond[rows], rows.stop - rows.start
-            augmented = []
-            for value in (d_cond, full):  # both with the same dropout and noise
+                augmented = conditioner.augment(full)
+                if self.losses.checking:
+                    contracts.condition(conditioner, augmented, count, "augment")
+                return full.detach(), augmented, None
+            d_cond = step.d_cond[rows]
+            both = []
+            for value in (d_cond, full):  # with the same dropout and noise
                 start = self.world.rank * local + rows.start
                 key = (self.train.seed, self.nimg, side, "condition")
                 with batch_random(*key, total=self.train.batch, start=start, count=count):
-                    augmented.append(conditioner.augment(value))
-            return d_cond, augmented[0], augmented[1]
+                    both.append(conditioner.augment(value))
+            return d_cond, both[0], both[1]
 
     def _sample_z(self, count: int) -> Tensor:
         return randn(count, self.parts.G.z_dim, device=self.device)
@@ -309,4 +327,12 @@ class Stepper:
         if not (fake and step.g_fades):
             images = fade_in.fade_in(images, step.fade)
         images = fade_in.blur(images, train.blur_sigma * max(1 - seen / (1000 * train.blur_kimg), 0))
-        return images if self.parts.augmentation is None else self.parts.augmentation(images)
+        augmentation = self.parts.augmentation
+        if augmentation is None:
+            return images
+        augmented: Tensor = augmentation(images)
+        if self.losses.checking:
+            contracts.augmented(augmentation, augmented, images)
+            if self.losses.untrained:
+                contracts.image_range(augmentation, augmented)
+        return augmented

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import json
 import math
 import signal
@@ -31,7 +30,6 @@ from gankit.core.runtime.progress import Progress
 from gankit.core.training import carry_over, journal, run_folder
 from gankit.core.training.assembly import build_parts, check_labels, check_stages
 from gankit.core.training.attachments import Attachments, Observer
-from gankit.core.training.first_use import first_use
 from gankit.core.training.phases import Parts
 from gankit.core.training.step import Stepper
 from gankit.core.training.trackers import Trackers
@@ -282,15 +280,12 @@ class Trainer:
         over = self.stage_over
         stop, done = False, over or stepper.nimg >= train.images
         stream = iter(self.batches)
-        looking: contextlib.AbstractContextManager[None] = first_use(stepper.parts, fresh=not stepper.nimg)
         while not (stop or done):
             batch = next(stream)
             for name, reason in batch.skipped:
                 self.progress.say(f"skipped {name}: {reason}")
             images = from_uint8(batch.images.to(self.device, memory_format=torch.channels_last))
-            with looking:
-                stop = stepper.run(images, batch.labels, want_stop=self._wants_stop)
-            looking = contextlib.nullcontext()
+            stop = stepper.run(images, batch.labels, want_stop=self._wants_stop)
             if stepper.bad_in_a_row >= train.max_bad_steps:
                 raise GankitError(
                     f"the gradients of {train.max_bad_steps} steps in a row were not finite; the last good checkpoint "
@@ -388,14 +383,10 @@ class Trainer:
     def _write_samples(self, *, real: bool = False) -> None:
         if not self.world.main:
             return
-        looking: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
         if real:
             save_png(self._sheets.real(), self.out / "samples" / "real.png")
-            averages = {"G": self.stepper.G_ema, "conditioner": self.stepper.conditioner_ema}
-            looking = first_use(dataclasses.replace(self.stepper.parts, **averages))  # type: ignore[arg-type]
         path = self.out / "samples" / f"{self.stepper.nimg:09d}.png"
-        with looking:
-            save_png(self._sheets.fake(), path)
+        save_png(self._sheets.fake(), path)
         self.trackers.send("on_images", self.stepper.nimg, "samples", path)
 
     @contextlib.contextmanager

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import broken_plugins as plugins
 import pytest
-import torch
-from runs import train, write_images
+from runs import assert_same, train, write_images
 
 import gankit
 from gankit.core.config import options
 from gankit.core.data.loader import open_source
+from gankit.core.interfaces import contracts
 from gankit.core.interfaces.conditions import CondSpec
 from gankit.core.interfaces.contracts import ContractError
+from gankit.core.training.step import Stepper
 
 SHAPE, WHO = (3, 16, 16), "of package 'my-package 0.1'"
 OF_A_NETWORK = (SHAPE, CondSpec())
@@ -163,43 +163,28 @@ def test_sources(target: type, message: str) -> None:
         open_source("mine:", {})
 
 
-def test_later_steps_run_the_plugins_as_they_are(
-    tmp_path: Path, images: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    seen: list[type] = []
-    score: Callable[..., Any] = plugins.D.score
-    monkeypatch.setattr(
-        plugins.D, "score", lambda self, *args: (seen.append(type(self)), score(self, *args))[1]
-    )
+def test_later_steps_are_not_checked(tmp_path: Path, images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checked: list[int] = []
+    logits = contracts.logits
+    monkeypatch.setattr(contracts, "logits", lambda D, *args: (checked.append(1), logits(D, *args))[1])
     learn(tmp_path / "run", images, **BARE, train={"images": 24, "batch": 8, "workers": 0, "tick": 8})
-    first, rest = seen[:3], seen[3:]
-    assert all(kind is not plugins.D and kind.__name__ == "D" for kind in first)
-    assert set(rest) == {plugins.D}
+    assert len(checked) == 3  # real and generated images for D, generated ones for G
 
 
 def test_the_checks_change_no_number(tmp_path: Path, images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import contextlib
-
-    from gankit.core.training import trainer
-
     checked = train(tmp_path / "checked", images)
-    monkeypatch.setattr(trainer, "first_use", lambda parts, fresh=True: contextlib.nullcontext())
-    plain = train(tmp_path / "plain", images)
-    from runs import assert_same
+    original = Stepper.__init__
 
-    assert_same(checked, plain)
+    def unchecked(self: Stepper, *args: Any) -> None:
+        original(self, *args)
+        self.losses.checking = False
+
+    monkeypatch.setattr(Stepper, "__init__", unchecked)
+    assert_same(checked, train(tmp_path / "plain", images))
 
 
-def test_a_copy_made_in_the_first_step_is_a_network_of_its_own() -> None:
-    import copy
-
-    from gankit.core.training.first_use import _looked_at
-
-    D = plugins.D(SHAPE, CondSpec())
-    with _looked_at(D, "score", lambda *_: None):
-        other = copy.deepcopy(D)
-    with torch.no_grad():
-        other.embed.weight.zero_()
-        other.embed.bias.zero_()
-        assert not other(torch.ones(1, *SHAPE))[0].any()
-        assert D(torch.ones(1, *SHAPE))[0].any()
+@pytest.mark.parametrize("target", ["StaticLoss", "FrozenLoss", "DelegatingLoss"])
+def test_plugins_in_other_forms_train(target: str, tmp_path: Path, images: Path) -> None:
+    """Static methods, frozen dataclasses and methods that are found by delegation keep the contract as well."""
+    with plugins.registered("loss", target):
+        learn(tmp_path / "run", images, **{**BARE, "loss": "mine"})
