@@ -7,7 +7,6 @@ import itertools
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from PIL import Image
@@ -186,6 +185,7 @@ def _context(side: str) -> StepContext:
         augment=lambda images: images,
         sample_z=lambda count: randn(count, G.z_dim),
         nimg=0,
+        labels=LABELS[:BATCH],
     )
 
 
@@ -195,19 +195,25 @@ def _penalty(regularizer: Regularizer, context: StepContext) -> Tensor:
 
 
 def check_regularizer_penalty(subject: Subject) -> None:
-    """The penalty is finite with gradients to its own side, in a step of its own and within the main step."""
+    """The penalty is finite with gradients to its own side, in a step of its own and within the main step, in bfloat16
+    where its precision is 'mixed'."""
     regularizer = _build(subject)
     side = regularizer.side
     assert side != "both" or regularizer.interval == 1, f"{subject}: with side 'both' the interval must be 1"
-    for side, main in itertools.product(_sides(regularizer), (False, True)):
+    halves = (False, True) if regularizer.precision == "mixed" else (False,)
+    for side, main, half in itertools.product(_sides(regularizer), (False, True), halves):
         context = _context(side)
-        if main:
-            fake = context.G(context.sample_z(BATCH), context.cond)
-            context.features["fake"] = fake if side == "G" else fake.detach()
-            context.features["fake features"] = context.D.features(context.features["fake"])
-        if main and side == "D":
-            context.features["real"] = context.D.features(context.real)
-        value = _penalty(regularizer, context)
+        with torch.autocast("cpu", torch.bfloat16, enabled=half):
+            if main:
+                fake = context.G(context.sample_z(BATCH), context.cond)
+                context.features["fake"] = fake if side == "G" else fake.detach()
+                context.features["fake features"] = context.D.features(context.features["fake"])
+            if main and side == "D":
+                context.features["real"] = context.D.features(context.real)
+                for name, seen in (("real", "real"), ("fake", "fake features")):
+                    scores = context.D.score(context.features[seen], context.cond)
+                    context.features[f"{name} logits"] = [x.float() for x in scores]
+            value = _penalty(regularizer, context)
         contracts.penalty(regularizer, value)
         assert_finite(value, f"{subject}: penalty")
         value.mean().backward()
@@ -246,22 +252,15 @@ class _Problem:
         with seeded(5):
             self.named = {name: nn.Parameter(0.1 * torch.randn(shape)) for name, shape in shapes.items()}
         rates = {"matrix": "lr_g", "kernel": "lr_conditioner", "bias": "lr_g", "scalar": "lr_g"}
-        groups: list[dict[str, Any]] = [
-            {
-                "params": [(name, p) for name, p in self.named.items() if rates[name] == option],
-                **{"rate": option, "lr": rate, "betas": (0.5, 0.9), "eps": 1e-8},
-            }
+        parameters = {
+            option: {name: p for name, p in self.named.items() if rates[name] == option}
             for option in ("lr_g", "lr_conditioner")
-        ]
-        self.optimizer = plugin.make(groups)
-        assert isinstance(self.optimizer, torch.optim.Optimizer), (
-            f"{subject}: make returns no torch optimizer"
+        }
+        options = {"lr": rate, "betas": (0.5, 0.9), "eps": 1e-8}
+        self.optimizer = plugin.make(
+            [{"params": [*named.items()], "rate": name, **options} for name, named in parameters.items()]
         )
-        found = [(p, group) for group in self.optimizer.param_groups for p in group["params"]]
-        for name, parameter in self.named.items():
-            mine = [group for p, group in found if p is parameter]
-            assert len(mine) == 1, f"{subject}: parameter {name!r} is in {len(mine)} groups, not in one"
-            assert mine[0].get("rate") == rates[name], f"{subject}: the group of {name!r} has another 'rate'"
+        contracts.torch_optimizer(plugin, self.optimizer, parameters)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
 
@@ -269,7 +268,7 @@ class _Problem:
         for _ in range(times):
             self.optimizer.zero_grad()
             torch.stack([(p - 1).square().mean() for p in self.named.values()]).sum().backward()
-            self.optimizer.step()
+            optimizers.first_step(self.optimizer)
         return self
 
 

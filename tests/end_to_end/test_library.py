@@ -198,3 +198,16 @@ def test_errors_name_arguments(
     with pytest.raises(gankit.GankitError, match=f"^{message}") as caught:
         call(str(model), tmp_path / "out")
     assert "--" not in str(caught.value)
+
+
+def test_threads_draw_at_the_same_time_and_leave_the_settings(model: Path) -> None:
+    """The first to leave does not change what the others compute with."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    pipe = gankit.load(model, device="cpu")
+    wanted = pixels(pipe(seeds=range(4)))
+    with _default(torch.set_default_dtype, torch.float64, torch.float32), ThreadPoolExecutor(4) as pool:
+        drawn = list(pool.map(lambda _: pixels(pipe(seeds=range(4))), range(12)))
+        assert torch.get_default_dtype() == torch.float64
+    for picture in drawn:
+        assert np.array_equal(picture, wanted)

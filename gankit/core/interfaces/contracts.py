@@ -19,7 +19,7 @@ from gankit.core.interfaces.conditions import Condition, Conditioner, CondSpec
 from gankit.core.interfaces.data import Source
 from gankit.core.interfaces.labels import Label
 from gankit.core.interfaces.networks import Discriminator, FeatureNetwork, Generator, Tap
-from gankit.core.interfaces.training import AdversarialLoss, Augmentation, Guidance, Regularizer
+from gankit.core.interfaces.training import AdversarialLoss, Augmentation, Guidance, Optimizer, Regularizer
 from gankit.errors import GankitError
 
 # Largest mean of |x| that is taken for images in [-1, 1]. Untrained networks leave that range: StyleGAN2's initial
@@ -317,6 +317,31 @@ def feature_maps(network: FeatureNetwork, value: Any, given: Tensor) -> None:
             and all(abs(a - b) <= 1 for a, b in zip(x.shape[2:], shape[2:]))  # sides may be rounded up
         )
         require(sound, network, f"returned a map {_shape(x)}, its tap says {shape}")
+
+
+def torch_optimizer(
+    plugin: Optimizer, value: Any, parameters: Mapping[str, Mapping[str, nn.Parameter]]
+) -> None:
+    """The result of `make`: an optimizer that has each parameter in one group, which keeps its 'rate'.
+
+    `parameters` are rate -> name -> parameter."""
+    sound = isinstance(value, torch.optim.Optimizer)
+    require(sound, plugin, f"returned a {type(value).__name__} from make, not an optimizer of torch")
+    found: dict[int, list[Any]] = {}  # parameter -> rates of the groups that have it
+    for group in value.param_groups:
+        for parameter in group["params"]:
+            found.setdefault(id(parameter), []).append(group.get("rate"))
+    for rate, named in parameters.items():
+        for name, parameter in named.items():
+            rates = found.pop(id(parameter), [])
+            count = f"put {name} into {len(rates)} groups, not into one"
+            require(len(rates) == 1, plugin, count)
+            require(
+                rates == [rate],
+                plugin,
+                f"changed the 'rate' of the group of {name}: {rates[0]!r}, not {rate!r}",
+            )
+    require(not found, plugin, "took parameters that it was not given")
 
 
 @contextlib.contextmanager

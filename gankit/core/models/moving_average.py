@@ -37,7 +37,7 @@ class MovingAverage:
     """The moving average of the weights of networks. Buffers are copied; frozen networks inside are shared.
 
     Args:
-        networks: the networks by name; the averages start as copies of them, in eval mode, without gradients.
+        networks: the networks by name, which are followed; averages start as copies, in eval mode, without gradients.
         decay: the rule of decay.
 
     Attributes:
@@ -46,18 +46,18 @@ class MovingAverage:
     """
 
     def __init__(self, networks: Mapping[str, nn.Module], decay: Decay) -> None:
-        self.start, self.decay = 0, decay
+        self.start, self.decay, self.followed = 0, decay, dict(networks)
         self.networks: dict[str, nn.Module] = {}
         for name, network in networks.items():
             shared = {id(frozen): frozen for frozen in frozen_networks(network).values()}
             self.networks[name] = copy.deepcopy(network, shared).eval().requires_grad_(False)
 
     @torch.no_grad()
-    def update(self, networks: Mapping[str, nn.Module], nimg: int, batch: int) -> None:
+    def update(self, nimg: int, batch: int) -> None:
         """Update the averages after a step of `batch` images, `nimg` being the count of images after it."""
         share = 1 - self.decay(nimg - self.start, batch)
         for name, average in self.networks.items():
-            network = networks[name]
+            network = self.followed[name]
             torch._foreach_lerp_((*stored_parameters(average),), (*stored_parameters(network),), share)
             for mine, theirs in zip(stored_buffers(average), stored_buffers(network)):
                 mine.copy_(theirs)

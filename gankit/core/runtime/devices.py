@@ -9,6 +9,7 @@ import inspect
 import os
 import re
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from typing import ParamSpec, TypeVar
 
@@ -47,8 +48,8 @@ def settings(device: torch.device) -> Iterator[None]:
     """Context in which torch is set as gankit computes, whatever the program around it has set; restored afterwards.
 
     Float32 and the CPU are the defaults of new tensors, there are gradients and no autocast; a GPU is the current
-    device, with cuDNN's benchmark mode."""
-    dtype, benchmark = torch.get_default_dtype(), torch.backends.cudnn.benchmark
+    device, with cuDNN's benchmark mode. Threads may be in it at the same time: settings that all threads share are
+    restored by the last one."""
     with contextlib.ExitStack() as stack:
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.enable_grad())
@@ -60,13 +61,30 @@ def settings(device: torch.device) -> Iterator[None]:
             stack.enter_context(torch.autocast(device.type, enabled=False, cache_enabled=False))
         if device.type == "cuda":
             stack.enter_context(torch.cuda.device(device))
-        try:
-            torch.set_default_dtype(torch.float32)
-            torch.backends.cudnn.benchmark |= device.type == "cuda"
-            yield
-        finally:
-            torch.set_default_dtype(dtype)
-            torch.backends.cudnn.benchmark = benchmark
+        stack.enter_context(_shared_settings(device))
+        yield
+
+
+_inside: list[tuple[torch.dtype, bool]] = []  # what the threads that are in `_shared_settings` found there
+_lock = threading.Lock()
+
+
+@contextlib.contextmanager
+def _shared_settings(device: torch.device) -> Iterator[None]:
+    """The part of `settings` that is the same in all threads: default dtype and cuDNN's benchmark mode."""
+    with _lock:
+        _inside.append((torch.get_default_dtype(), torch.backends.cudnn.benchmark))
+        torch.set_default_dtype(torch.float32)
+        torch.backends.cudnn.benchmark |= device.type == "cuda"
+    try:
+        yield
+    finally:
+        with _lock:
+            first = _inside[0]
+            _inside.pop()
+            if not _inside:
+                torch.set_default_dtype(first[0])
+                torch.backends.cudnn.benchmark = first[1]
 
 
 def isolated(function: Callable[P, T]) -> Callable[P, T]:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from gankit.core.config import options
 from gankit.core.config.recipe import Recipe, TrainOptions
+from gankit.core.interfaces import contracts
 from gankit.core.interfaces.training import Optimizer, Regularizer
 from gankit.errors import GankitError
 
@@ -30,7 +31,7 @@ def build(
         parameters: option of `train` with the learning rate -> name -> parameter.
         regularizers: of the recipe, whose intervals correct the rates.
 
-    Raises GankitError if the plugin leaves parameters out, takes one twice, or loses the 'rate' of a group.
+    Raises ContractError if the plugin leaves parameters out, takes one twice, or loses the 'rate' of a group.
     """
     spec = getattr(recipe, SECTIONS[side])
     plugin: Optimizer = options.build("optimizer", spec, where=SECTIONS[side])
@@ -41,14 +42,8 @@ def build(
     for group in groups:
         _set_group(group, recipe.train, side, regularizers)
     optimizer = plugin.make(groups)
-    taken = [p for group in optimizer.param_groups for p in group["params"]]
-    wanted = {p: name for named in parameters.values() for name, p in named.items()}
-    lost = [name for p, name in wanted.items() if sum(p is other for other in taken) != 1]
-    if lost or len(taken) != len(wanted) or not all("rate" in group for group in optimizer.param_groups):
-        raise GankitError(
-            f"optimizer {spec['name']!r} must put each parameter into one group that keeps its 'rate'"
-            + (f"; {lost[0]} is not in exactly one" if lost else "")
-        )
+    contracts.torch_optimizer(plugin, optimizer, parameters)
+    optimizer._registered_as = getattr(plugin, "_registered_as", "")  # type: ignore[attr-defined]
     return optimizer
 
 
@@ -73,6 +68,21 @@ def _set_group(
         group["betas"] = (beta1**c, beta2**c)
 
 
+def first_step(optimizer: torch.optim.Optimizer) -> None:
+    """Make a step, and check that all that it remembers is kept by checkpoints. Raises ContractError."""
+
+    def numbers() -> list[dict[str, Any]]:
+        return [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
+
+    before = numbers()
+    optimizer.step()
+    changed = [k for old, new in zip(before, numbers()) for k in new if new[k] is not old.get(k)]
+    held = {k: v for state in optimizer.state.values() for k, v in state.items()}
+    changed += [k for k, v in held.items() if not isinstance(v, (Tensor, int, float))]
+    fault = f"remembers {changed[:1]} elsewhere than as a tensor or number in the state of a parameter"
+    contracts.require(not changed, optimizer, fault)
+
+
 def state_of(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     """State tensors of an optimizer as 'index.key'; hyper-parameters come from the recipe."""
     state = optimizer.state_dict()["state"]
@@ -93,5 +103,6 @@ def load_state(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor], 
             slot = torch.empty_like(parameter, requires_grad=False)  # keeps the parameter's memory format
             optimizer.state[parameter][key] = slot.copy_(tensor)
         else:
-            fused = optimizer.defaults.get("fused")  # keeps its step counters on the parameters' device
-            optimizer.state[parameter][key] = tensor.to(parameter.device if fused else "cpu", copy=True)
+            # counters of steps lie on the CPU, but for fused optimizers
+            on_cpu = tensor.dim() == 0 and not optimizer.defaults.get("fused")
+            optimizer.state[parameter][key] = tensor.to("cpu" if on_cpu else parameter.device, copy=True)

@@ -58,11 +58,13 @@ class Parts:
         """The parameters that have gradients now: side 'D' or 'G' -> option of `train` with their learning rate, such
         as 'lr_g' -> name -> parameter."""
         found: dict[str, dict[str, dict[str, nn.Parameter]]] = {"D": {}, "G": {}}
+        seen: set[nn.Parameter] = set()  # a regularizer may hold a part of D
         rates = {"generator": ("G", "lr_g"), "conditioner": ("G", "lr_conditioner")}
         for root, module in self.trainable().items():
             side, rate = rates.get(root, ("D", "lr_d"))
             for name, parameter in module.named_parameters():
-                if parameter.requires_grad:
+                if parameter.requires_grad and parameter not in seen:
+                    seen.add(parameter)
                     found[side].setdefault(rate, {})[f"{root}.{name}"] = parameter
         return found
 

@@ -22,6 +22,7 @@ from gankit.errors import GankitError
 STATE = "training/state.json"
 FORMAT = 1  # of that file and of the next
 SNAPSHOTS, SNAPSHOT = "posthoc", "posthoc.json"
+FIELDS = "data_with_fields"  # key of a page whose fingerprint of the data counts fields of labels
 COUNTERS = ("nimg", "step", "bad_total", "stage_start")
 
 
@@ -97,8 +98,9 @@ def save_checkpoint(
                 "signs": state["signs"].tolist(),
                 "stage": stage,
                 "stage_over": stage_over,
-                "posthoc_start": max(average["start"] for average in state["averages"].values()),
+                "average_starts": {name: average["start"] for name, average in state["averages"].items()},
                 "op_backends": op_backends,
+                FIELDS: True,
                 "files": files,
                 **ties,
             }
@@ -136,8 +138,8 @@ def restore(folder: Path, recipe: Recipe, stepper: Stepper, ties: dict[str, Any]
     differences = recipes.read(str(folder / "recipe.yaml")).differences(recipe)
     if differences:
         raise GankitError(f"the checkpoint {folder} is of another recipe: {'; '.join(differences[:12])}")
-    # a run from before fields of labels were read has a fingerprint without them, which they follow after a dot
-    if page["data"] not in (ties["data"], ties["data"].partition(".")[0]):
+    # runs of before fields of labels were read have a fingerprint without them, which they follow after a dot
+    if page["data"] != (ties["data"] if FIELDS in page else ties["data"].partition(".")[0]):
         raise GankitError(
             "the data set has changed since this run began, so it cannot continue exactly; "
             f"restore the data, or start a new run with --init {folder.parent.parent}"
@@ -165,7 +167,9 @@ def restore(folder: Path, recipe: Recipe, stepper: Stepper, ties: dict[str, Any]
     state.update({name: page.get(name, 0) for name in COUNTERS})
     state["signs"] = torch.tensor(page["signs"], dtype=torch.float64)
     for name, average in state["averages"].items():
-        average["start"] = 0 if name == "ema" else page.get("posthoc_start", 0)
+        # older checkpoints have one number for all but the EMA
+        older = 0 if name == "ema" else page.get("posthoc_start", 0)
+        average["start"] = page.get("average_starts", {}).get(name, older)
     stepper.load_state_dict(state, f"the checkpoint {folder}")
     backends: dict[str, str] | None = page.get("op_backends")
     return backends

@@ -84,13 +84,13 @@ class Stepper:
         self.optimizers = {
             side: optimizers.build(recipe, side, trained[side], parts.regularizers) for side in ("G", "D")
         }
-        self.averaged: dict[str, nn.Module] = {"generator": parts.G}
+        averaged: dict[str, nn.Module] = {"generator": parts.G}
         self.trains_conditioner = "lr_conditioner" in trained["G"]
         if self.trains_conditioner:
-            self.averaged["conditioner"] = parts.conditioner
-        self.ema = MovingAverage(self.averaged, half_life(train))
+            averaged["conditioner"] = parts.conditioner
+        self.ema = MovingAverage(averaged, half_life(train))
         self.averages = {"ema": self.ema} | {
-            f"posthoc-{length:g}": MovingAverage(self.averaged, power_function(length))
+            f"posthoc-{length:g}": MovingAverage(averaged, power_function(length))
             for length in train.posthoc_ema
         }
         self.nimg = self.step = self.bad_in_a_row = self.bad_total = self.stage_start = 0
@@ -167,7 +167,7 @@ class Stepper:
         self.nimg += self.train.batch
         self.step += 1
         for average in self.averages.values():
-            average.update(self.averaged, self.nimg, self.train.batch)
+            average.update(self.nimg, self.train.batch)
         self.bad_in_a_row = 0 if step.finite else self.bad_in_a_row + 1
         self.bad_total += not step.finite
         step.reduced[2] = want_stop()
@@ -212,8 +212,9 @@ class Stepper:
         total, local = self.train.batch, len(step.labels)
         self.optimizers[phase.side].zero_grad(set_to_none=True)
         for other in self.phases:
-            for p in other.parameters.values():
-                p.requires_grad_(other.side == phase.side)
+            if other.main:
+                for p in other.parameters.values():
+                    p.requires_grad_(other.side == phase.side)
         state = self._running_state()
         before = [buffer.clone() for buffer in state]
         moved = [torch.zeros_like(buffer) for buffer in state]
@@ -254,7 +255,10 @@ class Stepper:
         norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(grads))) if grads else torch.zeros(())
         finite = bool(norm.isfinite())
         if finite:
-            optimizer.step()
+            if self.losses.checking:
+                optimizers.first_step(optimizer)
+            else:
+                optimizer.step()
             self.meter.add(f"grad_norm/{phase.side}", norm.item())
         optimizer.zero_grad(set_to_none=True)
         return finite

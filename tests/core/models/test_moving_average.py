@@ -45,7 +45,7 @@ def test_weights_are_averaged_buffers_copied_and_frozen_networks_shared() -> Non
     with torch.no_grad():
         raw[0].weight.add_(1)
         raw[1].running_mean.add_(2)
-    average.update({"g": raw}, 8, 8)
+    average.update(8, 8)
     torch.testing.assert_close(mine[0].weight, start + 0.25)
     assert torch.equal(mine[1].running_mean, raw[1].running_mean)
     assert mine.frozen is raw.frozen
@@ -55,7 +55,9 @@ def test_its_state_restores_it() -> None:
     raw = network()
     average = MovingAverage({"g": raw}, lambda images, batch: 0.5)
     average.start = 100
-    average.update({"g": network()}, 108, 8)
+    with torch.no_grad():
+        raw[0].weight.add_(1)
+    average.update(108, 8)
     state = copy.deepcopy(average.state_dict())
     assert not any("frozen" in name for name in state["networks"]["g"])
     other = MovingAverage({"g": network()}, lambda images, batch: 0.5)

@@ -81,7 +81,7 @@ def test_reconstruction_is_near_to_direct_tracking(length: float) -> None:
         with torch.no_grad():
             network.weight.copy_(walk + 0.2 * torch.randn(16, 16, generator=generator))
         for average in (*tracked.values(), direct):
-            average.update({"g": network}, step * batch, batch)
+            average.update(step * batch, batch)
         if step % 80 == 0:
             snapshots += [
                 (step * batch, key, average.networks["g"].weight.clone().double())
@@ -99,7 +99,10 @@ def test_reconstruction_is_near_to_direct_tracking(length: float) -> None:
 
 def test_the_first_update_takes_the_weights_as_they_are() -> None:
     assert beta_of(6.94, 32, 32) == 0
-    average, network = MovingAverage({"g": nn.Linear(2, 2)}, power_function(0.1)), nn.Linear(2, 2)
+    network = nn.Linear(2, 2)
+    average = MovingAverage({"g": network}, power_function(0.1))
     average.start = 100
-    average.update({"g": network}, 108, 8)
+    with torch.no_grad():
+        network.weight.add_(1)
+    average.update(108, 8)
     assert torch.equal(average.networks["g"].weight, network.weight)
