@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def train(
-    recipe: str | Recipe,
+    recipe: str | Path | Recipe,
     out: str | Path,
     *,
     data: str | Path | None = None,
@@ -57,7 +57,20 @@ def train(
     from gankit.core.config import recipe as recipes
     from gankit.core.config.recipe import Recipe
 
+    sound = {
+        "recipe": isinstance(recipe, (str, Path, Recipe)),
+        "out": isinstance(out, (str, Path)),
+        "overrides": isinstance(overrides or {}, Mapping)
+        and all(isinstance(k, str) for k in overrides or {}),
+        "minutes": minutes is None or (isinstance(minutes, (int, float)) and minutes > 0),
+        "init": init is None or isinstance(init, (str, Path)),
+        "on_event": on_event is None or callable(on_event),
+    }
+    for name, value in zip(sound, (recipe, out, overrides, minutes, init, on_event)):
+        if not sound[name]:
+            raise GankitError(f"{name} = {value!r} is not what gankit.train takes; see its help")
     if not isinstance(recipe, Recipe):
+        recipe = str(recipe)
         merged = dict(overrides or {})
         if data is not None:
             merged["data.path"] = str(data)

@@ -20,6 +20,8 @@ def find_model(model: str | Path) -> Path:
     A pickle or torch file of another code base, or a folder or repo with one, is converted into the cache. Raises
     GankitError if no model is found.
     """
+    if not isinstance(model, (str, Path)) or not str(model):
+        raise GankitError(f"{model!r} is no model: give a folder, run, checkpoint, installed name or hub id")
     path = Path(model)
     if path.is_file():
         if path.suffix not in SUFFIXES:
@@ -28,10 +30,11 @@ def find_model(model: str | Path) -> Path:
                 f"another code base ({', '.join(SUFFIXES)})"
             )
         return import_foreign.cached(path)
-    if path.is_dir():
-        return _from_folder(path)
     name = str(model)
     names = registry().names("model")
+    # a folder that holds no model does not hide an installed one of its name, such as that of its package
+    if path.is_dir() and not (name in names and not (path / "recipe.yaml").is_file()):
+        return _from_folder(path)
     if name in names:
         plugin = registry().get("model", name)
         package, _, inner = plugin.target.partition(":")

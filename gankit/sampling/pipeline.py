@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -27,6 +28,7 @@ from gankit.interop.find_model import find_model
 from gankit.sampling.engine_runner import EAGER, EngineRunner
 
 CENTER_LATENTS = 1024  # number of latents over which the centre of truncation is averaged
+CENTERS, NOISE_MODES = ("condition", "global"), ("const", "random", "none")
 CENTER_CACHE = 256  # number of conditions whose centre is kept
 
 
@@ -120,8 +122,11 @@ class Pipeline:
         for name, values in (("seeds", seeds), ("batch_size", [batch_size])):
             if not all(hasattr(value, "__index__") for value in values):
                 raise GankitError(f"{name} = {values!r}: give whole numbers")
-        if not hasattr(psi, "__float__"):
+        if not hasattr(psi, "__float__") or not math.isfinite(psi):
             raise GankitError(f"psi = {psi!r}: give a number")
+        for name, value, valid in (("center", center, CENTERS), ("noise_mode", noise_mode, NOISE_MODES)):
+            if value not in valid:
+                raise GankitError(unknown(name.replace("_", " "), str(value), valid))
         if batch_size < 1:
             raise GankitError(f"batch_size = {batch_size} must be at least 1")
         label = self.label(prompt, tags=tags, cls=cls, **fields)
@@ -171,8 +176,6 @@ class Pipeline:
             return self.generator.mapping(z, rows)
         if center == "global":
             return self.generator.mapping(z, rows, truncation_psi=psi)
-        if center != "condition":
-            raise GankitError(unknown("center", center, ["condition", "global"]))
         return torch.lerp(self.center(cond), self.generator.mapping(z, rows), psi)
 
     def center(self, cond: Condition) -> torch.Tensor:

@@ -211,3 +211,50 @@ def test_threads_draw_at_the_same_time_and_leave_the_settings(model: Path) -> No
         assert torch.get_default_dtype() == torch.float64
     for picture in drawn:
         assert np.array_equal(picture, wanted)
+
+
+@pytest.mark.parametrize(
+    "careless",
+    [
+        lambda event: torch.set_default_dtype(torch.float64),
+        lambda event: torch.set_grad_enabled(False),
+        lambda event: torch.set_default_device("meta"),
+        lambda event: torch.manual_seed(1),
+    ],
+    ids=["dtype", "gradients", "device", "seed"],
+)
+def test_what_a_callback_does_to_torch_stays_there(
+    careless: Callable[[Any], None], plain: tuple[Path, np.ndarray], images: Path, tmp_path: Path
+) -> None:
+    before = state()
+    overrides = {**TINY, "train.images": 8}
+    last = gankit.train(
+        "stylegan2-class", tmp_path, data=images, overrides=overrides, quiet=True, on_event=careless
+    )
+    assert state() == before
+    assert_same(last, plain[0])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        ((3, "x"), {}),
+        (("stylegan2", None), {}),
+        (("stylegan2", "x"), {"overrides": [1]}),
+        (("stylegan2", "x"), {"overrides": {3: 1}}),
+        (("stylegan2", "x"), {"minutes": "a"}),
+        (("stylegan2", "x"), {"minutes": -1}),
+        (("stylegan2", "x"), {"init": 5}),
+        (("stylegan2", "x"), {"on_event": 3}),
+    ],
+    ids=str,
+)
+def test_arguments_of_another_type_are_told(arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
+    with pytest.raises(gankit.GankitError, match=r"^\w+ = .* is not what gankit\.train takes"):
+        gankit.train(*arguments, **named)
+
+
+@pytest.mark.parametrize("model_name", [3, None, ""])
+def test_models_that_are_none(model_name: Any) -> None:
+    with pytest.raises(gankit.GankitError, match="is no model: give a folder"):
+        gankit.load(model_name)

@@ -200,3 +200,20 @@ def test_two_processes_do_not_train_in_one_folder(images: Path, tmp_path: Path) 
     with filelock.FileLock(tmp_path / "run" / ".lock"), pytest.raises(GankitError, match="another process"):
         train(tmp_path / "run", images, train__images=16)
     train(tmp_path / "run", images, train__images=16)
+
+
+def test_a_run_that_ended_before_its_first_checkpoint_can_begin_anew(images: Path, tmp_path: Path) -> None:
+    """As after a mistake in a plugin: there is nothing to continue that another recipe could spoil."""
+
+    def interrupt(event: Any) -> None:
+        raise KeyboardInterrupt
+
+    arguments: dict[str, Any] = {"data": str(images), "quiet": True}
+    with pytest.raises(KeyboardInterrupt):
+        gankit.train(
+            "stylegan2", tmp_path, overrides={**TINY, "train.seed": 1}, on_event=interrupt, **arguments
+        )
+    last = gankit.train("stylegan2", tmp_path, overrides={**TINY, "train.images": 8}, **arguments)
+    assert gankit.load(last)
+    with pytest.raises(gankit.GankitError, match=r"run of another recipe.*train\.seed: 0 -> 1"):
+        gankit.train("stylegan2", tmp_path, overrides={**TINY, "train.seed": 1}, **arguments)

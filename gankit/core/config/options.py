@@ -106,7 +106,11 @@ def split_spec(kind: str, spec: Any, where: str) -> tuple[str, dict[str, Any]]:
         return spec, {}
     if isinstance(spec, Mapping) and isinstance(spec.get("name"), str):
         return spec["name"], {k: v for k, v in spec.items() if k != "name"}
-    raise GankitError(f"{where} must be the name of a {kind} or a mapping with 'name', not {spec!r}")
+    raise GankitError(f"{where} must be the name of {_a(kind)} or a mapping with 'name', not {spec!r}")
+
+
+def _a(kind: str) -> str:
+    return f"{'an' if kind[0] in 'aeio' else 'a'} {kind}"
 
 
 def check(kind: str, spec: Any, where: str = "") -> dict[str, Any]:

@@ -191,7 +191,9 @@ def parse(data: Any, origin: str) -> Recipe:
     except ValidationError as error:
         raise GankitError(f"{origin}: {explain(error, Recipe)}") from None
     for name, plugin in sections.PLUGINS.items():
-        spec = getattr(recipe, name)
+        spec, default = getattr(recipe, name), Recipe.model_fields[name].default
+        if isinstance(spec, dict) and "name" not in spec and isinstance(default, str):
+            spec = {"name": default, **spec}  # options of the default plugin
         if spec is not None or not plugin.optional:
             setattr(recipe, name, options.check(plugin.kind, spec, name))
     for section, kind in sections.PLUGIN_MAPS.items():

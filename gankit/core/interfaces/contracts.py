@@ -224,6 +224,7 @@ def images(G: Generator, value: Any, count: int) -> None:
     """Shape and type of the result of `synthesis` for `count` ws."""
     shape = (count, *G.image_shape)
     require(_is(value, *shape), G, f"returned images {_wrong(value, shape)}")
+    require(value.dtype != torch.float64, G, "returned images of torch.float64, not of torch.float32")
 
 
 def drawn(plugin: Any, value: Any, shape: Sequence[int]) -> None:
@@ -254,11 +255,14 @@ def logits(D: Discriminator, value: Any, count: int) -> None:
         require(sound, D, f"returned logits {_shape(x)}, not [B, N] for a batch of {count}")
 
 
-def losses(plugin: AdversarialLoss | Guidance, value: Any, count: int, what: str) -> None:
-    """The result of `what`, one loss for each of `count` images."""
+def losses(
+    plugin: AdversarialLoss | Guidance, value: Any, count: int, what: str, *, trains: bool = False
+) -> None:
+    """The result of `what`, one loss for each of `count` images; with a gradient if it `trains` a network."""
     require(
         _is(value, count), plugin, f"returned {_shape(value)} from {what}, not one loss an image, [{count}]"
     )
+    require(value.requires_grad or not trains, plugin, f"returned losses without a gradient from {what}")
 
 
 def penalty(regularizer: Regularizer, value: Any) -> None:
@@ -366,6 +370,8 @@ def source(plugin: Source) -> None:
     count = len(plugin)
     require(count > 0, plugin, f"has {count} images, and raised no error that says so")
     label(plugin, plugin.label(0))
+    mark = plugin.fingerprint()
+    require(isinstance(mark, str) and bool(mark), plugin, f"returned {mark!r} from fingerprint, not a text")
     name = plugin.name(0)
     require(
         isinstance(name, str) and bool(name), plugin, f"returned the name {name!r} for image 0, not a text"

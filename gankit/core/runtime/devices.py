@@ -65,6 +65,21 @@ def settings(device: torch.device) -> Iterator[None]:
         yield
 
 
+@contextlib.contextmanager
+def unchanged() -> Iterator[None]:
+    """Context after which default dtype and device, gradient mode and random state are as before, whatever code of
+    others has done in it."""
+    dtype, device, state = torch.get_default_dtype(), torch.get_default_device(), torch.get_rng_state()
+    try:
+        with torch.set_grad_enabled(torch.is_grad_enabled()):
+            yield
+    finally:
+        torch.set_default_dtype(dtype)
+        if torch.get_default_device() != device:
+            torch.set_default_device(device)
+        torch.set_rng_state(state)
+
+
 _inside: list[tuple[torch.dtype, bool]] = []  # what the threads that are in `_shared_settings` found there
 _lock = threading.Lock()
 

@@ -156,11 +156,11 @@ class Losses:
             step.features.update({"real": features, "fake logits": fake, "real logits": real})
             losses = adversarial.d_loss(real, fake)
             if self.checking:
-                contracts.losses(adversarial, losses, len(step.real), "d_loss")
+                contracts.losses(adversarial, losses, len(step.real), "d_loss", trains=True)
             return losses.mean() + self._penalties(step)
         losses = adversarial.g_loss(fake, real)
         if self.checking:
-            contracts.losses(adversarial, losses, len(step.real), "g_loss")
+            contracts.losses(adversarial, losses, len(step.real), "g_loss", trains=True)
         if self.train.top_k < 1:  # Sinha et al. 2020; of a micro-batch, as its scores are all that is known
             losses = losses.topk(max(1, round(self.train.top_k * len(losses))), largest=False).values
         total = losses.mean()

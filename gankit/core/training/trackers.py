@@ -11,6 +11,7 @@ from typing import Any
 
 from gankit.core.config import options
 from gankit.core.interfaces.training import STOP, Tracker
+from gankit.core.runtime import devices
 from gankit.errors import GankitError
 
 
@@ -78,7 +79,8 @@ class Trackers:
         """Call a method of every tracker. One that raises is warned of and left out from then on."""
         for tracker in list(self._trackers):
             try:
-                answer = getattr(tracker, method)(*arguments)
+                with devices.unchanged():
+                    answer = getattr(tracker, method)(*arguments)
             except (Exception, SystemExit) as error:  # code of other packages, which only watches
                 self._trackers.remove(tracker)
                 _warn(getattr(tracker, "_registered_as", type(tracker).__name__), method, error)

@@ -209,7 +209,11 @@ class Trainer:
                 tensor_files.write_text(page, self.whole.to_yaml())
                 return
         differences = recipes.read(str(page)).differences(self.whole)
-        if differences:
+        if differences and not folders.checkpoints(
+            self.out
+        ):  # it ended before there was anything to continue
+            tensor_files.write_text(page, self.whole.to_yaml())
+        elif differences:
             more = f"; and {len(differences) - 8} more" if len(differences) > 8 else ""
             raise GankitError(
                 f"{self.out} holds a run of another recipe; choose another --out, or undo these changes: "

@@ -127,8 +127,8 @@ def test_coercion(key: str, given: Any, expected: Any) -> None:
         ({"name": "outer", "part": None}, r"augmentation\.part must be the name of a loss or .*, not None"),
         ({"name": "outer", "part": 3}, r"augmentation\.part must be the name of a loss"),
         ("outr", r"unknown augmentation 'outr'; did you mean 'outer'"),
-        (None, r"augmentation must be the name of a augmentation or a mapping with 'name', not None"),
-        ({"width": 3}, r"augmentation must be the name of a augmentation or a mapping with 'name'"),
+        (None, r"augmentation must be the name of an augmentation or a mapping with 'name', not None"),
+        ({"width": 3}, r"augmentation must be the name of an augmentation or a mapping with 'name'"),
     ],
 )
 def test_mistakes_are_named(spec: Any, message: str) -> None:
