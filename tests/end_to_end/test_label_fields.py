@@ -18,11 +18,14 @@ from runs import TINY, Result, pixels, write_images
 import gankit
 from gankit.core.config import recipe as recipes
 from gankit.core.config.registry import registry
+from gankit.core.interfaces.conditions import Conditioner
 from gankit.core.interfaces.labels import Label
 from gankit.core.models.model_folder import read_vocabulary
 from gankit.core.runtime import tensor_files
+from gankit.core.training.assembly import check_labels
 from gankit.core.training.step import Stepper
 from gankit.evaluation.metric_context import MetricContext
+from gankit.plugins.conditioning.none import NoCondition
 from gankit.plugins.sources.folder import FolderSource
 from gankit.sampling.export_model import export_model
 from gankit.sampling.sample_grid import SampleGrid
@@ -146,6 +149,42 @@ def test_a_bad_value_is_told_with_its_image_before_training(data: Path, tmp_path
     (tmp_path / "set" / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
     with pytest.raises(gankit.GankitError, match=r"^b\.png: an angle must be .* not 'steep'"):
         train(tmp_path / "run", tmp_path / "set", conditioner="angle")
+
+
+def test_a_value_that_cannot_be_stored_matters_where_it_is_read(tmp_path: Path, seen: list[Label]) -> None:
+    """NaN in a column that nobody accepts stops nothing; in one that a conditioner accepts, the image is named."""
+    folder = tmp_path / "set"
+    folder.mkdir()
+    for name in ("a.png", "b.png"):
+        Image.new("RGB", (16, 16)).save(folder / name)
+    line = '{"file_name": "%s.png", "angle": %s, "score": NaN, "deep": ' + "[" * 40 + "]" * 40 + "}\n"
+    (folder / "metadata.jsonl").write_text(line % ("a", 5) + line % ("b", 6))
+    train(tmp_path / "good", folder, conditioner="angle", **{"train.workers": 1})
+    assert {label.fields["angle"] for label in seen} == {5, 6}
+    assert all(label.fields.keys() == {"angle"} for label in seen)
+    (folder / "metadata.jsonl").write_text(line % ("a", 5) + line % ("b", "[NaN]"))
+    with pytest.raises(gankit.GankitError, match=r"^b\.png: 'angle' must be finite, not nan"):
+        train(tmp_path / "bad", folder, conditioner="angle")
+
+
+def test_the_hash_of_labels_is_of_what_the_conditioner_accepts(data: Path, tmp_path: Path) -> None:
+    def hash_of(change: Callable[[dict[str, Any]], Any], *conditioners: Conditioner) -> list[str]:
+        lines = [json.loads(line) for line in (data / "metadata.jsonl").read_text().splitlines()]
+        for line in lines:
+            change(line)
+        for path in data.rglob("*.png"):
+            (tmp_path / path.relative_to(data)).parent.mkdir(exist_ok=True)
+            (tmp_path / path.relative_to(data)).write_bytes(path.read_bytes())
+        (tmp_path / "metadata.jsonl").write_text("\n".join(map(json.dumps, lines)))
+        source = FolderSource(str(tmp_path))
+        return [check_labels(source, conditioner) for conditioner in conditioners]
+
+    both = Angle(), NoCondition()
+    before, none = hash_of(lambda line: None, *both)
+    assert none == ""
+    assert hash_of(lambda line: line.pop("aesthetic"), *both) == [before, ""]
+    assert hash_of(lambda line: line.update(angle=line["angle"] / 2), *both)[0] != before
+    assert hash_of(lambda line: line.pop("angle"), *both)[0] != before
 
 
 def test_an_old_run_on_data_with_fields_continues(data: Path, tmp_path: Path) -> None:
