@@ -101,8 +101,8 @@ def check_stages(recipe: Recipe, vocabulary: Vocabulary, first: int = 0) -> None
 def check_labels(source: Source, conditioner: Conditioner) -> str:
     """Check the fields of all labels that are the conditioner's own, and return a hash of them; '' if it has none.
 
-    Values in fields that nobody accepts may be anything. Raises GankitError naming an image whose value cannot be stored
-    (see `plain`) or is refused by the conditioner."""
+    Values in fields that nobody accepts may be anything. Raises GankitError naming an image whose value cannot be
+    stored (see `plain`) or is refused by the conditioner."""
     own = sorted(conditioner.accepts - COMMON.keys())
     if not own:
         return ""
