@@ -17,6 +17,7 @@ from PIL import Image
 from runs import TINY, Result, pixels, write_images
 
 import gankit
+from gankit.cli.model_facts import facts
 from gankit.core.config import recipe as recipes
 from gankit.core.config.registry import registry
 from gankit.core.interfaces.conditions import Conditioner
@@ -265,6 +266,18 @@ def test_models_know_their_fields(run: Path, tmp_path: Path, gankit_cli: Callabl
     export_model(str(run), tmp_path / "model", "fp32")
     assert read_vocabulary(tmp_path / "model").fields == {"angle": 24}
     assert "label fields (1): angle" in gankit_cli("inspect", tmp_path / "model").out
+    told = {"angle": {"images": 24, "examples": Angle().examples()["angle"]}}
+    assert json.loads(gankit_cli("inspect", tmp_path / "model", "--json").out)["takes"]["fields"] == told
+    page = tensor_files.read_json(tmp_path / "model" / "conditioner.json", 1)
+    for key in ("sha256", "examples"):
+        page.pop(key, None)
+    tensor_files.write_json(tmp_path / "model" / "conditioner.json", page)
+    told["angle"]["examples"] = []
+    assert facts(str(tmp_path / "model"))["takes"]["fields"] == told
+    del page["accepts"]  # as an earlier gankit wrote it; found by building the conditioner
+    tensor_files.write_json(tmp_path / "model" / "conditioner.json", page)
+    told["angle"]["examples"] = Angle().examples()["angle"]
+    assert facts(str(tmp_path / "model"))["takes"]["fields"] == told
     assert (
         "pipe(cls='a class', angle=30.0, seeds=range(8), psi=0.7)"
         in (tmp_path / "model/README.md").read_text()
