@@ -73,10 +73,8 @@ class FolderSource(FileSource):
             return -1
 
 
-_BESIDE = {
-    ".json": 1,
-    ".txt": 2,
-}  # bits that tell which files lie beside an image: to try costs an access each
+# Bits that tell which files lie beside an image: to try and open them costs an access of the disk each
+_BESIDE = {".json": 1, ".txt": 2}
 
 
 def _images(root: Path) -> list[tuple[str, int]]:

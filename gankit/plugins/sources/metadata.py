@@ -136,7 +136,7 @@ class FileSource(Source):
     def _tell(self, error: GankitError) -> None:
         """Warn once of a JSON file beside an image that says nothing of it; raise if there should be none."""
         if self._strict or not self.others_json:
-            raise error
+            raise error from None
         if not self._told:
             self._told = True
             warnings.warn(
@@ -318,7 +318,7 @@ def label_from(
     """A label from class, tags and text (and the other names in use for them); whatever else is there is a field.
 
     Raises GankitError for a class, tags or text of another type, or passes it to `skip` and leaves them out. Values of
-    fields may still be NaN: that is a mistake only if a conditioner accepts the field, see `check_fields`."""
+    fields may still be NaN: that is a mistake only if a conditioner accepts the field, see `check_labels`."""
 
     def read(parse: Callable[[Any, str], Any], names: tuple[str, ...]) -> Any:
         value = next((record[name] for name in names if record.get(name) is not None), None)
