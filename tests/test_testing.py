@@ -19,7 +19,7 @@ SOUND = {
     "conditioner": plugins.Conditions,
     "source": plugins.Squares,
 }
-FIELD = ("conditioner", plugins.Sized)  # sound, with a field of its own
+FIELD = ("conditioner", plugins.Angle)  # sound, with a field of its own
 BAD = [
     ("generator", plugins.WrongWidth, "generator_shapes", r"returned ws \[4, 2, 6\], not \[4, 1, 6\]"),
     ("generator", plugins.RowMissing, "generator_shapes", r"images \[4, 3, 15, 16\], not \[4, 3, 16, 16\]"),
@@ -82,14 +82,14 @@ BAD = [
         "conditioner",
         plugins.NoExamples,
         "conditioner_examples",
-        r"accepts \['size'\], but has examples of \[\]",
+        r"accepts \['angle'\], but has examples of \[\]",
     ),
-    ("conditioner", plugins.OneExample, "conditioner_examples", "fewer than two values of 'size'"),
+    ("conditioner", plugins.OneExample, "conditioner_examples", "fewer than two values of 'angle'"),
     (
         "conditioner",
         plugins.TakenName,
         "conditioner_examples",
-        r"pipe\(seeds=...\) gives no field of that name",
+        r"accepts \['seeds'\], of which pipe\(name=...\) gives no field",
     ),
     ("conditioner", plugins.NoCheck, "conditioner_unknown", "check of .* no GankitError was raised"),
     ("conditioner", plugins.HalfMirror, "conditioner_mirror", "mirrored twice"),

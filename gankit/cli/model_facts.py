@@ -59,9 +59,10 @@ def _model(folder: Path) -> dict[str, Any]:
             f"{folder / GENERATOR} was not written by gankit: its metadata say nothing of a generator"
         )
     latents, accepts, problem = own.get("latents"), conditioner.get("accepts"), None
+    examples = conditioner.get("examples")
     if not isinstance(latents, dict) or not isinstance(accepts, list):
         try:
-            latents, accepts = _built(folder)
+            latents, accepts, examples = _built(folder)
         except Exception as error:  # a missing package, or plugins of others, which may raise anything
             latents, accepts = None, None
             own_words = isinstance(error, GankitError)
@@ -77,7 +78,7 @@ def _model(folder: Path) -> dict[str, Any]:
         "channels": channels,
         "takes": None
         if accepts is None
-        else _takes({str(field) for field in accepts}, conditioner["vocabulary"]),
+        else _takes({str(field) for field in accepts}, conditioner["vocabulary"], examples),
         "ranges": {"seeds": [0, 2**32 - 1], "psi": [0, 1], "tag_weights": [0, 1]},
         "latents": latents,
         "packages": _packages(page, own),
@@ -85,21 +86,23 @@ def _model(folder: Path) -> dict[str, Any]:
     }
 
 
-def _takes(accepts: set[str], vocabulary: Mapping[str, Any]) -> dict[str, Any]:
-    described = vocabulary.get("fields")
+def _takes(accepts: set[str], vocabulary: Mapping[str, Any], examples: Any) -> dict[str, Any]:
+    counts = vocabulary.get("fields")
+    counts, examples = (page if isinstance(page, Mapping) else {} for page in (counts, examples))
     return {
         "prompt": "text" in accepts,
         "classes": list(vocabulary.get("classes", {})) if "cls" in accepts else [],
         "tags": list(vocabulary.get("tags", {})) if "tags" in accepts else [],
         "fields": {
-            name: described.get(name) if isinstance(described, Mapping) else None
+            name: {"images": counts.get(name), "examples": examples.get(name, [])}
             for name in sorted(accepts - {"text", "cls", "tags"})
         },
     }
 
 
-def _built(folder: Path) -> tuple[dict[str, int], list[str]]:
-    """Latents and accepted fields of a model that does not state them, from its networks without their weights."""
+def _built(folder: Path) -> tuple[dict[str, int], list[str], dict[str, list[Any]]]:
+    """Latents, accepted fields and examples of them of a model that does not state them, from its networks without
+    their weights."""
     import torch
 
     from gankit.core.models import build, model_folder
@@ -109,7 +112,8 @@ def _built(folder: Path) -> tuple[dict[str, int], list[str]]:
     with torch.device("meta"), filled_later():
         conditioner = build.build_conditioner(recipe, model_folder.read_vocabulary(folder))
         generator = build.build_generator(recipe, conditioner)
-    return model_folder.latents_of(generator), sorted(conditioner.accepts)
+    examples = model_folder.examples_of(conditioner)
+    return model_folder.latents_of(generator), sorted(conditioner.accepts), examples
 
 
 def _packages(page: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, dict[str, Any]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import tarfile
 import zipfile
 from collections.abc import Callable, Iterator
@@ -16,13 +17,17 @@ from PIL import Image
 from runs import TINY, Result, pixels, write_images
 
 import gankit
+from gankit.cli.model_facts import facts
 from gankit.core.config import recipe as recipes
 from gankit.core.config.registry import registry
+from gankit.core.interfaces.conditions import Conditioner
 from gankit.core.interfaces.labels import Label
 from gankit.core.models.model_folder import read_vocabulary
 from gankit.core.runtime import tensor_files
+from gankit.core.training.assembly import check_labels
 from gankit.core.training.step import Stepper
 from gankit.evaluation.metric_context import MetricContext
+from gankit.plugins.conditioning.none import NoCondition
 from gankit.plugins.sources.folder import FolderSource
 from gankit.sampling.export_model import export_model
 from gankit.sampling.sample_grid import SampleGrid
@@ -148,8 +153,44 @@ def test_a_bad_value_is_told_with_its_image_before_training(data: Path, tmp_path
         train(tmp_path / "run", tmp_path / "set", conditioner="angle")
 
 
+def test_a_value_that_cannot_be_stored_matters_where_it_is_read(tmp_path: Path, seen: list[Label]) -> None:
+    """NaN in a column that nobody accepts stops nothing; in one that a conditioner accepts, the image is named."""
+    folder = tmp_path / "set"
+    folder.mkdir()
+    for name in ("a.png", "b.png"):
+        Image.new("RGB", (16, 16)).save(folder / name)
+    line = '{"file_name": "%s.png", "angle": %s, "score": NaN, "deep": ' + "[" * 40 + "]" * 40 + "}\n"
+    (folder / "metadata.jsonl").write_text(line % ("a", 5) + line % ("b", 6))
+    train(tmp_path / "good", folder, conditioner="angle", **{"train.workers": 1})
+    assert {label.fields["angle"] for label in seen} == {5, 6}
+    assert all(label.fields.keys() == {"angle"} for label in seen)
+    (folder / "metadata.jsonl").write_text(line % ("a", 5) + line % ("b", "[NaN]"))
+    with pytest.raises(gankit.GankitError, match=r"^b\.png: 'angle' must be finite, not nan"):
+        train(tmp_path / "bad", folder, conditioner="angle")
+
+
+def test_the_hash_of_labels_is_of_what_the_conditioner_accepts(data: Path, tmp_path: Path) -> None:
+    def hash_of(change: Callable[[dict[str, Any]], Any], *conditioners: Conditioner) -> list[str]:
+        lines = [json.loads(line) for line in (data / "metadata.jsonl").read_text().splitlines()]
+        for line in lines:
+            change(line)
+        for path in data.rglob("*.png"):
+            (tmp_path / path.relative_to(data)).parent.mkdir(exist_ok=True)
+            (tmp_path / path.relative_to(data)).write_bytes(path.read_bytes())
+        (tmp_path / "metadata.jsonl").write_text("\n".join(map(json.dumps, lines)))
+        source = FolderSource(str(tmp_path))
+        return [check_labels(source, conditioner) for conditioner in conditioners]
+
+    both = Angle(), NoCondition()
+    before, none = hash_of(lambda line: None, *both)
+    assert none == ""
+    assert hash_of(lambda line: line.pop("aesthetic"), *both) == [before, ""]
+    assert hash_of(lambda line: line.update(angle=line["angle"] / 2), *both)[0] != before
+    assert hash_of(lambda line: line.pop("angle"), *both)[0] != before
+
+
 def test_an_old_run_on_data_with_fields_continues(data: Path, tmp_path: Path) -> None:
-    """Its fingerprint has nothing of them; a changed field is noticed by runs that know of it."""
+    """It says nothing of them; a run of now notices changes of those that its conditioner reads, and of no other."""
     copy = tmp_path / "data"
     for path in [p for p in data.rglob("*") if p.is_file()]:
         (copy / path.relative_to(data)).parent.mkdir(parents=True, exist_ok=True)
@@ -157,18 +198,23 @@ def test_an_old_run_on_data_with_fields_continues(data: Path, tmp_path: Path) ->
     out = train(tmp_path / "run", copy, **{"train.images": 8})
     state = out / "checkpoints" / "000000008" / "training" / "state.json"
     page = json.loads(state.read_text())
-    before, dot, _ = page["data"].partition(".")
-    assert dot
     recipe = out / "recipe.yaml"
     recipe.write_text(recipe.read_text().replace("images: 8\n", "images: 16\n"))
     text = (copy / "metadata.jsonl").read_text()
-    (copy / "metadata.jsonl").write_text(text.replace('"aesthetic": 0.5', '"aesthetic": 0.75'))
+    changed = text.replace('"aesthetic": 0.5', '"aesthetic": 0.75')
+    shutil.copytree(out, tmp_path / "old")
+    (copy / "metadata.jsonl").write_text(changed.replace('"angle": -15', '"angle": -16'))
     with pytest.raises(gankit.GankitError, match="the data set has changed"):
         train(out, copy)
-    del page["sha256"]
-    tensor_files.write_json(state, {**page, "data": before})
+    (copy / "metadata.jsonl").write_text(changed)
     train(out, copy)
     assert (out / "checkpoints" / "000000016").is_dir()
+    (copy / "metadata.jsonl").write_text(changed.replace('"angle": -15', '"angle": -16'))
+    del page["sha256"]
+    del page["fields"]
+    tensor_files.write_json(tmp_path / "old" / state.relative_to(out), page)
+    train(tmp_path / "old", copy)
+    assert (tmp_path / "old" / "checkpoints" / "000000016").is_dir()
 
 
 def test_requests(run: Path) -> None:
@@ -223,6 +269,18 @@ def test_models_know_their_fields(run: Path, tmp_path: Path, gankit_cli: Callabl
     export_model(str(run), tmp_path / "model", "fp32")
     assert read_vocabulary(tmp_path / "model").fields == {"angle": 24}
     assert "label fields (1): angle" in gankit_cli("inspect", tmp_path / "model").out
+    told = {"angle": {"images": 24, "examples": Angle().examples()["angle"]}}
+    assert json.loads(gankit_cli("inspect", tmp_path / "model", "--json").out)["takes"]["fields"] == told
+    page = tensor_files.read_json(tmp_path / "model" / "conditioner.json", 1)
+    for key in ("sha256", "examples"):
+        page.pop(key, None)
+    tensor_files.write_json(tmp_path / "model" / "conditioner.json", page)
+    told["angle"]["examples"] = []
+    assert facts(str(tmp_path / "model"))["takes"]["fields"] == told
+    del page["accepts"]  # as an earlier gankit wrote it; found by building the conditioner
+    tensor_files.write_json(tmp_path / "model" / "conditioner.json", page)
+    told["angle"]["examples"] = Angle().examples()["angle"]
+    assert facts(str(tmp_path / "model"))["takes"]["fields"] == told
     assert (
         "pipe(cls='a class', angle=30.0, seeds=range(8), psi=0.7)"
         in (tmp_path / "model/README.md").read_text()

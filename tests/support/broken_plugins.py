@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 import numpy as np
 import torch
+from fake_plugins import Angle
 from PIL import Image
 from torch import Tensor, nn
 
@@ -308,54 +309,27 @@ class Conditions(Conditioner):
         return Condition(torch.tensor([self.known(label) for label in labels]))
 
 
-class Sized(Conditioner):
-    """Sound: a number of its own, which mirroring leaves."""
-
-    accepts = frozenset({"size"})  # type: ignore[assignment]
-    spec = CondSpec(1)
-
-    def set_vocabulary(self, vocabulary: Vocabulary) -> None: ...
-
-    def vocabulary(self) -> Vocabulary:
-        return Vocabulary(fields={"size": 1})
-
-    def examples(self) -> dict[str, list[float]]:
-        return {next(iter(self.accepts)): [1.0, 2.0]}
-
-    def check(self, label: Label) -> None:
-        if not isinstance(label.fields.get(*self.accepts, 0.0), float):
-            raise GankitError("a size must be a number")
-
-    def mirror(self, label: Label) -> Label | None:
-        return label
-
-    def encode(self, labels: Any) -> Condition:
-        for label in labels:
-            self.check(label)
-        return Condition(torch.tensor([[label.fields.get(*self.accepts, 0.0)] for label in labels]))
-
-
-class NoExamples(Sized):
+class NoExamples(Angle):
     def examples(self) -> dict[str, list[float]]:
         return {}
 
 
-class OneExample(Sized):
+class OneExample(Angle):
     def examples(self) -> dict[str, list[float]]:
-        return {"size": [1.0]}
+        return {"angle": [1.0]}
 
 
-class TakenName(Sized):
+class TakenName(Angle):
     """Its field is an argument of a Pipeline already."""
 
     accepts = frozenset({"seeds"})  # type: ignore[assignment]
 
 
-class NoCheck(Sized):
+class NoCheck(Angle):
     def check(self, label: Label) -> None: ...
 
 
-class HalfMirror(Sized):
+class HalfMirror(Angle):
     """Mirrors to somewhere else each time."""
 
     def mirror(self, label: Label) -> Label | None:

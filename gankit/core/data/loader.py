@@ -12,6 +12,7 @@ import os
 import re
 import signal
 import time
+import warnings
 import weakref
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
@@ -28,7 +29,7 @@ from gankit.core.config.registry import registry
 from gankit.core.data.images import FITS, BadImage, fit
 from gankit.core.interfaces import contracts
 from gankit.core.interfaces.data import Source
-from gankit.core.interfaces.labels import Label
+from gankit.core.interfaces.labels import Label, listed
 from gankit.errors import GankitError, unknown
 
 MAX_BAD_IN_A_ROW = 1000
@@ -89,6 +90,7 @@ class Batch:
         flipped: b times True if the image is mirrored.
         indices: indices of the images in the source.
         skipped: (name, reason) of unreadable images, each reported once; the next readable image replaces them.
+        reframed: rows of images of another shape, which were cut or padded.
     """
 
     images: Tensor
@@ -96,6 +98,7 @@ class Batch:
     flipped: list[bool]
     indices: list[int]
     skipped: list[tuple[str, str]]
+    reframed: list[int] = dataclasses.field(default_factory=list)
 
 
 class Batches(Iterator[Batch]):
@@ -145,7 +148,8 @@ class Batches(Iterator[Batch]):
             raise GankitError(
                 f"a batch of {batch} cannot be shared by {world} processes; use a multiple of {world}"
             )
-        self._mirror_label = mirror_label
+        self._mirror_label, self._source, self._fit = mirror_label, source, fit
+        self._told = rank > 0  # that fields of reframed images stay as they are
         self.wait_s = 0.0  # time that the consumer has waited for data
         self._reported: set[str] = set()
         rows = batch // world
@@ -173,6 +177,7 @@ class Batches(Iterator[Batch]):
         if isinstance(batch, str):
             raise GankitError(batch)
         if self._mirror_label is not None:
+            self._tell_reframed(batch, self._mirror_label)
             for row in np.flatnonzero(batch.flipped):
                 mirrored = self._mirror_label(batch.labels[row])
                 assert mirrored is not None  # gankit.core.config.compatibility has asked
@@ -180,6 +185,22 @@ class Batches(Iterator[Batch]):
         batch.skipped = [(name, why) for name, why in batch.skipped if name not in self._reported]
         self._reported.update(name for name, _ in batch.skipped)
         return batch
+
+    def _tell_reframed(self, batch: Batch, mirror_label: Callable[[Label], Label | None]) -> None:
+        """Warn once of an image that is cut or padded while its label speaks of places: mirroring changes it."""
+        for row in batch.reframed if not self._told else []:
+            given = batch.labels[row].fields
+            mirrored = mirror_label(batch.labels[row]) if given else None
+            placed = [f for f in given if mirrored is None or mirrored.fields.get(f) != given[f]]
+            if placed:
+                self._told = True
+                name, fields = self._source.name(batch.indices[row]), listed(sorted(map(repr, placed)))
+                warnings.warn(
+                    f"{name} has another shape than the model's images; data.fit = {self._fit!r} frames it and leaves "
+                    f"{fields} of its label as given; give what holds in the framed image, or set data.fit to stretch",
+                    stacklevel=3,
+                )
+                return
 
     def close(self) -> None:
         """Stop the workers."""
@@ -256,8 +277,10 @@ class _Assembler(Dataset):
         flipped: list[bool] = []
         used: list[int] = []
         skipped: dict[str, str] = {}
+        reframed: list[int] = []
         for row, wanted in enumerate(indices):
-            image, index = self.readable(wanted, skipped)
+            image, index, framed = self.readable(wanted, skipped)
+            reframed += [row] if framed else []
             label = self.source.label(index)
             coin, caption = np.random.Generator(np.random.PCG64([self.seed, 1, first + row])).random(2)
             if label.texts:
@@ -270,10 +293,11 @@ class _Assembler(Dataset):
             labels.append(label)
             used.append(index)
         images = torch.from_numpy(pixels).permute(0, 3, 1, 2)
-        return Batch(images, labels, flipped, used, list(skipped.items()))
+        return Batch(images, labels, flipped, used, list(skipped.items()), reframed)
 
-    def readable(self, index: int, skipped: dict[str, str]) -> tuple[np.ndarray, int]:
-        """The image at an index, fitted to the size, or the next readable one; and the index of the image returned.
+    def readable(self, index: int, skipped: dict[str, str]) -> tuple[np.ndarray, int, bool]:
+        """The image at an index, fitted to the size, or the next readable one; the index of the image returned, and
+        whether a pixel or more of it was cut or padded.
 
         Adds name and reason of unreadable images to `skipped`. Raises GankitError after MAX_BAD_IN_A_ROW of them."""
         images = len(self.source)
@@ -282,7 +306,10 @@ class _Assembler(Dataset):
             candidate %= images
             try:
                 image = self.source.image(candidate)
-                return fit(image, self.size, self.fit_mode, self.channels), candidate
+                (height, width), (w, h) = self.size, image.size
+                scaled = (height / h, width / w)
+                framed = self.fit_mode != "stretch" and max(scaled) / min(scaled) >= 1 + 1 / max(self.size)
+                return fit(image, self.size, self.fit_mode, self.channels), candidate, framed
             except BadImage as error:
                 skipped[self.source.name(candidate)] = str(error)
         name = self.source.name(index)

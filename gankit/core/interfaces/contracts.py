@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from gankit.core.interfaces.conditions import Condition, Conditioner, CondSpec
 from gankit.core.interfaces.data import Source
-from gankit.core.interfaces.labels import Label
+from gankit.core.interfaces.labels import COMMON, Label, plain, usable
 from gankit.core.interfaces.networks import Discriminator, FeatureNetwork, Generator, Tap
 from gankit.core.interfaces.training import AdversarialLoss, Augmentation, Guidance, Optimizer, Regularizer
 from gankit.errors import GankitError
@@ -178,7 +178,7 @@ _ATTRIBUTES: dict[str, Callable[..., None]] = {
 
 
 def with_vocabulary(conditioner: Conditioner) -> None:
-    """Check `spec` and `accepts` of a conditioner, which are valid after `set_vocabulary`. Raises ContractError."""
+    """Check `spec`, `accepts` and `examples` of a conditioner after `set_vocabulary`. Raises ContractError."""
     spec = getattr(conditioner, "spec", None)
     sound = isinstance(spec, CondSpec) and all(
         isinstance(size, int) and size >= 0 for size in (spec.c_dim, spec.token_dim)
@@ -189,6 +189,16 @@ def with_vocabulary(conditioner: Conditioner) -> None:
     accepts = conditioner.accepts
     sound = isinstance(accepts, (set, frozenset)) and all(isinstance(field, str) for field in accepts)
     require(sound, conditioner, f"has accepts = {accepts!r}, which must be a set of names")
+    taken = sorted(field for field in accepts - COMMON.keys() if not usable(field))
+    require(not taken, conditioner, f"accepts {taken}, of which pipe(name=...) gives no field")
+    examples = conditioner.examples()
+    sound = isinstance(examples, Mapping) and all(isinstance(x, Sequence) for x in examples.values())
+    require(sound, conditioner, f"returned {examples!r} from examples, not lists of values by field")
+    for field, values in examples.items():
+        try:
+            plain(list(values))
+        except ValueError as error:
+            require(False, conditioner, f"has examples of {field!r} that must be {error}")
 
 
 # ------------------------------------------------------------------------------------------------- at first use

@@ -6,6 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from keyword import iskeyword
 from typing import Any, NamedTuple
 
 MAX_DEPTH = 16  # of lists and mappings in a value
@@ -27,6 +28,15 @@ COMMON = {  # the fields that have an attribute of `Label`; all others are in `L
 }
 
 
+# Arguments of a request (`gankit.sampling.pipeline.Pipeline`), which gives fields as keyword arguments beside them
+RESERVED = ("self", "prompt", "tags", "cls", "seeds", "psi", "center", "noise_mode", "batch_size", "fields")
+
+
+def usable(field: str) -> bool:
+    """True if a request can give a field of this name, `pipe(name=...)`."""
+    return field.isidentifier() and not iskeyword(field) and field not in RESERVED
+
+
 def words(field: str) -> Words:
     """How a field is spoken of: 'text', 'tags', 'cls', or the name of another."""
     quoted = repr(field)
@@ -45,7 +55,22 @@ def listed(phrases: Sequence[str], word: str = "and") -> str:
     return f" {word} ".join(filter(None, [", ".join(phrases[:-1]), *phrases[-1:]]))
 
 
-@dataclass(frozen=True)
+class _Empty(dict[str, Any]):
+    """The mapping of all labels without tags or fields: one for a million of them."""
+
+    def _refuse(self, *_: Any, **__: Any) -> Any:
+        raise TypeError("labels are frozen; make another one by dataclasses.replace")
+
+    __setitem__ = setdefault = update = __ior__ = _refuse
+
+    def __reduce__(self) -> str:  # pickled and copied by name
+        return "EMPTY"
+
+
+EMPTY = _Empty()
+
+
+@dataclass(frozen=True, slots=True)
 class Label:
     """Label of a training image, or a user's request for a generated one. Every field may be absent.
 
@@ -53,14 +78,14 @@ class Label:
         cls: name of the class.
         tags: tag -> weight in (0, 1].
         texts: captions; training draws one of them each time, sampling uses the first.
-        fields: anything else that is known, by name, such as {'box': [0.1, 0.2, 0.5, 0.6], 'angle': 30}; values are as
-            `plain` returns them, and mean what the conditioner that accepts them says.
+        fields: anything else that is known, by name, such as {'box': [0.1, 0.2, 0.5, 0.6], 'angle': 30}; values mean
+            what the conditioner that accepts them says, for which they must be as `plain` returns them.
     """
 
     cls: str | None = None
-    tags: Mapping[str, float] = field(default_factory=dict)
+    tags: Mapping[str, float] = field(default_factory=lambda: EMPTY)
     texts: tuple[str, ...] = ()
-    fields: Mapping[str, Any] = field(default_factory=dict)
+    fields: Mapping[str, Any] = field(default_factory=lambda: EMPTY)
 
     @property
     def text(self) -> str | None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,7 +20,7 @@ from gankit.core.config import model_recipe, packages
 from gankit.core.config.model_recipe import ModelRecipe
 from gankit.core.config.recipe import read_page
 from gankit.core.interfaces.conditions import Conditioner
-from gankit.core.interfaces.labels import Vocabulary
+from gankit.core.interfaces.labels import Vocabulary, plain
 from gankit.core.interfaces.networks import Generator
 from gankit.core.models import stored_state
 from gankit.core.models.build import build_conditioner, build_generator
@@ -97,6 +98,7 @@ def save_model(
         "format": FORMAT,
         "vocabulary": conditioner.vocabulary().to_json(),
         "accepts": sorted(conditioner.accepts),
+        "examples": examples_of(conditioner),
         "trained": bool(trained),
         "encoders": encoders,
     }
@@ -111,6 +113,11 @@ def frozen_in(generator: Generator) -> dict[str, dict[str, str]]:
     """Name and hash of the pretrained networks inside a generator, by path."""
     found = stored_state.frozen_networks(generator)
     return {path: network.identity() for path, network in found.items()}
+
+
+def examples_of(conditioner: Conditioner) -> dict[str, list[Any]]:
+    """Examples of values of the conditioner's own fields, by name."""
+    return {name: plain(list(values)) for name, values in conditioner.examples().items()}
 
 
 def latents_of(generator: Generator) -> dict[str, int]:

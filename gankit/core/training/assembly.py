@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import hashlib
+import json
 
 import torch
 
@@ -10,7 +12,7 @@ from gankit.core.config import compatibility, options
 from gankit.core.config.recipe import Recipe
 from gankit.core.interfaces.conditions import Conditioner
 from gankit.core.interfaces.data import Source
-from gankit.core.interfaces.labels import COMMON, Vocabulary
+from gankit.core.interfaces.labels import COMMON, Vocabulary, plain
 from gankit.core.interfaces.training import Augmentation
 from gankit.core.models import build, stored_state
 from gankit.core.training.footprint import META
@@ -96,12 +98,26 @@ def check_stages(recipe: Recipe, vocabulary: Vocabulary, first: int = 0) -> None
             continue
 
 
-def check_labels(source: Source, conditioner: Conditioner) -> None:
-    """Raise GankitError naming an image if the conditioner refuses its label; reads all if it has fields of its own."""
-    if conditioner.accepts <= COMMON.keys():
-        return
+def check_labels(source: Source, conditioner: Conditioner) -> str:
+    """Check the fields of all labels that are the conditioner's own, and return a hash of them; '' if it has none.
+
+    Values in fields that nobody accepts may be anything. Raises GankitError naming an image whose value cannot be
+    stored (see `plain`) or is refused by the conditioner."""
+    own = sorted(conditioner.accepts - COMMON.keys())
+    if not own:
+        return ""
+    digest = hashlib.blake2b(digest_size=16)
     for index in range(len(source)):
+        label = source.label(index)
+        given = {field: label.fields[field] for field in own if field in label.fields}
         try:
-            conditioner.check(source.label(index))
+            for field, value in given.items():
+                try:
+                    given[field] = plain(value)
+                except ValueError as error:
+                    raise GankitError(f"{field!r} must be {error}") from None
+            conditioner.check(label)
         except GankitError as error:
             raise GankitError(f"{source.name(index)}: {error}") from None
+        digest.update(json.dumps(given, sort_keys=True).encode())
+    return digest.hexdigest()

@@ -22,11 +22,10 @@ from gankit.errors import GankitError
 STATE = "training/state.json"
 FORMAT = 1  # of that file and of the next
 SNAPSHOTS, SNAPSHOT = "posthoc", "posthoc.json"
-FIELDS = "data_with_fields"  # key of a page whose fingerprint of the data counts fields of labels
 COUNTERS = ("nimg", "step", "bad_total", "stage_start")
 
 
-def ties(fingerprint: str, stepper: Stepper) -> dict[str, Any]:
+def ties(fingerprint: str, fields: str, stepper: Stepper) -> dict[str, Any]:
     """Fingerprint of the data, hashes of frozen networks and encoders: what a run depends on without storing it."""
     parts = stepper.parts
     frozen = {}
@@ -40,7 +39,7 @@ def ties(fingerprint: str, stepper: Stepper) -> dict[str, Any]:
             "name": "encoder",
             "sha256": sha256_of(stored_state.stored_state(parts.d_conditioner)),
         }
-    return {"data": fingerprint, "frozen": frozen, "encoders": parts.conditioner.identity()}
+    return {"data": fingerprint, "fields": fields, "frozen": frozen, "encoders": parts.conditioner.identity()}
 
 
 def stage_of(folder: Path) -> tuple[int, bool]:
@@ -100,7 +99,6 @@ def save_checkpoint(
                 "stage_over": stage_over,
                 "average_starts": {name: average["start"] for name, average in state["averages"].items()},
                 "op_backends": op_backends,
-                FIELDS: True,
                 "files": files,
                 **ties,
             }
@@ -138,8 +136,8 @@ def restore(folder: Path, recipe: Recipe, stepper: Stepper, ties: dict[str, Any]
     differences = recipes.read(str(folder / "recipe.yaml")).differences(recipe)
     if differences:
         raise GankitError(f"the checkpoint {folder} is of another recipe: {'; '.join(differences[:12])}")
-    # runs of before fields of labels were read have a fingerprint without them, which they follow after a dot
-    if page["data"] != (ties["data"] if FIELDS in page else ties["data"].partition(".")[0]):
+    # a run from before fields of labels were read says nothing of them
+    if page["data"] != ties["data"] or page.get("fields", ties["fields"]) != ties["fields"]:
         raise GankitError(
             "the data set has changed since this run began, so it cannot continue exactly; "
             f"restore the data, or start a new run with --init {folder.parent.parent}"

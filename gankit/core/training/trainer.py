@@ -108,16 +108,17 @@ class Trainer:
         self.vocabulary = model_folder.read_vocabulary(found[-1]) if found else self.source.vocabulary()
         check_stages(self.whole, self.vocabulary, self.stage)
         self.stepper = self._build(init=self.init is not None and not found)
+        conditioner = self.stepper.parts.conditioner
+        fields = check_labels(self.source, conditioner)
+        distributed.same_everywhere(fields, "the labels of the data set")
         if not found:
-            conditioner = self.stepper.parts.conditioner
-            check_labels(self.source, conditioner)
             hints = (
                 compatibility.unused_labels(self.vocabulary, conditioner),
                 compatibility.advice(self.whole),
             )
             for hint in filter(None, hints):
                 self.progress.say(hint)
-        self.ties = run_folder.ties(fingerprint, self.stepper)
+        self.ties = run_folder.ties(fingerprint, fields, self.stepper)
         if found:
             before = run_folder.restore(found[-1], recipe, self.stepper, self.ties)
             self._note_backends(before)
@@ -183,7 +184,8 @@ class Trainer:
         restart = self.whole.stages[self.stage].get("restart", [])
         for line in carry_over.carry(old, self.stepper, before, self.recipe, restart):
             self.progress.say(f"  {line}")
-        self.ties = run_folder.ties(self.ties["data"], self.stepper)
+        fields = check_labels(self.source, self.stepper.parts.conditioner)
+        self.ties = run_folder.ties(self.ties["data"], fields, self.stepper)
         self._open_data()
         if self.world.main and before.data.size != self.recipe.data.size:
             save_png(self._sheets.real(), self.out / "samples" / "real.png")

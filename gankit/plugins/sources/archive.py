@@ -21,7 +21,8 @@ class ZipSource(FileSource):
 
     Args:
         classes: take the names of first-level folders as classes; not beside a dataset.json.
-        strict: stop at an image that cannot be read or that the metadata does not list, instead of going on without.
+        strict: stop at an image that cannot be read or that the metadata does not list, and at a .json file beside an
+            image that says nothing of it, instead of going on without.
         max_megapixels: larger images are skipped.
     """
 

@@ -20,7 +20,8 @@ class FolderSource(FileSource):
 
     Args:
         classes: take the names of first-level folders as classes; not beside a dataset.json.
-        strict: stop at an image that cannot be read or that the metadata does not list, instead of going on without.
+        strict: stop at an image that cannot be read or that the metadata does not list, and at a .json file beside an
+            image that says nothing of it, instead of going on without.
         max_megapixels: larger images are skipped.
     """
 
@@ -32,7 +33,8 @@ class FolderSource(FileSource):
             raise GankitError(f"the folder {path} does not exist")
         if not self.root.is_dir():
             raise GankitError(f"{path} is a file, not a folder of images")
-        names = sorted(_images(self.root))
+        found = sorted(_images(self.root))
+        names, self._beside_it = [name for name, _ in found], bytes(beside for _, beside in found)
         if not names:
             raise GankitError(
                 f"{path} holds no images, also in its sub-folders; looked for {' '.join(sorted(SUFFIXES))}"
@@ -53,6 +55,8 @@ class FolderSource(FileSource):
     def _read(self, index: int, suffix: str = "") -> bytes | None:
         name = self.names[index]
         if suffix:
+            if not self._beside_it[index] & _BESIDE[suffix]:
+                return None
             name = os.path.splitext(name)[0] + suffix
         try:
             with open(os.path.join(self.root, name), "rb") as file:
@@ -69,13 +73,18 @@ class FolderSource(FileSource):
             return -1
 
 
-def _images(root: Path) -> list[str]:
-    """Relative paths of all image files; linked folders are followed, each folder is visited once."""
+# Bits that tell which files lie beside an image: to try and open them costs an access of the disk each
+_BESIDE = {".json": 1, ".txt": 2}
+
+
+def _images(root: Path) -> list[tuple[str, int]]:
+    """Relative paths of all image files, and which of `_BESIDE` they have; linked folders are followed, each folder is
+    visited once."""
 
     def stop(error: OSError) -> None:
         raise GankitError(f"cannot read the folder {error.filename}: {error.strerror}") from None
 
-    names = []
+    found = []
     visited = set()
     for folder, subfolders, files in os.walk(root, onerror=stop, followlinks=True):
         real = os.path.realpath(folder)
@@ -84,9 +93,10 @@ def _images(root: Path) -> list[str]:
             continue
         visited.add(real)
         prefix = Path(folder).relative_to(root)
-        names += [
-            (prefix / file).as_posix()
-            for file in files
-            if not file.startswith(".") and os.path.splitext(file)[1].lower() in SUFFIXES
-        ]
-    return names
+        there = {file.lower() for file in files}  # names may be the same in either case
+        for file in files:
+            stem, suffix = os.path.splitext(file)
+            if not file.startswith(".") and suffix.lower() in SUFFIXES:
+                beside = sum(bit for other, bit in _BESIDE.items() if stem.lower() + other in there)
+                found.append(((prefix / file).as_posix(), beside))
+    return found

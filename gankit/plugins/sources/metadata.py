@@ -16,8 +16,9 @@ import hashlib
 import io
 import json
 import math
+import warnings
 from abc import abstractmethod
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -25,7 +26,7 @@ from PIL import Image
 
 from gankit.core.data.images import BadImage, open_image
 from gankit.core.interfaces.data import Source
-from gankit.core.interfaces.labels import Label, plain
+from gankit.core.interfaces.labels import EMPTY, Label
 from gankit.errors import GankitError
 
 METADATA_FILES = ("metadata.jsonl", "metadata.csv", "dataset.json")  # an earlier file wins
@@ -46,9 +47,12 @@ class FileSource(Source):
         names: relative paths of the images with '/'.
         metadata: the files of `METADATA_FILES` that exist, by name.
         classes: take the names of first-level folders as classes.
-        strict: raise GankitError for an image that is broken or that is not in the metadata.
+        strict: raise GankitError for an image that is broken or that is not in the metadata, and for a JSON file beside
+            an image that says nothing of it.
         max_megapixels: limit for images; larger ones raise BadImage.
     """
+
+    others_json = True  # x.json beside x.png may be a file of another tool, which is no mistake
 
     def __init__(
         self,
@@ -64,16 +68,17 @@ class FileSource(Source):
         self._strict, self._max_megapixels = strict, max_megapixels
         # StyleGAN's tools number their folders, so beside a dataset.json they do not mean classes
         self._folders = classes and "dataset.json" not in metadata
-        self._table = LabelTable()
-        known = set(names)
-        for file in METADATA_FILES:
-            if file in metadata:
-                table = parse_metadata(file, metadata[file], path, known)
-                for name in table.labels:
-                    self._table[name] = merge(self._table[name], table[name])
-        listed = self._table.labels
-        missing = [name for name in names if name not in listed] if strict and listed else []
-        if missing:
+        self._told = False  # that a JSON file beside an image says nothing of it
+        places = {name: index for index, name in enumerate(names)} if metadata else {}
+        tables = [
+            parse_metadata(file, metadata[file], path, places) for file in METADATA_FILES if file in metadata
+        ]
+        self._table = tables[0] if tables else LabelTable(len(names))
+        for table in tables[1:]:
+            for index in (i for i, label in enumerate(table.labels) if label is not None):
+                self._table[index] = merge(self._table[index], table[index])
+        missing = [name for name, label in zip(names, self._table.labels) if label is None]
+        if strict and 0 < len(missing) < len(names):
             raise GankitError(
                 f"{path}: {len(missing)} of {len(names)} images are not in the metadata, the first is {missing[0]!r}; "
                 "add them or set strict to false"
@@ -111,14 +116,33 @@ class FileSource(Source):
     def label(self, index: int) -> Label:
         name = self.names[index]
         folder = name.split("/", 1)[0] if self._folders and "/" in name else None
-        return merge(self._table[name], self._beside(index), Label(folder))
+        return merge(self._table[index], self._beside(index), Label(folder))
 
     def _beside(self, index: int) -> Label:
         """The label from the files next to an image."""
-        record, text = self._text(index, ".json"), self._text(index, ".txt")
-        place = self._place(index, ".json")
-        from_json = Label() if record is None else label_from(load_json(record, place), place)
-        return merge(from_json, Label(texts=captions((text or "").splitlines(), "")))
+        text = self._text(index, ".txt")
+        return merge(self._record(index), Label(texts=captions((text or "").splitlines(), "")))
+
+    def _record(self, index: int) -> Label:
+        """The label from the JSON file next to an image."""
+        place, skip = self._place(index, ".json"), self._tell
+        try:
+            text = self._text(index, ".json")
+            return Label() if text is None else label_from(load_json(text, place), place, skip)
+        except GankitError as error:
+            skip(error)
+            return Label()
+
+    def _tell(self, error: GankitError) -> None:
+        """Warn once of a JSON file beside an image that says nothing of it; raise if there should be none."""
+        if self._strict or not self.others_json:
+            raise error from None
+        if not self._told:
+            self._told = True
+            warnings.warn(
+                f"{error}; this is left out, here and in other such files; data.options.strict=true makes it an error",
+                stacklevel=2,
+            )
 
     def _text(self, index: int, suffix: str) -> str | None:
         try:
@@ -133,63 +157,60 @@ class FileSource(Source):
     def fingerprint(self) -> str:
         """Hash of names, labels and sizes of all images and the content of up to 256; the same for a copy elsewhere.
 
-        The hash of fields beyond class, tags and captions follows after a dot, so that a run from before they were read
-        is recognised by what comes before it (`run_folder.restore`)."""
-        digest, of_fields = hashlib.blake2b(digest_size=16), None
+        Of labels it has class, tags and captions; a run compares the further fields that its conditioner accepts."""
+        digest = hashlib.blake2b(digest_size=16)
         for index in range(len(self)):
             label = self.label(index)
             key = (self.names[index], self._stamp(index), label.cls, sorted(label.tags.items()), label.texts)
             digest.update(repr(key).encode())
-            if label.fields:
-                of_fields = of_fields or hashlib.blake2b(digest_size=8)
-                of_fields.update(json.dumps([self.names[index], label.fields], sort_keys=True).encode())
         count = min(len(self), _CONTENT_SAMPLES)
         for index in (i * len(self) // count for i in range(count)):
             try:
                 digest.update(hashlib.blake2b(self._read(index) or b"").digest())
             except BadImage:
                 digest.update(b"unreadable")
-        return digest.hexdigest() + (f".{of_fields.hexdigest()}" if of_fields else "")
+        return digest.hexdigest()
+
+
+NOTHING = Label()
 
 
 class LabelTable:
-    """Labels by image name; a name that it lacks has an empty one.
+    """Labels by an image's index; one that was not set is empty.
 
     Fields are kept as JSON text until they are asked for: as objects, those of a million images take many times the
     memory, in every worker."""
 
-    def __init__(self) -> None:
-        self.labels: dict[str, Label] = {}  # without fields
-        self._fields: dict[str, str] = {}
+    def __init__(self, images: int) -> None:
+        self.labels: list[Label | None] = [None] * images  # without fields
+        self._fields: list[str | None] = [None] * images
 
-    def __setitem__(self, name: str, label: Label) -> None:
-        self.labels[name] = replace(label, fields={})
+    def __setitem__(self, index: int, label: Label) -> None:
+        common = Label(label.cls, label.tags or EMPTY, label.texts)
+        self.labels[index] = NOTHING if common == NOTHING else common
         if label.fields:
-            self._fields[name] = json.dumps(label.fields, ensure_ascii=False, separators=(",", ":"))
+            self._fields[index] = json.dumps(label.fields, ensure_ascii=False, separators=(",", ":"))
 
-    def __getitem__(self, name: str) -> Label:
-        label = self.labels.get(name, Label())
-        return replace(label, fields=json.loads(self._fields[name])) if name in self._fields else label
-
-    @property
-    def empty(self) -> bool:
-        return not self._fields and all(label == Label() for label in self.labels.values())
+    def __getitem__(self, index: int) -> Label:
+        label, text = self.labels[index] or NOTHING, self._fields[index]
+        return label if text is None else replace(label, fields=json.loads(text))
 
 
 def merge(*labels: Label) -> Label:
     """A label with each field from the first of `labels` that has it."""
     return Label(
         next((label.cls for label in labels if label.cls is not None), None),
-        next((label.tags for label in labels if label.tags), {}),
+        next((label.tags for label in labels if label.tags), EMPTY),
         next((label.texts for label in labels if label.texts), ()),
-        {name: value for label in reversed(labels) for name, value in label.fields.items()},
+        {name: value for label in reversed(labels) for name, value in label.fields.items()} or EMPTY,
     )
 
 
-def parse_metadata(file: str, data: bytes, path: str, names: Collection[str]) -> LabelTable:
-    """The labels of a metadata file. Raises GankitError with file and line, also for a name that is not in `names`.
+def parse_metadata(file: str, data: bytes, path: str, places: Mapping[str, int]) -> LabelTable:
+    """The labels of a metadata file, where `places` has the index of every image by its name.
 
-    Lines that repeat a name add captions, tags and fields to it.
+    Lines that repeat a name add captions, tags and fields to it. Raises GankitError with file and line, also for a name
+    that is not an image's.
     """
     where = f"{path}/{file}"
     text = decode(data, where)
@@ -199,16 +220,19 @@ def parse_metadata(file: str, data: bytes, path: str, names: Collection[str]) ->
         rows = _csv(text, where)
     else:
         rows = _dataset_json(text, where)
-    table = LabelTable()
+    table = LabelTable(len(places))
+    any_row = any_label = False
     for place, name, label in rows:
         name = name.replace("\\", "/").removeprefix("./")
-        if name not in names:
+        if name not in places:
             raise GankitError(
-                f"{place}: {name!r} is not among the {len(names)} images found; names are relative to the folder of "
+                f"{place}: {name!r} is not among the {len(places)} images found; names are relative to the folder of "
                 "the metadata, such as 'cats/1.png'"
             )
-        if name in table.labels:
-            before = table[name]
+        any_row, any_label = True, any_label or label != NOTHING
+        index = places[name]
+        if table.labels[index] is not None:
+            before = table[index]
             if None not in (before.cls, label.cls) and before.cls != label.cls:
                 raise GankitError(
                     f"{place}: {name!r} is of class {label.cls!r} here and {before.cls!r} before"
@@ -216,8 +240,11 @@ def parse_metadata(file: str, data: bytes, path: str, names: Collection[str]) ->
             texts = tuple(dict.fromkeys(before.texts + label.texts))
             fields = {**before.fields, **label.fields}
             label = Label(before.cls or label.cls, {**before.tags, **label.tags}, texts, fields)
-        table[name] = label
-    if table.labels and file != "dataset.json" and table.empty:
+        try:
+            table[index] = label
+        except RecursionError:
+            raise GankitError(f"{place}: a value is nested too deep") from None
+    if any_row and not any_label and file != "dataset.json":
         raise GankitError(f"{where}: no line has a class, tags, text or another field")
     return table
 
@@ -285,25 +312,26 @@ def _dataset_json(text: str, where: str) -> Rows:
             yield place, name, Label(class_name(label, place))
 
 
-def label_from(record: Mapping[str, Any], place: str) -> Label:
-    """A label from class, tags and text (and the other names in use for them); whatever else is there is a field."""
+def label_from(
+    record: Mapping[str, Any], place: str, skip: Callable[[GankitError], None] | None = None
+) -> Label:
+    """A label from class, tags and text (and the other names in use for them); whatever else is there is a field.
 
-    def field(names: tuple[str, ...]) -> Any:
-        return next((record[name] for name in names if record.get(name) is not None), None)
+    Raises GankitError for a class, tags or text of another type, or passes it to `skip` and leaves them out. Values of
+    fields may still be NaN: that is a mistake only if a conditioner accepts the field, see `check_labels`."""
 
-    fields = {}
-    for name, value in record.items():
-        if name not in _NOT_FIELDS and value is not None:
-            try:
-                fields[name] = plain(value)
-            except ValueError as error:
-                raise GankitError(f"{place}: {name!r} must be {error}") from None
-    return Label(
-        class_name(field(_CLASS), place),
-        parse_tags(field(_TAGS), place),
-        captions(field(_TEXT), place),
-        fields,
-    )
+    def read(parse: Callable[[Any, str], Any], names: tuple[str, ...]) -> Any:
+        value = next((record[name] for name in names if record.get(name) is not None), None)
+        try:
+            return parse(value, place)
+        except GankitError as error:
+            if skip is None:
+                raise
+            skip(error)
+            return parse(None, place)
+
+    fields = {name: x for name, x in record.items() if name not in _NOT_FIELDS and x is not None}
+    return Label(read(class_name, _CLASS), read(parse_tags, _TAGS), read(captions, _TEXT), fields or EMPTY)
 
 
 def _cell(text: str | None) -> Any:

@@ -40,6 +40,8 @@ class ShardSource(FileSource):
         cache: folder for the index of the shards; default GANKIT_CACHE/shards or ~/.cache/gankit/shards.
     """
 
+    others_json = False
+
     def __init__(
         self,
         path: str,

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
 import sys
 import time
+import warnings
 from collections import Counter
 from dataclasses import replace
 from itertools import islice
@@ -58,7 +60,8 @@ class Painted(Source):
 
 
 def stream(source: Source | None = None, batch: int = 4, workers: int = 0, **kwargs) -> Batches:
-    return Batches(source or Painted(), (4, 4), channels=1, batch=batch, workers=workers, **kwargs)
+    shape = {"size": (4, 4), "channels": 1, **kwargs}
+    return Batches(source or Painted(), batch=batch, workers=workers, **shape)
 
 
 def rows(batches: Batches, count: int) -> list[tuple]:
@@ -391,6 +394,13 @@ class Boxed(Painted):
         return replace(super().label(index), fields={"left": 0, "index": index, "unread": [1.5] * 1000})
 
 
+class Photo(Boxed):
+    """Of 3:2, rounded to pixels."""
+
+    def image(self, index: int) -> Image.Image:
+        return super().image(index).resize((1024, 683))
+
+
 def flip(label: Label) -> Label:
     return replace(label, fields={**label.fields, "left": 1})
 
@@ -406,6 +416,34 @@ def test_labels_are_mirrored_with_their_images(workers):
             seen[flipped] += 1
     batches.close()
     assert min(seen[True], seen[False]) > 8
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_fields_that_speak_of_places_are_told_of_where_images_are_reframed(workers):
+    """Once for a run; a box of the uncut image would train places that are not there."""
+    wanted = {"workers": workers, "mirror_label": flip}
+    quiet = [
+        {"size": (8, 8)},  # of the images' shape
+        {"size": (8, 4), "fit": "stretch"},
+        {"size": (8, 4), "fields": {"index"}},  # which mirroring leaves
+        {"size": (8, 4), "fields": ()},
+        {"size": (8, 4), "rank": 1, "world": 2},  # the first process tells
+        {"source": Photo(), "size": (128, 192)},  # cut by less than a pixel of these
+    ]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for options in quiet:
+            with contextlib.closing(stream(**{"source": Boxed(), **wanted, **options})) as batches:
+                next(batches)
+    for fit in ("crop", "top-crop", "pad"):
+        with (
+            contextlib.closing(stream(Boxed(), size=(8, 4), fit=fit, **wanted)) as batches,
+            pytest.warns(
+                UserWarning, match=rf"^image \d has another shape .* '{fit}' .* leaves 'left' of"
+            ) as told,
+        ):
+            list(islice(batches, 3))
+        assert len(told) == 1
 
 
 def test_all_fields_are_kept_unless_names_are_given():

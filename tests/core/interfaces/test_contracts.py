@@ -14,7 +14,7 @@ from gankit.core.config import options
 from gankit.core.data.loader import open_source
 from gankit.core.interfaces import contracts
 from gankit.core.interfaces.conditions import CondSpec
-from gankit.core.interfaces.contracts import ContractError
+from gankit.core.interfaces.contracts import ContractError, with_vocabulary
 from gankit.core.training.step import Stepper
 
 SHAPE, WHO = (3, 16, 16), "of package 'my-package 0.1'"
@@ -48,6 +48,29 @@ BUILT: list[tuple[str, type, tuple[Any, ...], str]] = [
     ("regularizer", plugins.SideX, (), "has side = 'X', which must be 'D', 'G' or 'both'"),
     ("regularizer", plugins.NoInterval, (), "has interval = 0, which must be a whole number of at least 1"),
 ]
+
+
+class Opaque(plugins.Angle):
+    def examples(self) -> Any:
+        return {"angle": [object()]}
+
+
+class OneValue(plugins.Angle):
+    def examples(self) -> Any:
+        return {"angle": 30.0}
+
+
+@pytest.mark.parametrize(
+    ("target", "message"),
+    [
+        (plugins.TakenName, r"accepts \['seeds'\], of which pipe\(name=...\) gives no field"),
+        (Opaque, "has examples of 'angle' that must be text, a number"),
+        (OneValue, "returned {'angle': 30.0} from examples, not lists of values by field"),
+    ],
+)
+def test_fields_of_conditioners_are_checked(target: type[plugins.Angle], message: str) -> None:
+    with pytest.raises(ContractError, match=message):
+        with_vocabulary(target())
 
 
 @pytest.mark.parametrize(

@@ -2,16 +2,30 @@
 
 from __future__ import annotations
 
+import copy
+import inspect
 import json
 import math
+import pickle
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gankit.core.interfaces.labels import Label, Vocabulary, listed, ordered, plain, words
+from gankit.core.interfaces.labels import (
+    EMPTY,
+    RESERVED,
+    Label,
+    Vocabulary,
+    listed,
+    ordered,
+    plain,
+    usable,
+    words,
+)
+from gankit.sampling.pipeline import Pipeline
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
@@ -20,6 +34,7 @@ JSON = st.recursive(
 )
 
 
+@settings(max_examples=25)
 @given(JSON)
 def test_what_json_holds_stays_as_it_is(value):
     assert plain(value) == value
@@ -93,6 +108,31 @@ def test_a_label_has_fields():
         True,
         False,
     ]
+
+
+def test_labels_share_one_empty_mapping_that_stays_empty():
+    label = Label("a")
+    for same in (label, pickle.loads(pickle.dumps(label)), copy.deepcopy(label)):
+        assert same == label == Label("a", {}, (), {})
+        assert same.tags is same.fields is EMPTY
+    assert json.dumps(label.tags) == "{}"
+    for change in (
+        lambda tags: tags.__setitem__("x", 1),
+        lambda tags: tags.update(x=1),
+        lambda tags: tags.setdefault("x", 1),
+        lambda tags: tags.__ior__({"x": 1}),
+    ):
+        with pytest.raises(TypeError, match="labels are frozen"):
+            change(label.tags)
+    assert label.tags | {"x": 1.0} == {"x": 1.0}
+    assert not EMPTY
+
+
+def test_names_of_fields_that_a_request_cannot_give():
+    assert list(inspect.signature(Pipeline.__call__).parameters) == list(RESERVED)
+    assert usable("box")
+    assert usable("größe")
+    assert not any(map(usable, (*RESERVED, "two words", "class", "", "3d")))
 
 
 def test_fields_are_spoken_of():
