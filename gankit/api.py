@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from gankit.core.training.trainer import Trainer
 
 
+# Long because every argument is explained, and checked before anything is begun.
 def train(
     recipe: str | Path | Recipe,
     out: str | Path,

@@ -88,6 +88,7 @@ class Pipeline:
         self._centers: dict[bytes, torch.Tensor] = {}
         self._looked = False  # at the values of the first images
 
+    # Long because every argument is explained, and checked before anything is drawn.
     def __call__(
         self,
         prompt: str | None = None,
