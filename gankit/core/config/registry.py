@@ -227,9 +227,10 @@ def entry_points(failures: list[Failure] | None = None) -> Iterator[Any]:
             mine = [entry for entry in distribution.entry_points if entry.group == GROUP]
             name = distribution.metadata["Name"] if mine else None
         except Exception:  # importlib parses these files without checks
-            if failures is not None and f"[{GROUP}]" in (distribution.read_text("entry_points.txt") or ""):
-                summary = f"package {distribution.name!r} is skipped (its entry_points.txt is damaged; reinstall it)"
-                failures.append(Failure(distribution.name, summary, traceback.format_exc()))
+            if failures is not None and _declares_plugins(distribution):
+                name = _name_of(distribution)
+                summary = f"package {name!r} is skipped (its entry_points.txt is damaged; reinstall it)"
+                failures.append(Failure(name, summary, traceback.format_exc()))
             continue
         if not name:  # left over from an interrupted pip
             continue
