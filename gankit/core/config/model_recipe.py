@@ -93,13 +93,13 @@ def parse(data: Any, origin: str) -> ModelRecipe:
 
     Raises GankitError naming `origin`, the key at fault, or the package that has a missing plugin."""
     page = checked_page(data, origin)
-    packages.note(page.get("packages"))
     try:
         recipe = ModelRecipe.model_validate(page)
     except ValidationError as error:
         raise GankitError(f"{origin}: {explain(error, ModelRecipe)}") from None
-    recipe.conditioner = options.check("conditioner", recipe.conditioner)
-    recipe.generator = options.check("generator", recipe.generator)
+    with packages.explaining(page.get("packages")):
+        recipe.conditioner = options.check("conditioner", recipe.conditioner)
+        recipe.generator = options.check("generator", recipe.generator)
     return recipe
 
 
