@@ -127,4 +127,6 @@ def explain(error: ValidationError, model: type[BaseModel]) -> str:
             section = section.model_fields[part].annotation
         parents = [str(part) for part in first["loc"][:-1]]
         return unknown("key", place, [".".join([*parents, name]) for name in section.model_fields])
-    return f"{place} = {first['input']!r}: {first['msg'].removeprefix('Value error, ').lower()}"
+    own = first["type"] == "value_error"
+    reason = first["msg"].removeprefix("Value error, ") if own else first["msg"].lower()
+    return f"{place} = {first['input']!r}: {reason}"
