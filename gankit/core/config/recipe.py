@@ -320,7 +320,7 @@ def read_page(name_or_path: str) -> tuple[dict[str, Any], str]:
         except Exception as error:  # imports that package, which may raise anything
             reason = " ".join(str(error).split())
             raise GankitError(
-                f"{origin} of package {plugin.package!r} cannot be read ({reason}); reinstall or remove that package"
+                f"{origin} of package {plugin.package!r} cannot be read ({reason}); {plugin.way_out}"
             ) from None
     try:
         data = yaml_files.load(text)

@@ -51,6 +51,13 @@ class Plugin:
     package: str
     version: str
 
+    @property
+    def way_out(self) -> str:
+        """What a user can do about one that is broken."""
+        if self.version == FILE_VERSION:
+            return f"mend {self.package}, or leave it out of --plugin and {ENV_FILES}"
+        return "reinstall or remove that package"
+
 
 @dataclass(frozen=True)
 class Failure:
@@ -136,7 +143,7 @@ class Registry:
         except Exception as error:
             raise GankitError(
                 f"{kind} {name!r} of package {plugin.package!r} cannot be imported from {plugin.target} "
-                f"({type(error).__name__}: {error}); reinstall or remove that package"
+                f"({type(error).__name__}: {error}); {plugin.way_out}"
             ) from error
 
     def register(self, kind: str, name: str, target: str, *, package: str, version: str) -> None:

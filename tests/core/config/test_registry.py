@@ -324,6 +324,9 @@ def test_a_file(plugin_file: Path, discover: Discover, monkeypatch: pytest.Monke
     plugin = found.get("loss", "one")
     assert (plugin.package, plugin.version, warned) == ("my_plugin.py", "file", [])
     assert found.load("loss", "one") is found.load("loss", "two")
+    found.register("loss", "gone", "my_plugin:Gone", package="my_plugin.py", version="file")
+    with pytest.raises(GankitError, match=r"mend my_plugin\.py, or leave it out of --plugin"):
+        found.load("loss", "gone")
     monkeypatch.delenv("GANKIT_PLUGIN_FILES")
     assert "one" not in discover()[0].names("loss")
 
