@@ -39,7 +39,7 @@ def test_export_of_a_folder_and_its_mistakes(tmp_path: Path) -> None:
 
 
 def test_errors_of_functions_name_their_arguments() -> None:
-    def measure(*, num_real: int = 1) -> None:
+    def measure(text: str, *, num_real: int = 1) -> None:
         raise gankit.GankitError(text)
 
     for text, told in {
@@ -50,7 +50,7 @@ def test_errors_of_functions_name_their_arguments() -> None:
         "a --b: no such file": "a --b: no such file",
     }.items():
         with pytest.raises(gankit.GankitError) as caught:
-            for_python(measure)()
+            for_python(measure)(text)
         assert str(caught.value) == told
 
 

@@ -104,13 +104,11 @@ def _from_installed(name: str) -> Package:
     groups: dict[str, dict[str, str]] = {}
     try:
         entries = list(distribution.entry_points)
-    except Exception as error:  # importlib parses the file without checks
-        raise GankitError(
-            f"the entry_points.txt of package {name!r} is damaged ({error}); reinstall it"
-        ) from None
+        package = Package(distribution.metadata["Name"], distribution.version, groups)
+    except Exception as error:  # importlib parses the files without checks
+        raise GankitError(f"the metadata of package {name!r} are damaged ({error}); reinstall it") from None
     for entry in entries:
         groups.setdefault(entry.group, {})[entry.name] = entry.value
-    package = Package(distribution.metadata["Name"], distribution.version, groups)
     package.problems += _about_groups(groups)
     if canonical(package.name) != "gankit" and hidden(package.name):
         package.problems.append(

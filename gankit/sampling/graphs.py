@@ -192,8 +192,8 @@ def _export(module: nn.Module, inputs: Mapping[str, Tensor]) -> torch.export.Exp
 
 class _Specialized(logging.Handler):
     """Context of a trace that notes where Python code has fixed the batch size: only torch's log tells when it happens,
-    so the stack is read then. Where another torch than 2.14, with which this was tried, logs otherwise, messages name the
-    place that torch's exception names, if any.
+    so the stack is read then. This was tried with torch 2.14; where another one logs otherwise, messages name the place
+    in torch's exception, if there is one.
 
     Attributes:
         where: the innermost frame of the network's own code at that time, or None.

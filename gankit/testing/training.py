@@ -77,7 +77,8 @@ def check_loss_shapes(subject: Subject) -> None:
 def check_loss_direction(subject: Subject) -> None:
     """d_loss falls with larger real and smaller generated logits, g_loss with larger generated ones.
 
-    Least squares losses rise again beyond their targets: D's are 0 or -1 for generated and 1 for real images, G's 1 or 0."""
+    Least squares losses rise again beyond their targets: those of D are 0 or -1 for generated and 1 for real images,
+    that of G is 1 or 0."""
     loss = subject.build()
     low, middle, high = _logits(0.25), _logits(0.5), _logits(0.75)
     start = loss.d_loss(middle, middle).mean()

@@ -40,12 +40,12 @@ CASES = {  # registration -> what is said of it, None if nothing
     "'loss', 'gone', 'parts_of.parts:Gone'": "AttributeError",
     "'loss', 'lost', 'parts_of.nowhere:Sound'": "ModuleNotFoundError",
     "'loss', 'raises', 'parts_of.raises:Sound'": "ZeroDivisionError",
-    "'loss', 'stranger', 'parts_of.parts:Stranger'": "it is a Stranger, which does not derive from gankit's AdversarialLoss",
+    "'loss', 'stranger', 'parts_of.parts:Stranger'": "a Stranger, which does not derive from gankit's AdversarialLoss",
     "'loss', 'half', 'parts_of.parts:Half'": "it lacks g_loss, which AdversarialLoss demands",
     "'loss', 'untyped', 'parts_of.parts:Untyped'": "types in the signature",
     "'loss', 'default', 'parts_of.parts:Default'": "loss.weight = 'heavy'",
     "'loss', 'number', 'parts_of.parts:number'": "it is of type int, neither a class nor a function",
-    "'generator', 'shapeless', 'parts_of.parts:Shapeless'": "its constructor takes (*, width: int = 1), but is called with 2",
+    "'generator', 'shapeless', 'parts_of.parts:Shapeless'": "takes (*, width: int = 1), but is called with 2",
     "'loss', 'open', 'parts_of.parts:Open'": "its constructor takes width by position, too: options come after a *",
     "'loss', 'hinge', 'parts_of.parts:Sound'": "package 'gankit' has registered that name",
     "'recipe', 'sound', 'parts_of:sound.yaml'": None,
@@ -140,11 +140,16 @@ def test_nothing_is_registered(site: Path, gankit_cli: Callable[..., object], gr
     assert done.out.endswith("1 thing is wrong\n")
 
 
-def test_damaged_entry_points(site: Path, gankit_cli: Callable[..., object]) -> None:
+def test_damaged_metadata(site: Path, gankit_cli: Callable[..., object]) -> None:
     write_package(site, "parts", registering_nothing())
-    (site / "parts-1.0.dist-info" / "entry_points.txt").write_text("[gankit]\nno equals sign\n")
+    info = site / "parts-1.0.dist-info"
+    (info / "entry_points.txt").write_text("[gankit]\nno equals sign\n")
     done = gankit_cli("plugins", "check", "parts")
-    assert (done.code, "the entry_points.txt of package 'parts' is damaged" in done.message) == (2, True)
+    assert (done.code, "the metadata of package 'parts' are damaged" in done.message) == (2, True)
+    (info / "entry_points.txt").write_text("[gankit]\nmain = parts\n")
+    (info / "METADATA").write_bytes("Name: parts\nAuthor: \xe4\n".encode("latin-1"))
+    done = gankit_cli("plugins", "check", "parts")
+    assert (done.code, "the metadata of package 'parts' are damaged" in done.message) == (2, True)
 
 
 def registering_nothing() -> str:

@@ -38,9 +38,11 @@ def test_where_a_place_is_known_nothing_else_is_printed(capsys: pytest.CaptureFi
 def test_without_a_place_torch_is_heard(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    names: dict[str, object] = {}
-    code = "def export(*_, **__):\n    print('about the graph', file=sys.stderr)\n    raise KeyError('inside')"
-    exec("import sys\n" + code, names)  # has no file, as code of torch that is not the network's
+    names: dict[str, object] = {"sys": sys}
+    code = (
+        "def export(*_, **__):\n    print('about the graph', file=sys.stderr)\n    raise KeyError('inside')"
+    )
+    exec(code, names)  # no file's code, so that its frame is not taken for one of a network
     monkeypatch.setattr(torch.export, "export", names["export"])
     with pytest.raises(GankitError, match=r"^tracing for export failed \(KeyError: 'inside'\)"):
         export_program(Talks(), {"ws": torch.ones(2, 3)})

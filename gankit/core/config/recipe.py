@@ -224,8 +224,8 @@ def _checked(recipe: Recipe, origin: str) -> Recipe:
 
 
 def _packages(recipe: Recipe) -> dict[str, str]:
-    """The packages of a recipe's plugins with checked options. A source may be missing until data are read: it keeps its
-    record."""
+    """The packages of a recipe's plugins with checked options. A source may be missing until data are read: it keeps
+    its record."""
     specs = [(plugin.kind, getattr(recipe, name)) for name, plugin in sections.PLUGINS.items()]
     maps = [(kind, getattr(recipe, name)) for name, kind in sections.PLUGIN_MAPS.items()]
     if recipe.evaluation.every is not None:

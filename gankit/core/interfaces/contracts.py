@@ -66,7 +66,7 @@ def construct(
 
 
 def fault_of(target: Any, base: str, positional: int, options: Iterable[str]) -> str:
-    """What a plugin's class or factory function does wrong, as far as it can be told before it is called; '' if nothing.
+    """What a plugin's class or factory function does wrong, as far as can be told before it is called; '' if nothing.
 
     Args:
         target: the class or function.

@@ -69,7 +69,7 @@ def settings(device: torch.device) -> Iterator[None]:
 
 
 def isolated(function: Callable[P, T]) -> Callable[P, T]:
-    """Decorator: runs a function in the `settings` of its keyword-only argument `device`, or of the CPU if it has none."""
+    """Decorator: runs a function in the `settings` of its keyword-only argument `device`, else of the CPU."""
     defaults = {"device": "cpu", **(function.__kwdefaults__ or {})}
 
     @functools.wraps(function)

@@ -92,7 +92,7 @@ def from_main(value: Any) -> Any:
 def sum_gradients(parameters: Sequence[torch.nn.Parameter], others: Sequence[Tensor] = ()) -> None:
     """Sum gradients and the tensors `others` over processes, in place, with one all-reduce.
 
-    A parameter without a gradient in any process stays without one, so that its optimiser skips it as it would alone.
+    A parameter without a gradient in any process stays without one, so that its optimizer skips it as it would alone.
     """
     if not dist.is_initialized():
         return

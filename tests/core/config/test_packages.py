@@ -72,8 +72,30 @@ def test_records_change_nothing_else() -> None:
 
 @pytest.mark.parametrize(
     "record",
-    ["--index-url=http://evil 1", "evil\x1b[2J 1", "a b 1", "x", "", "-r 1", "x 1;rm", "http://x 1", 3, None]
-    + ["x -1", "x --pre", "x 1-", "x latest", "x 1.0+", "x file:///evil", f"{'x' * 200} 1", f"x {'1.' * 99}1"],
+    [
+        *(
+            "--index-url=http://evil 1",
+            "evil\x1b[2J 1",
+            "a b 1",
+            "x",
+            "",
+            "-r 1",
+            "x 1;rm",
+            "http://x 1",
+            3,
+            None,
+        ),
+        *(
+            "x -1",
+            "x --pre",
+            "x 1-",
+            "x latest",
+            "x 1.0+",
+            "x file:///evil",
+            f"{'x' * 200} 1",
+            f"x {'1.' * 99}1",
+        ),
+    ],
 )
 def test_odd_records_are_not_repeated(record: object) -> None:
     """They are the text of a stranger."""
@@ -104,7 +126,9 @@ def test_a_claim_is_told_as_one(version: str) -> None:
 
 def test_a_plugin_file_that_is_not_named() -> None:
     page = {"generator": "mine", "packages": {"generator mine": "my_file.py file"}}
-    with pytest.raises(GankitError, match="it is of the plugin file my_file.py: name it with --plugin, or in"):
+    with pytest.raises(
+        GankitError, match=r"it is of the plugin file my_file\.py: name it with --plugin, or in"
+    ):
         recipes.parse(page, "test")
 
 
