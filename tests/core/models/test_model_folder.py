@@ -80,8 +80,8 @@ class Mine(Generator):
 @pytest.mark.parametrize("device", ["cpu", "meta"])  # meta: as networks of other code bases are imported
 def test_pretrained_networks_inside_g_are_compared(tmp_path, monkeypatch, device):
     with site_folder(tmp_path / "site") as site:
-        files = {"my_gan/__init__.py": registering("'generator', 'mine', 'my_gan.parts:Mine'")}
-        write_package(site, "my-gan", {**files, "my_gan/parts.py": STEM})
+        files = {"stem_gan/__init__.py": registering("'generator', 'mine', 'stem_gan.parts:Mine'")}
+        write_package(site, "stem-gan", {**files, "stem_gan/parts.py": STEM})
         recipe = recipes.parse({"generator": "mine"}, "test")
         conditioner = build.build_conditioner(recipe, Vocabulary())
         with torch.device(device):
