@@ -7,6 +7,7 @@ that listing plugins or printing help does not import torch.
 from __future__ import annotations
 
 import contextlib
+import math
 import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -110,6 +111,8 @@ def open_run(
     from gankit.interop.find_model import find_model
     from gankit.sampling.sample_grid import SampleGrid
 
+    if minutes is not None and math.isnan(minutes):
+        raise GankitError("--minutes nan is not a number of minutes, such as 90")
     listeners = [] if on_event is None else [Listener(on_event)]
     attachments = Attachments(find_model, Monitor, SampleGrid, listeners)
     place = devices.pick_device(device, distributed.world_from_env().local_rank)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import difflib
 import functools
+import inspect
 import re
+import traceback
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -17,19 +19,32 @@ class GankitError(Exception):
 
 
 def for_python(function: Callable[..., Any]) -> Callable[..., Any]:
-    """A function of the library whose errors name arguments instead of options of the command line.
+    """A function of the library whose errors name its arguments instead of options of the command line.
 
-    Messages name options as the command line spells them: '--num-real' becomes 'num_real'."""
+    Messages name options as the command line spells them: '--num-real' becomes 'num_real' if the function has that
+    argument. Other options and commands in backticks stay as they are."""
+    arguments = inspect.signature(function).parameters
+
+    def translated(found: re.Match[str]) -> str:
+        name = (found["option"] or "").replace("-", "_")
+        return name if name in arguments else found[0]
 
     @functools.wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
         try:
             return function(*args, **kwargs)
         except GankitError as error:
-            error.args = (re.sub(r"(?<!\S)--([a-z][a-z-]*)", lambda m: m[1].replace("-", "_"), str(error)),)
+            error.args = (re.sub(r"`[^`]*`|(?<!\S)--(?P<option>[a-z-]+)", translated, str(error)),)
             raise
 
     return call
+
+
+def raised(error: BaseException) -> str:
+    """An exception of a plugin's code in one line, and the place of the code: 'ValueError: text (file.py:12)'."""
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+    return f"{reason} ({last.filename}:{last.lineno})"
 
 
 def unknown(what: str, value: str, valid: Iterable[str], *, hint: str = "") -> str:

@@ -9,6 +9,7 @@ from golden_utils import GOLDEN
 from tiny_models import write_model
 
 import gankit
+from gankit.errors import for_python
 from gankit.hookspecs import KINDS
 
 
@@ -35,6 +36,22 @@ def test_export_of_a_folder_and_its_mistakes(tmp_path: Path) -> None:
     with pytest.raises(gankit.GankitError, match="dtype fp16 is for model folders"):
         gankit.export(model, tmp_path / "other", format="torch-export", dtype="fp16")
     assert not (tmp_path / "other").exists()
+
+
+def test_errors_of_functions_name_their_arguments() -> None:
+    def measure(text: str, *, num_real: int = 1) -> None:
+        raise gankit.GankitError(text)
+
+    for text, told in {
+        "--num-real 0 is not possible": "num_real 0 is not possible",
+        "raise --num-real, or lower --num": "raise num_real, or lower --num",
+        "continue it by `gankit train --num-real RUN`": "continue it by `gankit train --num-real RUN`",
+        "continue it by gankit train --resume RUN": "continue it by gankit train --resume RUN",
+        "a --b: no such file": "a --b: no such file",
+    }.items():
+        with pytest.raises(gankit.GankitError) as caught:
+            for_python(measure)(text)
+        assert str(caught.value) == told
 
 
 def test_the_example_of_a_model_card_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,7 +19,11 @@ SOUND = {
     "conditioner": plugins.Conditions,
     "source": plugins.Squares,
 }
-FIELD = ("conditioner", plugins.Angle)  # sound, with a field of its own
+MORE = [
+    ("conditioner", plugins.Angle),  # with a field of its own
+    ("loss", plugins.Squares01),
+    ("loss", plugins.SquaresPearson),
+]
 BAD = [
     ("generator", plugins.WrongWidth, "generator_shapes", r"returned ws \[4, 2, 6\], not \[4, 1, 6\]"),
     ("generator", plugins.RowMissing, "generator_shapes", r"images \[4, 3, 15, 16\], not \[4, 3, 16, 16\]"),
@@ -58,6 +62,8 @@ BAD = [
     ("feature", plugins.Trained, "feature_frozen", "trained"),
     ("feature", plugins.WrongTap, "feature_taps", "its tap says"),
     ("loss", plugins.WrongSign, "loss_direction", "do not please G"),
+    ("loss", plugins.SquaresSwapped, "loss_direction", "larger real logits do not please D"),
+    ("loss", plugins.SquaresG, "loss_direction", "do not please G"),
     ("loss", plugins.Scalar, "loss_shapes", r"returned \[\] from d_loss, not one loss an image"),
     ("loss", plugins.OneNumber, "loss_shapes", r"returned \[\] from g_loss, not one loss an image"),
     ("loss", plugins.NoReason, "incompatibility", "incompatibility returns 'conditioner none'"),
@@ -128,7 +134,7 @@ def subject(kind: str, target: type) -> Subject:
     return Subject(kind, "mine", {}, shapes=((3, 16, 16), (1, 16, 8)))
 
 
-@pytest.mark.parametrize(("kind", "target"), [*SOUND.items(), FIELD])
+@pytest.mark.parametrize(("kind", "target"), [*SOUND.items(), *MORE])
 def test_sound_ones_pass(kind: str, target: type) -> None:
     for check in checks_of(kind):
         check(subject(kind, target))

@@ -104,13 +104,11 @@ def _from_installed(name: str) -> Package:
     groups: dict[str, dict[str, str]] = {}
     try:
         entries = list(distribution.entry_points)
-    except Exception as error:  # importlib parses the file without checks
-        raise GankitError(
-            f"the entry_points.txt of package {name!r} is damaged ({error}); reinstall it"
-        ) from None
+        package = Package(distribution.metadata["Name"], distribution.version, groups)
+    except Exception as error:  # importlib parses the files without checks
+        raise GankitError(f"the metadata of package {name!r} are damaged ({error}); reinstall it") from None
     for entry in entries:
         groups.setdefault(entry.group, {})[entry.name] = entry.value
-    package = Package(distribution.metadata["Name"], distribution.version, groups)
     package.problems += _about_groups(groups)
     if canonical(package.name) != "gankit" and hidden(package.name):
         package.problems.append(
@@ -222,24 +220,17 @@ def _about_command(target: Any) -> str | None:
 
 def _about_target(plugin: Plugin, target: Any) -> str | None:
     """What is wrong with the class of a plugin, or with the function that makes one. Raises GankitError, too."""
-    from gankit import interfaces
+    from gankit.core.interfaces.contracts import fault_of
 
     base, _, gets = KINDS[plugin.kind]
-    if not callable(target):
-        return f"the target is {type(target).__name__}, neither a class nor a function"
-    if inspect.isclass(target):
-        if not issubclass(target, getattr(interfaces, base)):
-            return f"{target.__name__} must derive from gankit.interfaces.{base}"
-        if missing := sorted(getattr(target, "__abstractmethods__", ())):
-            return f"{target.__name__} lacks {', '.join(missing)}, see gankit.interfaces.{base}"
-    options_of(target)
+    names = list(filter(None, gets.split(", ")))
+    options = options_of(target) if callable(target) else {}
+    if fault := fault_of(target, base, len(names), options):
+        return f"it {fault}"
     parameters = inspect.signature(target).parameters.values()
     positional = [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
-    if len(positional) != len([name for name in gets.split(", ") if name]):
-        return (
-            f"its constructor must take ({gets or 'nothing'}) by position and its options by keyword (after a *), not "
-            f"({', '.join(positional)})"
-        )
+    if surplus := positional[len(names) :]:
+        return f"its constructor takes {', '.join(surplus)} by position, too: options come after a *"
     check_spec(plugin.kind, {"name": plugin.name, **getattr(target, "conformance", {})})
     return None
 

@@ -55,7 +55,9 @@ def _declare(
 
 def _plugin_option() -> Any:
     """The option --plugin for a command that does not have it as a parameter: the callback does all of its work."""
-    around = typer.Typer(add_completion=False)
+    around = typer.Typer(
+        add_completion=False
+    )  # the constructor of typer's options is another in each version
     around.command()(_declare)
     option = typer.main.get_command(around).params[0]
     option.expose_value = False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -56,6 +57,8 @@ def train(
     """Train a recipe on images. The same command, or --resume RUN, continues a stopped run exactly."""
     from gankit.core.config import recipe as recipes
 
+    if kimg is not None and not math.isfinite(kimg):
+        raise GankitError(f"--kimg {kimg} is not a number of thousand images, such as 200")
     overrides: dict[str, Any] = {}
     direct = {
         "data.path": data,

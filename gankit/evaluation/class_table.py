@@ -62,7 +62,7 @@ def write_class_table(
         raise GankitError(f"{out} must end in .safetensors, as the option class_table expects it")
     if recipe.data.path is None:
         raise GankitError("no data: give --data PATH (a folder, zip or shards of images) or --data 'source:'")
-    source = open_source(recipe.data.path, recipe.data.options)
+    source = open_source(recipe.data.path, recipe.data.options, recipe.packages)
     conditioner = build.build_conditioner(recipe, source.vocabulary())
     columns = conditioner.columns()
     if not columns or any(kind not in NAMED for kind, _ in columns):

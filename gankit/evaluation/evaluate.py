@@ -223,6 +223,7 @@ def _open_data(context: MetricContext, plugins: Mapping[str, Measure], data: str
     Raises GankitError if a needed data set is not named, or captions are given to a model without text."""
     recipe = context.pipe.recipe
     where, source_options = (data, None) if data is not None else (recipe.data.path, recipe.data.options)
+    recorded = recipe.to_page().get("packages")
     compares = [n for n, m in plugins.items() if isinstance(m, Metric) and m.needs_real]
     labels = context.captions is None and bool(context.pipe.conditioner.accepts)
     if context.captions is not None and "text" not in context.pipe.conditioner.accepts:
@@ -230,7 +231,7 @@ def _open_data(context: MetricContext, plugins: Mapping[str, Measure], data: str
     if where is None and (compares or labels):
         raise GankitError("the model's recipe names no data set; say with --data what to compare with")
     if where is not None and (compares or labels or data is not None):
-        context.source = open_source(where, source_options)
+        context.source = open_source(where, source_options, recorded)
         return where
     return None
 

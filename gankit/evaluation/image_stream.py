@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import importlib
 import json
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -15,7 +16,7 @@ import numpy as np
 import torch
 
 from gankit.core.checkpoints import folders
-from gankit.core.config.registry import registry
+from gankit.core.config.registry import FILE_VERSION, Plugin, registry
 from gankit.core.interfaces.labels import Label, listed, words
 from gankit.core.runtime import distributed, tensor_files
 from gankit.core.runtime.paths import cache_dir
@@ -132,9 +133,17 @@ def _cache_key(context: MetricContext, backbone: Backbone, output: str) -> dict[
         "count": context.num_real,
         "seed": DATA_SEED,
         "format": FORMAT,
-        "package": [plugin.package, plugin.version],
+        "package": [plugin.package, _code(plugin) or plugin.version],
         **backbone.facts(output),
     }
+
+
+def _code(plugin: Plugin) -> str:
+    """Hash of the file of a plugin that is not installed, since its version is always the same; '' for another."""
+    if plugin.version != FILE_VERSION:
+        return ""
+    file = importlib.import_module(plugin.target.partition(":")[0]).__file__
+    return hashlib.sha256(Path(file or "").read_bytes()).hexdigest()
 
 
 def _cache_folder(key: Mapping[str, Any]) -> Path:

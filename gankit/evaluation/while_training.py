@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,9 +24,9 @@ from gankit.core.config.retention import Retention
 from gankit.core.interfaces.conditions import Conditioner
 from gankit.core.interfaces.data import Source
 from gankit.core.interfaces.networks import FeatureNetwork, Generator
-from gankit.core.runtime import tensor_files
+from gankit.core.runtime import devices, tensor_files
 from gankit.core.training.step import Stepper
-from gankit.errors import GankitError
+from gankit.errors import GankitError, raised
 from gankit.evaluation import evaluate
 from gankit.evaluation.metric import Measure
 from gankit.evaluation.metric_context import DEFAULT_SIDE, MetricContext, Progress
@@ -129,7 +130,8 @@ class Monitor:
     def evaluate(self, want_stop: Callable[[], bool]) -> bool:
         """Measure the current EMA weights, log the numbers and write a page.
 
-        Returns False, after a line to the user, if `want_stop` returns True, the time is up or a metric fails."""
+        Returns False, after a line to the user, if `want_stop` returns True, the time is up, a metric does not suit the
+        model or memory runs out; after a warning, if a metric or feature network raises anything else."""
         nimg, start = self.stepper.nimg, time.monotonic()
 
         def look(how_far: str) -> None:
@@ -143,13 +145,15 @@ class Monitor:
                 )
 
         self.watch.look = look
+        advice = f"lower evaluation.batch = {self.wish.batch}, or choose a smaller evaluation.feature"
         try:
-            with self._undisturbed(), self.stepper.meter.timed("eval"):
+            with self._undisturbed(), self.stepper.meter.timed("eval"), devices.memory_advice(advice):
                 results = self.session.measure()
+        except (_Late, GankitError) as error:
+            self.say(f"no evaluation at {nimg:,} images: {error}")
+            return False
         except Exception as error:  # of metrics and feature networks, which only watch
-            mistake = isinstance(error, (_Late, GankitError))
-            reason = str(error) if mistake else f"{type(error).__name__}: {error}"
-            self.say(f"no evaluation at {nimg:,} images: {reason}")
+            warnings.warn(f"no evaluation at {nimg:,} images: {raised(error)}", RuntimeWarning, stacklevel=2)
             return False
         finally:
             self.watch.look = lambda how_far: None

@@ -10,6 +10,7 @@ import copy
 import io
 import logging
 import re
+import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -177,21 +178,22 @@ def export_program(module: nn.Module, inputs: Mapping[str, Tensor]) -> torch.exp
 def _export(module: nn.Module, inputs: Mapping[str, Tensor]) -> torch.export.ExportedProgram:
     batch = torch.export.Dim("batch", min=1)
     shapes = {name: {0: batch} if tensor.ndim else None for name, tensor in inputs.items()}
-    watch = _Specialized()
+    watch, printed = _Specialized(), io.StringIO()
     try:
-        with (
-            torch.no_grad(),
-            watch,
-            contextlib.redirect_stderr(io.StringIO()),
-        ):  # torch prints the graph there
-            return torch.export.export(module, (), dict(inputs), dynamic_shapes=shapes, strict=False)
+        with torch.no_grad(), watch, contextlib.redirect_stderr(printed):
+            program = torch.export.export(module, (), dict(inputs), dynamic_shapes=shapes, strict=False)
     except Exception as error:  # torch raises errors of many types, with pages of text
+        if watch.where is None and _place(error) is None:
+            sys.stderr.write(printed.getvalue())  # else only torch's print of the graph
         raise GankitError(cause(error, "tracing for export", watch.where)) from None
+    sys.stderr.write(printed.getvalue())
+    return program
 
 
 class _Specialized(logging.Handler):
     """Context of a trace that notes where Python code has fixed the batch size: only torch's log tells when it happens,
-    so the stack is read then.
+    so the stack is read then. This was tried with torch 2.14; where another one logs otherwise, messages name the place
+    in torch's exception, if there is one.
 
     Attributes:
         where: the innermost frame of the network's own code at that time, or None.
@@ -223,6 +225,12 @@ def _own_frame(frames: Sequence[traceback.FrameSummary]) -> traceback.FrameSumma
     return next((f for f in reversed(frames) if f.line and not f.filename.startswith(skipped)), None)
 
 
+def _place(error: Exception) -> traceback.FrameSummary | None:
+    """Where in the network's code a trace has failed."""
+    # torch.compile runs no frames of the network, but notes where it was in its code
+    return _own_frame(getattr(error, "real_stack", None) or traceback.extract_tb(error.__traceback__))
+
+
 def cause(error: Exception, what: str, fixed: traceback.FrameSummary | None = None) -> str:
     """What made a trace fail, and where in the network's code, in one sentence.
 
@@ -231,9 +239,7 @@ def cause(error: Exception, what: str, fixed: traceback.FrameSummary | None = No
         what: the trace in messages, such as 'torch.compile'.
         fixed: frame in which the batch size has become a constant, or None.
     """
-    # torch.compile runs no frames of the network, but notes where it was in its code
-    frames = getattr(error, "real_stack", None) or traceback.extract_tb(error.__traceback__)
-    frame = fixed or _own_frame(frames)
+    frame = fixed or _place(error)
     where = f" at {frame.filename}:{frame.lineno} `{frame.line}`" if frame else ""
     if fixed is None:
         reason = next((line.strip() for line in str(error).splitlines() if line.strip()), "")

@@ -74,17 +74,17 @@ def check_loss_shapes(subject: Subject) -> None:
 
 
 def check_loss_direction(subject: Subject) -> None:
-    """d_loss falls with larger real and smaller generated logits, g_loss with larger generated ones."""
+    """d_loss falls with larger real and smaller generated logits, g_loss with larger generated ones.
+
+    Least squares losses rise again beyond their targets: those of D are 0 or -1 for generated and 1 for real images,
+    that of G is 1 or 0."""
     loss = subject.build()
-    start = loss.d_loss(_logits(), _logits()).mean()
-    assert loss.d_loss(_logits(0.5), _logits()).mean() < start, (
-        f"{subject}: larger real logits do not please D"
-    )
-    assert loss.d_loss(_logits(), _logits(-0.5)).mean() < start, (
-        f"{subject}: smaller fake logits do not please D"
-    )
-    real = _logits() if loss.g_needs_real else None
-    assert loss.g_loss(_logits(0.5), real).mean() < loss.g_loss(_logits(), real).mean(), (
+    low, middle, high = _logits(0.25), _logits(0.5), _logits(0.75)
+    start = loss.d_loss(middle, middle).mean()
+    assert loss.d_loss(high, middle).mean() < start, f"{subject}: larger real logits do not please D"
+    assert loss.d_loss(middle, low).mean() < start, f"{subject}: smaller fake logits do not please D"
+    real = middle if loss.g_needs_real else None
+    assert loss.g_loss(_logits(-0.5), real).mean() < loss.g_loss(_logits(-0.75), real).mean(), (
         f"{subject}: larger fake logits do not please G"
     )
 

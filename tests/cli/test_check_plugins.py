@@ -30,6 +30,9 @@ class Default(Sound):
 class Shapeless(Generator):
     def __init__(self, *, width: int = 1): ...
 
+class Open(Sound):
+    def __init__(self, width=1): ...
+
 number = 3
 """
 CASES = {  # registration -> what is said of it, None if nothing
@@ -37,12 +40,13 @@ CASES = {  # registration -> what is said of it, None if nothing
     "'loss', 'gone', 'parts_of.parts:Gone'": "AttributeError",
     "'loss', 'lost', 'parts_of.nowhere:Sound'": "ModuleNotFoundError",
     "'loss', 'raises', 'parts_of.raises:Sound'": "ZeroDivisionError",
-    "'loss', 'stranger', 'parts_of.parts:Stranger'": "Stranger must derive from gankit.interfaces.AdversarialLoss",
-    "'loss', 'half', 'parts_of.parts:Half'": "Half lacks g_loss",
+    "'loss', 'stranger', 'parts_of.parts:Stranger'": "a Stranger, which does not derive from gankit's AdversarialLoss",
+    "'loss', 'half', 'parts_of.parts:Half'": "it lacks g_loss, which AdversarialLoss demands",
     "'loss', 'untyped', 'parts_of.parts:Untyped'": "types in the signature",
     "'loss', 'default', 'parts_of.parts:Default'": "loss.weight = 'heavy'",
-    "'loss', 'number', 'parts_of.parts:number'": "the target is int, neither a class nor a function",
-    "'generator', 'shapeless', 'parts_of.parts:Shapeless'": "its constructor must take (image_shape, cond) by position",
+    "'loss', 'number', 'parts_of.parts:number'": "it is of type int, neither a class nor a function",
+    "'generator', 'shapeless', 'parts_of.parts:Shapeless'": "takes (*, width: int = 1), but is called with 2",
+    "'loss', 'open', 'parts_of.parts:Open'": "its constructor takes width by position, too: options come after a *",
     "'loss', 'hinge', 'parts_of.parts:Sound'": "package 'gankit' has registered that name",
     "'recipe', 'sound', 'parts_of:sound.yaml'": None,
     "'recipe', 'wrong', 'parts_of:wrong.yaml'": "unknown key 'generatr'",
@@ -136,11 +140,16 @@ def test_nothing_is_registered(site: Path, gankit_cli: Callable[..., object], gr
     assert done.out.endswith("1 thing is wrong\n")
 
 
-def test_damaged_entry_points(site: Path, gankit_cli: Callable[..., object]) -> None:
+def test_damaged_metadata(site: Path, gankit_cli: Callable[..., object]) -> None:
     write_package(site, "parts", registering_nothing())
-    (site / "parts-1.0.dist-info" / "entry_points.txt").write_text("[gankit]\nno equals sign\n")
+    info = site / "parts-1.0.dist-info"
+    (info / "entry_points.txt").write_text("[gankit]\nno equals sign\n")
     done = gankit_cli("plugins", "check", "parts")
-    assert (done.code, "the entry_points.txt of package 'parts' is damaged" in done.message) == (2, True)
+    assert (done.code, "the metadata of package 'parts' are damaged" in done.message) == (2, True)
+    (info / "entry_points.txt").write_text("[gankit]\nmain = parts\n")
+    (info / "METADATA").write_bytes("Name: parts\nAuthor: \xe4\n".encode("latin-1"))
+    done = gankit_cli("plugins", "check", "parts")
+    assert (done.code, "the metadata of package 'parts' are damaged" in done.message) == (2, True)
 
 
 def registering_nothing() -> str:

@@ -116,5 +116,7 @@ def test_installed_package(tmp_path: Path) -> None:
     assert Image.open(tmp_path / "drawn" / "seed0001.png").size == (16, 16)
     gone = run_gankit("sample", run, "--out", tmp_path / "drawn", GANKIT_PLUGINS="")
     assert gone.returncode == 2
-    assert "generator 'dcgan' is of package gankit-dcgan 0.1.0, by the recipe; " in gone.stderr
-    assert "pip install gankit-dcgan" in gone.stderr
+    claim = (
+        "unknown generator 'dcgan'; the recipe says that it is of package gankit-dcgan 0.1.0: install that if"
+    )
+    assert claim in gone.stderr

@@ -19,7 +19,7 @@ from runs import TINY, Result, start_gankit, torchrun, write_images
 
 import gankit
 from gankit.core.config import options
-from gankit.core.config.registry import registry
+from gankit.core.config.registry import FILE_VERSION, Plugin, registry
 from gankit.core.runtime import devices
 from gankit.evaluation.backbone import resize
 from gankit.evaluation.evaluate import evaluate
@@ -118,6 +118,27 @@ def test_other_images_or_another_network_are_not_taken_from_the_cache(run: Path,
     picture = next(data.rglob("*.png"))
     Image.new("RGB", (16, 16), "red").save(picture)
     assert not cached(data)
+
+
+def test_a_feature_network_of_a_file_is_known_by_the_file(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its version does not change with its code."""
+    target = registry().get("feature", "timm-cnn").target.replace(":", " import ")
+    file = tmp_path / "my_features.py"
+    file.write_text(f"from {target} as Mine\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    mine = Plugin("feature", "mine", "my_features:Mine", "my_features.py", FILE_VERSION)
+    monkeypatch.setitem(registry().plugins, ("feature", "mine"), mine)
+    data = write_images(tmp_path / "data")
+
+    def cached() -> bool:
+        wishes = {"feature": "mine", "side": 32, "settings": NETWORK}
+        return bool(evaluate(str(run), metrics=["kid"], num=8, data=str(data), **wishes)["real"]["cached"])
+
+    assert [cached(), cached()] == [False, True]
+    file.write_text(file.read_text() + "# other means\n")
+    assert [cached(), cached()] == [False, True]
 
 
 @pytest.mark.filterwarnings("ignore:fd of", "ignore:sfid of")

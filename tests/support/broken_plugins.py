@@ -222,6 +222,36 @@ class WrongSign(Loss):
         return -super().g_loss(fake)
 
 
+class Squares01(Loss):
+    """Sound: least squares with targets 0 and 1 for D, 1 for G."""
+
+    real_target, fake_target, wish = 1.0, 0.0, 1.0
+
+    def d_loss(self, real: list[Tensor], fake: list[Tensor]) -> Tensor:
+        parts = [
+            (r - self.real_target).square().mean(1) + (f - self.fake_target).square().mean(1)
+            for r, f in zip(real, fake)
+        ]
+        return torch.stack(parts).sum(0)
+
+    def g_loss(self, fake: list[Tensor], real: list[Tensor] | None = None) -> Tensor:
+        return torch.stack([(f - self.wish).square().mean(1) for f in fake]).sum(0)
+
+
+class SquaresPearson(Squares01):
+    """Sound: the other targets of that paper, by which the losses are a divergence of Pearson."""
+
+    fake_target, wish = -1.0, 0.0
+
+
+class SquaresSwapped(Squares01):
+    real_target, fake_target = 0.0, 1.0
+
+
+class SquaresG(Squares01):
+    wish = -1.0
+
+
 class Scalar(Loss):
     def d_loss(self, real: list[Tensor], fake: list[Tensor]) -> Tensor:
         return super().d_loss(real, fake).mean()

@@ -94,7 +94,10 @@ def test_a_package_without_parts_of_a_recipe() -> None:
 
 
 def row(loss: str, augmentation: str = "none") -> tuple[str, ...]:
-    return ("fastgan-lite", "stylegan2", "none", loss, "none", "none", augmentation)
+    named = {"generator": "fastgan-lite", "discriminator": "stylegan2", "optimizer": "adam"}
+    named |= {"loss": loss, "augmentation": augmentation}
+    assert named.keys() <= set(Suite.kinds)
+    return tuple(named.get(kind, "none") for kind in Suite.kinds)
 
 
 def test_what_trains() -> None:

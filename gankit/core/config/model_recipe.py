@@ -93,13 +93,13 @@ def parse(data: Any, origin: str) -> ModelRecipe:
 
     Raises GankitError naming `origin`, the key at fault, or the package that has a missing plugin."""
     page = checked_page(data, origin)
-    packages.note(page.get("packages"))
     try:
         recipe = ModelRecipe.model_validate(page)
     except ValidationError as error:
         raise GankitError(f"{origin}: {explain(error, ModelRecipe)}") from None
-    recipe.conditioner = options.check("conditioner", recipe.conditioner)
-    recipe.generator = options.check("generator", recipe.generator)
+    with packages.explaining(page.get("packages")):
+        recipe.conditioner = options.check("conditioner", recipe.conditioner)
+        recipe.generator = options.check("generator", recipe.generator)
     return recipe
 
 
@@ -127,4 +127,6 @@ def explain(error: ValidationError, model: type[BaseModel]) -> str:
             section = section.model_fields[part].annotation
         parents = [str(part) for part in first["loc"][:-1]]
         return unknown("key", place, [".".join([*parents, name]) for name in section.model_fields])
-    return f"{place} = {first['input']!r}: {first['msg'].removeprefix('Value error, ').lower()}"
+    own = first["type"] == "value_error"
+    reason = first["msg"].removeprefix("Value error, ") if own else first["msg"].lower()
+    return f"{place} = {first['input']!r}: {reason}"

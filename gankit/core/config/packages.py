@@ -4,37 +4,37 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager
 from typing import Any
 
 from gankit.core.config import options
-from gankit.core.config.registry import registry
+from gankit.core.config.registry import FILE_VERSION, claimed, registry
 
-RECORD = re.compile(r"[A-Za-z0-9]([\w.-]*[A-Za-z0-9])? [\w.+!-]+", re.ASCII)  # 'package version'
+# 'package version': a name of a distribution or plugin file, and a version as PEP 440 has it, or 'file'
+_NAME = r"[A-Za-z0-9](?:[\w.-]{0,98}[A-Za-z0-9])?"
+_VERSION = (
+    r"(?:\d{1,9}!)?\d{1,9}(?:\.\d{1,9}){0,9}(?:(?:a|b|rc)\d{1,9})?(?:\.post\d{1,9})?(?:\.dev\d{1,9})?"
+    r"(?:\+[a-z0-9]{1,40}(?:\.[a-z0-9]{1,40}){0,5})?"
+)
+RECORD = re.compile(rf"{_NAME} (?:{_VERSION}|{FILE_VERSION})", re.ASCII)
 
 
-def note(page: Any) -> dict[str, str]:
-    """Keep what a page has recorded in the registry, whose messages name the package of a plugin that is not here.
+def sound(page: Any) -> dict[str, str]:
+    """The entries 'kind name' -> 'package version' of a page's section that have this form.
 
-    Args:
-        page: the section as it was read: 'kind name' -> 'package version'. Entries of another form are left out, since
-            messages advise to install what they name.
-
-    Returns these entries."""
+    Others are left out, since messages repeat what the page says."""
     if not isinstance(page, Mapping):
         return {}
-    found = {
+    return {
         key: record
         for key, record in page.items()
         if isinstance(key, str) and isinstance(record, str) and RECORD.fullmatch(record)
     }
-    registry().recorded |= {split(key): record for key, record in found.items()}
-    return found
 
 
-def split(key: str) -> tuple[str, str]:
-    """'kind name' -> (kind, name)."""
-    kind, _, name = key.partition(" ")
-    return kind, name
+def explaining(page: Any) -> AbstractContextManager[None]:
+    """Context in which messages on plugins that are not here name the packages that a page's section has recorded."""
+    return claimed({(key.partition(" ")[0], key.partition(" ")[2]): r for key, r in sound(page).items()})
 
 
 def used(specs: Iterable[tuple[str, Any]]) -> dict[str, str]:

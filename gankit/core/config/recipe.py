@@ -25,8 +25,10 @@ class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", validate_default=True)
 
 
-class DataOptions(ModelData, _Section):
+class DataOptions(ModelData):
     """The section `data` of a recipe for training."""
+
+    model_config = _Section.model_config
 
 
 class TrainOptions(_Section):
@@ -113,8 +115,10 @@ FREE_TO_CHANGE = frozenset(
 )
 
 
-class Recipe(ModelRecipe, _Section):
+class Recipe(ModelRecipe):
     """A resolved recipe: each plugin section holds the plugin's name and all of its options."""
+
+    model_config = _Section.model_config
 
     data: DataOptions = DataOptions()
     discriminator: Any = "stylegan2"
@@ -185,11 +189,16 @@ def parse(data: Any, origin: str) -> Recipe:
     """
     data = checked_page(data, origin)
     _tiny_changes(data.pop("tiny", {}), origin)
-    recorded = packages.note(data.get("packages"))
     try:
         recipe = Recipe.model_validate(data)
     except ValidationError as error:
         raise GankitError(f"{origin}: {explain(error, Recipe)}") from None
+    with packages.explaining(recipe.packages):
+        return _checked(recipe, origin)
+
+
+def _checked(recipe: Recipe, origin: str) -> Recipe:
+    """A recipe whose plugins' options and packages are filled in. Raises GankitError as `parse` does."""
     for name, plugin in sections.PLUGINS.items():
         spec, default = getattr(recipe, name), Recipe.model_fields[name].default
         if isinstance(spec, dict) and "name" not in spec and isinstance(default, str):
@@ -212,12 +221,13 @@ def parse(data: Any, origin: str) -> Recipe:
             where = f"stages.{index}: "
             raise GankitError(f"{origin}: {where}{str(error).removeprefix(where)}") from None
     _check_evaluation(recipe)
-    recipe.packages = dict(sorted((_packages(recipe, recorded) | staged).items()))
+    recipe.packages = dict(sorted((_packages(recipe) | staged).items()))
     return recipe
 
 
-def _packages(recipe: Recipe, recorded: dict[str, str]) -> dict[str, str]:
-    """The packages of a checked recipe's plugins. A source may be missing until data are read: it keeps its record."""
+def _packages(recipe: Recipe) -> dict[str, str]:
+    """The packages of a recipe's plugins with checked options. A source may be missing until data are read: it keeps
+    its record."""
     specs = [(plugin.kind, getattr(recipe, name)) for name, plugin in sections.PLUGINS.items()]
     maps = [(kind, getattr(recipe, name)) for name, kind in sections.PLUGIN_MAPS.items()]
     if recipe.evaluation.every is not None:
@@ -227,7 +237,8 @@ def _packages(recipe: Recipe, recorded: dict[str, str]) -> dict[str, str]:
     source, colon, _ = (recipe.data.path or "").partition(":")
     if colon:
         specs.append(("source", source))
-    kept = {key: record for key, record in recorded.items() if colon and key == f"source {source}"}
+    recorded = packages.sound(recipe.packages).items()
+    kept = {key: record for key, record in recorded if colon and key == f"source {source}"}
     return kept | packages.used((kind, spec) for kind, spec in specs if spec is not None)
 
 
@@ -311,7 +322,7 @@ def read_page(name_or_path: str) -> tuple[dict[str, Any], str]:
         except Exception as error:  # imports that package, which may raise anything
             reason = " ".join(str(error).split())
             raise GankitError(
-                f"{origin} of package {plugin.package!r} cannot be read ({reason}); reinstall or remove that package"
+                f"{origin} of package {plugin.package!r} cannot be read ({reason}); {plugin.way_out}"
             ) from None
     try:
         data = yaml_files.load(text)

@@ -14,7 +14,9 @@ import re
 import sys
 import traceback
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -35,6 +37,9 @@ ENV_FILES = "GANKIT_PLUGIN_FILES"  # files and folders to load without installin
 # The version of plugins from a file. Their package is the file's name, not its path: models record it, and are shared.
 FILE_VERSION = "file"
 
+# What the page that is being read says of its plugins' packages: (kind, name) -> 'package version'
+_claims: ContextVar[Mapping[tuple[str, str], str] | None] = ContextVar("claims", default=None)
+
 
 @dataclass(frozen=True)
 class Plugin:
@@ -45,6 +50,13 @@ class Plugin:
     target: str
     package: str
     version: str
+
+    @property
+    def way_out(self) -> str:
+        """What a user can do about one that is broken."""
+        if self.version == FILE_VERSION:
+            return f"mend {self.package}, or leave it out of --plugin and {ENV_FILES}"
+        return "reinstall or remove that package"
 
 
 @dataclass(frozen=True)
@@ -63,7 +75,6 @@ class Registry:
     plugins: dict[tuple[str, str], Plugin] = field(default_factory=dict)
     failures: list[Failure] = field(default_factory=list)
     hidden: list[str] = field(default_factory=list)  # packages that GANKIT_PLUGINS leaves out
-    recorded: dict[tuple[str, str], str] = field(default_factory=dict)  # 'package version' by the pages read
 
     def names(self, kind: str) -> list[str]:
         """Names of a kind in order of registration, those of third-party packages first."""
@@ -82,8 +93,8 @@ class Registry:
     ) -> str:
         """Error message for a name that is not registered.
 
-        It names the package that a recipe has recorded for it, else near names, and the packages that GANKIT_PLUGINS
-        hides or that failed to load.
+        It names the package that the recipe being read has recorded for it (see `claimed`), else near names, and the
+        packages that GANKIT_PLUGINS hides or that failed to load.
 
         Args:
             kind: kind of plugin.
@@ -92,8 +103,8 @@ class Registry:
             also: further valid names.
             hint: what else there is to say.
         """
-        if record := self.recorded.get((kind, name)):
-            return f"{kind} {name!r} is of package {record}, by the recipe; {self._way_to(record)}"
+        if record := (_claims.get() or {}).get((kind, name)):
+            return f"unknown {what or kind} {name!r}; the recipe says that it is of {self._claim(record)}"
         hints = [hint, self.absent()]
         return unknown(what or kind, name, [*self.names(kind), *also], hint="; ".join(filter(None, hints)))
 
@@ -106,21 +117,22 @@ class Registry:
             found.append(f"{ENV_SELECT} hides the plugins of {', '.join(self.hidden)}")
         return "; ".join(found)
 
-    def _way_to(self, record: str) -> str:
-        """How to get the plugins of 'package version', which are not registered here."""
+    def _claim(self, record: str) -> str:
+        """'package version' of a recipe with what is known of that package here. A recipe may come from a stranger, so
+        that the message has no command to install what it names."""
         package, _, version = record.partition(" ")
         mine = canonical(package)
         if version == FILE_VERSION:
-            return f"that is a plugin file: name it with --plugin, or in {ENV_FILES}"
+            return f"the plugin file {package}: name it with --plugin, or in {ENV_FILES}"
         if mine in map(canonical, self.hidden):
-            return f"that package is installed, but {ENV_SELECT} hides it: add it to that list"
+            return f"package {record}, which {ENV_SELECT} hides: add it to that list"
         if any(canonical(failure.package) == mine for failure in self.failures):
-            return "that package is installed, but its plugins are not: see `gankit plugins`"
+            return f"package {record}, which is installed, but its plugins are not: see `gankit plugins`"
         try:
             installed = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            return f"that package is not installed: pip install {package}"
-        return f"{installed} is installed, which lacks it: pip install {package}=={version}"
+        except Exception:  # not there, or damaged
+            return f"package {record}: install that if you trust its source"
+        return f"package {record}; {installed} is installed, which lacks it"
 
     def load(self, kind: str, name: str) -> Any:
         """Import and return the target of a plugin. Raises GankitError if it is unknown or cannot be imported."""
@@ -131,7 +143,7 @@ class Registry:
         except Exception as error:
             raise GankitError(
                 f"{kind} {name!r} of package {plugin.package!r} cannot be imported from {plugin.target} "
-                f"({type(error).__name__}: {error}); reinstall or remove that package"
+                f"({type(error).__name__}: {error}); {plugin.way_out}"
             ) from error
 
     def register(self, kind: str, name: str, target: str, *, package: str, version: str) -> None:
@@ -168,6 +180,20 @@ def _check_target(kind: str, name: str, target: Any) -> None:
     if not (colon and inner_is_sound and all(part.isidentifier() for part in module.split("."))):
         form = "'package:path/of/the/file'" if files else "'module:attribute'"
         raise GankitError(f"the target {target!r} of {kind} {name!r} does not have the form {form}")
+
+
+@contextmanager
+def claimed(packages: Mapping[tuple[str, str], str]) -> Iterator[None]:
+    """Context in which messages on unknown names say what a page says of their packages.
+
+    Args:
+        packages: (kind, name) -> 'package version'.
+    """
+    token = _claims.set(packages)
+    try:
+        yield
+    finally:
+        _claims.reset(token)
 
 
 @lru_cache(maxsize=1)
@@ -227,9 +253,10 @@ def entry_points(failures: list[Failure] | None = None) -> Iterator[Any]:
             mine = [entry for entry in distribution.entry_points if entry.group == GROUP]
             name = distribution.metadata["Name"] if mine else None
         except Exception:  # importlib parses these files without checks
-            if failures is not None and f"[{GROUP}]" in (distribution.read_text("entry_points.txt") or ""):
-                summary = f"package {distribution.name!r} is skipped (its entry_points.txt is damaged; reinstall it)"
-                failures.append(Failure(distribution.name, summary, traceback.format_exc()))
+            if failures is not None and _names_the_group(distribution):
+                package = _where(distribution)
+                summary = f"package {package!r} is skipped (its metadata are damaged; reinstall it)"
+                failures.append(Failure(package, summary, traceback.format_exc()))
             continue
         if not name:  # left over from an interrupted pip
             continue
@@ -237,6 +264,25 @@ def entry_points(failures: list[Failure] | None = None) -> Iterator[Any]:
             if (canonical(name), entry.name) not in seen:  # a distribution may lie twice on sys.path
                 seen.add((canonical(name), entry.name))
                 yield entry
+
+
+def _names_the_group(distribution: importlib.metadata.Distribution) -> bool:
+    """True if the damaged entry points of a distribution may be gankit's."""
+    try:
+        text = distribution.read_text("entry_points.txt") or ""
+    except UnicodeDecodeError as error:
+        text = error.object.decode("latin-1")
+    except Exception:  # cannot be read at all
+        return True
+    return f"[{GROUP}]" in text
+
+
+def _where(distribution: importlib.metadata.Distribution) -> str:
+    """The name of a distribution whose files are damaged, or else its folder."""
+    try:
+        return distribution.metadata["Name"] or str(distribution.locate_file(""))
+    except Exception:
+        return str(getattr(distribution, "_path", distribution.locate_file("")))
 
 
 def load_entry_point(

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from gankit.core.config import options
+from gankit.core.config import options, packages
 from gankit.core.config.registry import registry
 from gankit.core.data.images import FITS, BadImage, fit
 from gankit.core.interfaces import contracts
@@ -35,13 +35,16 @@ from gankit.errors import GankitError, unknown
 MAX_BAD_IN_A_ROW = 1000
 
 
-def open_source(data_path: str, source_options: Mapping[str, Any] | None = None) -> Source:
+def open_source(
+    data_path: str, source_options: Mapping[str, Any] | None = None, recorded: Any = None
+) -> Source:
     """Open the data set of `--data`.
 
     Args:
         data_path: 'NAME:REST' with the name of a source plugin ('avatars:', 'folder:PATH'), or a path, which is opened
             by the first source plugin whose `matches` returns True for it.
         source_options: options of the source.
+        recorded: the recipe's section `packages`, for the message if the source is not here.
 
     Raises GankitError if the path does not exist or no source reads it.
     """
@@ -67,7 +70,8 @@ def open_source(data_path: str, source_options: Mapping[str, Any] | None = None)
             f"no source reads {data_path}; say which with 'NAME:{data_path}', where NAME is one of {', '.join(names)}"
         )
     if re.match(r"[\w.-]{2,}:", data_path):  # one letter is a Windows drive
-        raise GankitError(registry().unknown("source", prefix, hint=f"and there is no file {data_path}"))
+        with packages.explaining(recorded):
+            raise GankitError(registry().unknown("source", prefix, hint=f"and there is no file {data_path}"))
     raise GankitError(f"the data path {data_path} does not exist")
 
 

@@ -56,13 +56,8 @@ def construct(
 
     Raises ContractError; exceptions of the plugin's own code pass through.
     """
-    missing = sorted(getattr(target, "__abstractmethods__", ()))
-    if missing:
-        raise ContractError(
-            f"{title} lacks {' and '.join(missing)}, which {base} demands; mend the plugin, or tell its authors"
-        )
-    if reason := _mismatch(target, len(positional), options):
-        raise ContractError(f"{title} cannot be built: its constructor {reason}")
+    if fault := fault_of(target, base, len(positional), options):
+        raise ContractError(f"{title} {fault}; mend the plugin, or tell its authors")
     plugin = target(*positional, **options)
     with contextlib.suppress(AttributeError):  # of slots; messages then name its class
         plugin._registered_as = title
@@ -70,10 +65,34 @@ def construct(
     return plugin
 
 
+def fault_of(target: Any, base: str, positional: int, options: Iterable[str]) -> str:
+    """What a plugin's class or factory function does wrong, as far as can be told before it is called; '' if nothing.
+
+    Args:
+        target: the class or function.
+        base: name of the kind's base class in `gankit.interfaces`.
+        positional: number of arguments that gankit supplies.
+        options: names of keyword arguments.
+    """
+    if not callable(target):
+        return f"is of type {type(target).__name__}, neither a class nor a function"
+    if inspect.isclass(target) and _contract(target, base) is None:
+        return f"is a {target.__name__}, which does not derive from gankit's {base}"
+    if missing := sorted(getattr(target, "__abstractmethods__", ())):
+        return f"lacks {' and '.join(missing)}, which {base} demands"
+    reason = _mismatch(target, positional, options)
+    return reason and f"cannot be built: its constructor {reason}"
+
+
+def _contract(cls: type, base: str) -> type | None:
+    """gankit's class `base` among the parents of a class."""
+    own = (c for c in cls.__mro__ if c.__module__.partition(".")[0] == "gankit")
+    return next((c for c in own if c.__name__ == base), None)
+
+
 def built(plugin: Any, kind: str, base: str, positional: Sequence[Any] = ()) -> None:
     """Check base class, methods and attributes of a plugin; arguments as in `construct`. Raises ContractError."""
-    lineage = [c for c in type(plugin).__mro__ if c.__module__.partition(".")[0] == "gankit"]
-    contract = next((c for c in lineage if c.__name__ == base), None)
+    contract = _contract(type(plugin), base)
     require(
         contract is not None,
         plugin,
@@ -82,8 +101,10 @@ def built(plugin: Any, kind: str, base: str, positional: Sequence[Any] = ()) -> 
     # what the base class declares, its parents, and the forms of a kind that has several, such as metrics
     calls: dict[str, inspect.Signature] = {
         name: inspect.signature(value.__func__ if isinstance(value, classmethod) else value)
-        for c in lineage
-        if contract is not None and (issubclass(contract, c) or c.__module__ == contract.__module__)
+        for c in type(plugin).__mro__
+        if contract is not None
+        and c.__module__.partition(".")[0] == "gankit"
+        and (issubclass(contract, c) or c.__module__ == contract.__module__)
         for name, value in vars(c).items()
         if not name.startswith("_") and (inspect.isfunction(value) or isinstance(value, classmethod))
     }
@@ -93,20 +114,20 @@ def built(plugin: Any, kind: str, base: str, positional: Sequence[Any] = ()) -> 
         wanted = list(signature.parameters.values())[1:]  # without self
         given = [p for p in wanted if p.kind is p.POSITIONAL_OR_KEYWORD]
         named = [p.name for p in wanted if p.kind is p.KEYWORD_ONLY]
-        reason = _mismatch(getattr(method, "forward", method), len(given), dict.fromkeys(named))
+        reason = _mismatch(getattr(method, "forward", method), len(given), named)
         require(not reason, plugin, f"has a method {name} that {reason}")
     if kind in _ATTRIBUTES:
         _ATTRIBUTES[kind](plugin, *positional)
 
 
-def _mismatch(function: Any, positional: int, named: Mapping[str, Any]) -> str:
+def _mismatch(function: Any, positional: int, named: Iterable[str]) -> str:
     """Why a function cannot be called with so many positional arguments and these named ones, or ''."""
     try:
         signature = inspect.signature(function)
     except (TypeError, ValueError):  # a built-in function or class
         return ""
     try:
-        signature.bind(*[None] * positional, **named)
+        signature.bind(*[None] * positional, **dict.fromkeys(named))
     except TypeError as error:
         keywords = f" and {', '.join(named)} by keyword" if named else ""
         count = f"{positional} argument{'s' if positional != 1 else ''} by position"

@@ -47,7 +47,7 @@ def build_regularizer(recipe: Recipe, name: str, D: Discriminator, conditioner: 
         if regularizer.side == "both" and regularizer.interval != 1:
             raise GankitError(
                 f"regularizer '{name}' acts on both networks and has interval {regularizer.interval}; a lazy step "
-                "belongs to one network's optimiser, so that interval must be 1"
+                "belongs to one network's optimizer, so that interval must be 1"
             )
         regularizer.set_up(D, conditioner, recipe.image_shape)
         return regularizer

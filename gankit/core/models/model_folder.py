@@ -110,9 +110,12 @@ def save_model(
 
 
 def frozen_in(generator: Generator) -> dict[str, dict[str, str]]:
-    """Name and hash of the pretrained networks inside a generator, by path."""
-    found = stored_state.frozen_networks(generator)
-    return {path: network.identity() for path, network in found.items()}
+    """Name and hash of the pretrained networks inside a generator, by path.
+
+    Those on the meta device have no weights to hash and are left out: a model that is imported there takes whatever
+    weights are found when it is loaded."""
+    found = {path: network.identity() for path, network in stored_state.frozen_networks(generator).items()}
+    return {path: identity for path, identity in found.items() if identity["sha256"]}
 
 
 def examples_of(conditioner: Conditioner) -> dict[str, list[Any]]:
@@ -142,8 +145,10 @@ def load_model(folder: Path) -> Model:
     tensors, metadata = tensor_files.load_tensors(path)
     with filled_later():
         generator = build_generator(recipe, conditioner)
-    for place, identity in metadata.get("gankit", {}).get("frozen", {}).items():
-        if frozen_in(generator).get(place) != identity:
+    recorded = metadata.get("gankit", {}).get("frozen", {})
+    found = frozen_in(generator) if recorded else {}
+    for place, identity in recorded.items():
+        if found.get(place) != identity:
             raise GankitError(
                 f"{path} was trained with other weights of the pretrained network {identity.get('name')!r} than those "
                 "found here; install the package or file that it was trained with"

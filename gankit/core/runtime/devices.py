@@ -5,8 +5,6 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import functools
-import inspect
-import os
 import re
 import sys
 import threading
@@ -15,6 +13,7 @@ from typing import ParamSpec, TypeVar
 
 import torch
 
+from gankit.core.runtime import distributed
 from gankit.errors import GankitError, unknown
 
 P = ParamSpec("P")
@@ -103,14 +102,13 @@ def _shared_settings(device: torch.device) -> Iterator[None]:
 
 
 def isolated(function: Callable[P, T]) -> Callable[P, T]:
-    """Decorator: runs a function in the `settings` of its keyword argument `device`, which is 'auto' by default, or of
-    the CPU if it has no such argument."""
-    default = "auto" if "device" in inspect.signature(function).parameters else "cpu"
+    """Decorator: runs a function in the `settings` of its keyword-only argument `device`, else of the CPU."""
+    defaults = {"device": "cpu", **(function.__kwdefaults__ or {})}
 
     @functools.wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> T:
-        rank = int(os.environ.get("LOCAL_RANK", "0"))
-        with settings(pick_device(str(kwargs.get("device", default)), rank)):
+        name = str({**defaults, **kwargs}["device"])
+        with settings(pick_device(name, distributed.world_from_env().local_rank)):
             return function(*args, **kwargs)
 
     return call

@@ -14,6 +14,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from gankit.errors import GankitError
+
 
 @dataclass(frozen=True)
 class World:
@@ -27,12 +29,19 @@ class World:
 
 
 def world_from_env() -> World:
-    """Rank and world size from the variables that torchrun sets; without them, a world of one process."""
+    """Rank and world size from the variables that torchrun sets; without them, a world of one process.
+
+    Raises GankitError if they are no numbers."""
     if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
         return World()
-    return World(
-        int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]), int(os.environ.get("LOCAL_RANK", "0"))
-    )
+    given = {name: os.environ.get(name, "0") for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}
+    try:
+        return World(*(int(value) for value in given.values()))
+    except ValueError:
+        listed = ", ".join(f"{name}={value}" for name, value in given.items())
+        raise GankitError(
+            f"{listed}: these must be whole numbers, as torchrun sets them; unset them for one process"
+        ) from None
 
 
 def start(world: World, device: torch.device) -> None:
@@ -83,7 +92,7 @@ def from_main(value: Any) -> Any:
 def sum_gradients(parameters: Sequence[torch.nn.Parameter], others: Sequence[Tensor] = ()) -> None:
     """Sum gradients and the tensors `others` over processes, in place, with one all-reduce.
 
-    A parameter without a gradient in any process stays without one, so that its optimiser skips it as it would alone.
+    A parameter without a gradient in any process stays without one, so that its optimizer skips it as it would alone.
     """
     if not dist.is_initialized():
         return

@@ -48,7 +48,7 @@ def describe_training(recipe: Recipe) -> str:
     If a plugin does not work there, the networks are built on the CPU and memory is not estimated."""
     notes = []
     if recipe.data.path is not None:
-        vocabulary = open_source(recipe.data.path, recipe.data.options).vocabulary()
+        vocabulary = open_source(recipe.data.path, recipe.data.options, recipe.packages).vocabulary()
     else:
         vocabulary = assumed_vocabulary(recipe)
     train = recipe.train

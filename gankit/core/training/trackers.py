@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import traceback
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -12,7 +11,7 @@ from typing import Any
 from gankit.core.config import options
 from gankit.core.interfaces.training import STOP, Tracker
 from gankit.core.runtime import devices
-from gankit.errors import GankitError
+from gankit.errors import GankitError, raised
 
 
 @dataclass(frozen=True)
@@ -89,10 +88,8 @@ class Trackers:
 
 
 def _warn(who: str, where: str, error: BaseException) -> None:
-    last = traceback.extract_tb(error.__traceback__)[-1]
-    reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
     warnings.warn(
-        f"{who} is left out for the rest of this run: {where} raised {reason} ({last.filename}:{last.lineno})",
+        f"{who} is left out for the rest of this run: {where} raised {raised(error)}",
         RuntimeWarning,
         stacklevel=3,
     )

@@ -102,7 +102,7 @@ class Trainer:
                 "no data: give --data PATH (a folder, zip or shards of images) or --data 'source:'"
             )
         self.op_backends = backends_in_use(self.device)
-        self.source = open_source(recipe.data.path, recipe.data.options)
+        self.source = open_source(recipe.data.path, recipe.data.options, recipe.packages)
         fingerprint = self.source.fingerprint()
         distributed.same_everywhere(fingerprint, "the data set")
         self.vocabulary = model_folder.read_vocabulary(found[-1]) if found else self.source.vocabulary()

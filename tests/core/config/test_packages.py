@@ -9,7 +9,6 @@ from option_plugins import registered
 from gankit import __version__
 from gankit.core.config import model_recipe, packages
 from gankit.core.config import recipe as recipes
-from gankit.core.config.registry import registry
 from gankit.errors import GankitError
 
 MINE = f"gankit {__version__}"
@@ -73,17 +72,64 @@ def test_records_change_nothing_else() -> None:
 
 @pytest.mark.parametrize(
     "record",
-    ["--index-url=http://evil 1", "evil\x1b[2J 1", "a b 1", "x", "", "-r 1", "x 1;rm", "http://x 1", 3, None],
+    [
+        *(
+            "--index-url=http://evil 1",
+            "evil\x1b[2J 1",
+            "a b 1",
+            "x",
+            "",
+            "-r 1",
+            "x 1;rm",
+            "http://x 1",
+            3,
+            None,
+        ),
+        *(
+            "x -1",
+            "x --pre",
+            "x 1-",
+            "x latest",
+            "x 1.0+",
+            "x file:///evil",
+            f"{'x' * 200} 1",
+            f"x {'1.' * 99}1",
+        ),
+    ],
 )
 def test_odd_records_are_not_repeated(record: object) -> None:
-    """They are the text of a stranger, and advise what to install."""
-    registry.cache_clear()
+    """They are the text of a stranger."""
     page = {"generator": "odd-one", "packages": {"generator odd-one": record}}
     for parse in (model_recipe.parse, recipes.parse):
         with pytest.raises(GankitError, match="unknown generator 'odd-one'") as caught:
             parse(page, "test")
-        assert "pip install" not in str(caught.value)
-    registry.cache_clear()
+        assert "the recipe says" not in str(caught.value)
+
+
+@pytest.mark.parametrize("version", ["1", "0.1.0", "1!2.0rc1.post2.dev3", "0+unknown", "2.0+cu126.g1a2b"])
+def test_a_claim_is_told_as_one(version: str) -> None:
+    """Anybody can write a recipe, so a message has no command that installs what a recipe names."""
+    page = {"generator": "sagan", "packages": {"generator sagan": f"no-such-package {version}"}}
+    for parse in (model_recipe.parse, recipes.parse):
+        with pytest.raises(GankitError) as caught:
+            parse(page, "test")
+        assert str(caught.value) == (
+            f"unknown generator 'sagan'; the recipe says that it is of package no-such-package {version}: install that "
+            "if you trust its source"
+        )
+    del page["packages"]  # another page
+    for parse in (model_recipe.parse, recipes.parse):
+        with pytest.raises(GankitError, match="unknown generator 'sagan'") as caught:
+            parse(page, "test")
+        assert "no-such-package" not in str(caught.value)
+
+
+def test_a_plugin_file_that_is_not_named() -> None:
+    page = {"generator": "mine", "packages": {"generator mine": "my_file.py file"}}
+    with pytest.raises(
+        GankitError, match=r"it is of the plugin file my_file\.py: name it with --plugin, or in"
+    ):
+        recipes.parse(page, "test")
 
 
 def test_a_source_that_is_missing_keeps_its_record() -> None:
@@ -93,7 +139,6 @@ def test_a_source_that_is_missing_keeps_its_record() -> None:
     assert recipe.packages["source somewhere"] == "far-away 2.0"
     assert recipes.parse({**page, "data": {"path": "folder:"}}, "test").packages["source folder"] == MINE
     assert "source somewhere" not in recipes.parse({**page, "data": {"path": "x"}}, "test").packages
-    registry.cache_clear()
 
 
 def test_nested_plugins_of_others_are_found() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import multiprocessing
 import os
+import re
 import shutil
 import sys
 import warnings
@@ -14,7 +15,7 @@ from pathlib import Path
 import pytest
 from fake_packages import registering, run_gankit, site_folder, write_package
 
-from gankit.core.config.registry import Registry, registry
+from gankit.core.config.registry import Registry, claimed, registry
 from gankit.errors import GankitError
 from gankit.hookspecs import KINDS
 
@@ -163,15 +164,6 @@ def test_a_broken_entry_point_is_skipped_alone(site: Path, discover: Discover, l
     assert warned[0].startswith("entry point 'broken' of package 'half-bad' is skipped (")
 
 
-def test_entry_points_that_cannot_be_read_cost_their_package_only(site: Path, discover: Discover) -> None:
-    write_package(site, "damaged-one", registering("'loss', 'damaged', 'm:X'"))
-    write_package(site, "sound-one", registering("'loss', 'sound', 'm:X'"))
-    (site / "damaged_one-1.0.dist-info" / "entry_points.txt").write_text("[gankit]\nno equals sign\n")
-    found, (warning,) = discover()
-    assert found.get("loss", "sound").package == "sound-one"
-    assert warning.startswith("package 'damaged-one' is skipped (its entry_points.txt is damaged")
-
-
 def test_broken_package_is_an_error_if_strict(
     site: Path, discover: Discover, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -213,9 +205,10 @@ def test_hidden_packages_are_named_not_imported(
         GankitError, match=r"unknown generator 'mine'.*GANKIT_PLUGINS hides the plugins of .*My_Gan"
     ):
         found.get("generator", "mine")
-    found.recorded["generator", "mine"] = "my-gan 2.0"  # as a recipe spells it
-    with pytest.raises(
-        GankitError, match=r"is of package my-gan 2.0, by the recipe; .*GANKIT_PLUGINS hides it"
+    message = r"the recipe says that it is of package my-gan 2.0, which GANKIT_PLUGINS hides"
+    with (
+        claimed({("generator", "mine"): "my-gan 2.0"}),  # as a recipe spells it
+        pytest.raises(GankitError, match=message),
     ):
         found.get("generator", "mine")
     monkeypatch.delenv("GANKIT_PLUGINS")
@@ -244,6 +237,28 @@ def test_package_twice_on_the_path(site: Path, discover: Discover, monkeypatch: 
     found, warned = discover()
     assert found.get("generator", "mine").package == "my-gan"
     assert warned == []
+
+
+DAMAGED = {
+    "entry points without a value": ("entry_points.txt", b"[gankit]\nno equals sign\n"),
+    "entry points of another encoding": ("entry_points.txt", "[gankit]\nä = x:y\n".encode("latin-1")),
+    "metadata of another encoding": ("METADATA", "Name: d\nAuthor: ä\n".encode("latin-1")),
+}
+
+
+@pytest.mark.parametrize("how", DAMAGED)
+def test_damaged_metadata_cost_their_package_only(site: Path, discover: Discover, how: str) -> None:
+    write_package(site, "damaged-one", registering("'loss', 'mine', 'damaged_one:Loss'"))
+    write_package(site, "sound-one", registering("'loss', 'sound', 'sound_one:Loss'"))
+    name, content = DAMAGED[how]
+    (site / "damaged_one-1.0.dist-info" / name).write_bytes(content)
+    found, warned = discover()
+    assert found.get("loss", "sound").package == "sound-one"
+    assert len(warned) == 1
+    assert re.search(r"damaged.one.*' is skipped \(its metadata are damaged", warned[0])
+    (site / "damaged_one-1.0.dist-info" / name).write_bytes("[other]\nä = x:y\n".encode("latin-1"))
+    if name == "entry_points.txt":
+        assert discover()[1] == []  # not gankit's
 
 
 def test_half_uninstalled_package(site: Path, discover: Discover) -> None:
@@ -309,6 +324,9 @@ def test_a_file(plugin_file: Path, discover: Discover, monkeypatch: pytest.Monke
     plugin = found.get("loss", "one")
     assert (plugin.package, plugin.version, warned) == ("my_plugin.py", "file", [])
     assert found.load("loss", "one") is found.load("loss", "two")
+    found.register("loss", "gone", "my_plugin:Gone", package="my_plugin.py", version="file")
+    with pytest.raises(GankitError, match=r"mend my_plugin\.py, or leave it out of --plugin"):
+        found.load("loss", "gone")
     monkeypatch.delenv("GANKIT_PLUGIN_FILES")
     assert "one" not in discover()[0].names("loss")
 

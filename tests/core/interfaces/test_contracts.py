@@ -36,15 +36,11 @@ BUILT: list[tuple[str, type, tuple[Any, ...], str]] = [
         "has z_dim = None, which must be a whole number of at least 1",
     ),
     ("generator", plugins.OtherShape, OF_A_NETWORK, r"has image_shape = \(3, 99, 99\), not \(3, 16, 16\)"),
-    (
-        "generator",
-        plugins.Loss,
-        OF_A_NETWORK,
-        "cannot be built: its constructor takes .* 2 arguments by position",
-    ),
+    ("generator", plugins.Loss, OF_A_NETWORK, "is a Loss, which does not derive from gankit's Generator"),
+    ("loss", plugins.Loss, SHAPE, "cannot be built: its constructor takes .* 3 arguments by position"),
     ("discriminator", plugins.NoScore, OF_A_NETWORK, "lacks score, which Discriminator demands"),
     ("loss", plugins.FakeOnly, (), "has a method d_loss that takes"),
-    ("loss", plugins.G, (), "cannot be built: its constructor"),
+    ("generator", plugins.G, (), "cannot be built: its constructor takes .* 0 arguments by position"),
     ("regularizer", plugins.SideX, (), "has side = 'X', which must be 'D', 'G' or 'both'"),
     ("regularizer", plugins.NoInterval, (), "has interval = 0, which must be a whole number of at least 1"),
 ]

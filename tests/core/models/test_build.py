@@ -20,7 +20,7 @@ def _seed() -> None:
 
 
 def test_one_for_both_networks_cannot_be_lazy(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its lazy step would belong to neither optimiser, and never run."""
+    """Its lazy step would belong to neither optimizer, and never run."""
     monkeypatch.setattr(Reconstruction, "side", "both")
     monkeypatch.setattr(Reconstruction, "interval", 4)
     page = recipe.read("stylegan2", {"regularizers": {"reconstruction": {}}, "data.size": 8})

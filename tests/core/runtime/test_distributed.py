@@ -9,7 +9,8 @@ import torch
 import torch.multiprocessing as mp
 from process_groups import sum_in
 
-from gankit.core.runtime import distributed
+from gankit.core.runtime import devices, distributed
+from gankit.errors import GankitError
 
 
 def test_without_torchrun_nothing_is_distributed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -20,6 +21,15 @@ def test_without_torchrun_nothing_is_distributed(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("LOCAL_RANK", "1")
     world = distributed.world_from_env()
     assert (world.rank, world.size, world.local_rank, world.main) == (3, 8, 1, False)
+
+
+def test_values_that_are_no_numbers_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOCAL_RANK", "first")
+    assert devices.isolated(lambda: 1)() == 1  # of one process
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    with pytest.raises(GankitError, match="LOCAL_RANK=first: these must be whole numbers"):
+        devices.isolated(lambda: 1)()
 
 
 @pytest.mark.slow

@@ -104,7 +104,7 @@ def test_the_estimate_is_near_what_torch_allocates() -> None:
     images = torch.randn(recipe.train.batch, *recipe.image_shape).contiguous(
         memory_format=torch.channels_last
     )
-    stepper.run(images, [Label()] * len(images))  # makes the optimisers' states
+    stepper.run(images, [Label()] * len(images))  # makes the optimizers' states
     stepper.step = 0
     activity = [torch.profiler.ProfilerActivity.CPU]
     with torch.profiler.profile(activities=activity, profile_memory=True) as profile:
