@@ -163,6 +163,15 @@ def test_a_package_that_is_not_installed(site: Path, gankit_cli: Callable[..., o
     assert "unknown package 'my-pakage'; did you mean 'my-package'? (it is not installed" in done.message
 
 
+@pytest.fixture
+def forgotten(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """What is imported from a folder stays in a process of its own; here it must not reach other tests."""
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    yield
+    for name in [name for name in sys.modules if name.startswith("my_package")]:
+        del sys.modules[name]
+
+
 PROJECT = """
 [project]
 name = "my-package"
@@ -172,6 +181,7 @@ main = "my_package.plugins"
 """
 
 
+@pytest.mark.usefixtures("forgotten")
 @pytest.mark.parametrize("src", ["", "src"])
 def test_a_folder(tmp_path: Path, site: Path, gankit_cli: Callable[..., object], src: str) -> None:
     """It need not be installed; if it is, its metadata must be those of the folder."""
