@@ -98,3 +98,13 @@ def test_what_a_regularizer_puts_into_terms_is_logged(
     monkeypatch.setattr(R1, "penalty", noted)
     train(tmp_path, images, regularizers={"r1": {"interval": 1}}, train__images=8)
     assert log_of(tmp_path)[0]["r1/labels"] == 8
+
+
+def test_a_class_that_states_no_precision_has_that_of_its_derivatives() -> None:
+    class First(R1):
+        second_order = False
+
+    class Own(First):
+        precision = "fp32"
+
+    assert (R1.precision, First.precision, Own.precision) == ("fp32", "mixed", "fp32")
