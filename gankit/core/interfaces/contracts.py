@@ -401,11 +401,16 @@ def source(plugin: Source) -> None:
     count = len(plugin)
     require(count > 0, plugin, f"has {count} images, and raised no error that says so")
     label(plugin, plugin.label(0))
-    mark = plugin.fingerprint()
-    require(isinstance(mark, str) and bool(mark), plugin, f"returned {mark!r} from fingerprint, not a text")
     name = plugin.name(0)
     require(
         isinstance(name, str) and bool(name), plugin, f"returned the name {name!r} for image 0, not a text"
+    )
+
+
+def fingerprint(plugin: Source, value: Any) -> None:
+    """The result of `fingerprint`, which may read many files, so that it is asked for only where it is needed."""
+    require(
+        isinstance(value, str) and bool(value), plugin, f"returned {value!r} from fingerprint, not a text"
     )
 
 

@@ -23,6 +23,7 @@ from gankit.core.cuda.dispatch import backends_in_use
 from gankit.core.data.contact_sheet import save_png
 from gankit.core.data.images import from_uint8
 from gankit.core.data.loader import Batches, open_source
+from gankit.core.interfaces import contracts
 from gankit.core.models import build, model_folder, warm_start
 from gankit.core.runtime import devices, distributed, hardware, tensor_files
 from gankit.core.runtime.paths import cache_dir
@@ -104,6 +105,7 @@ class Trainer:
         self.op_backends = backends_in_use(self.device)
         self.source = open_source(recipe.data.path, recipe.data.options, recipe.packages)
         fingerprint = self.source.fingerprint()
+        contracts.fingerprint(self.source, fingerprint)
         distributed.same_everywhere(fingerprint, "the data set")
         self.vocabulary = model_folder.read_vocabulary(found[-1]) if found else self.source.vocabulary()
         check_stages(self.whole, self.vocabulary, self.stage)

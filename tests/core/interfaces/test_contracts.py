@@ -16,6 +16,7 @@ from gankit.core.interfaces import contracts
 from gankit.core.interfaces.conditions import CondSpec
 from gankit.core.interfaces.contracts import ContractError, with_vocabulary
 from gankit.core.training.step import Stepper
+from gankit.plugins.sources.folder import FolderSource
 
 SHAPE, WHO = (3, 16, 16), "of package 'my-package 0.1'"
 OF_A_NETWORK = (SHAPE, CondSpec())
@@ -207,3 +208,17 @@ def test_plugins_in_other_forms_train(target: str, tmp_path: Path, images: Path)
     """Static methods, frozen dataclasses and methods that are found by delegation keep the contract as well."""
     with plugins.registered("loss", target):
         learn(tmp_path / "run", images, **{**BARE, "loss": "mine"})
+
+
+def test_a_fingerprint_is_a_text_and_asked_for_once(
+    tmp_path: Path, images: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may read many files."""
+    asked: list[FolderSource] = []
+    original = FolderSource.fingerprint
+    monkeypatch.setattr(FolderSource, "fingerprint", lambda self: (asked.append(self), original(self))[1])
+    train(tmp_path / "sound", images)
+    assert len(asked) == 1
+    monkeypatch.setattr(FolderSource, "fingerprint", lambda self: None)
+    with pytest.raises(ContractError, match=r"^source 'folder' .* returned None from fingerprint, not a text"):
+        train(tmp_path / "none", images)
