@@ -220,5 +220,7 @@ def test_a_fingerprint_is_a_text_and_asked_for_once(
     train(tmp_path / "sound", images)
     assert len(asked) == 1
     monkeypatch.setattr(FolderSource, "fingerprint", lambda self: None)
-    with pytest.raises(ContractError, match=r"^source 'folder' .* returned None from fingerprint, not a text"):
+    with pytest.raises(
+        ContractError, match=r"^source 'folder' .* returned None from fingerprint, not a text"
+    ):
         train(tmp_path / "none", images)
